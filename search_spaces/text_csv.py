@@ -1,0 +1,41 @@
+"""Your own texts and labels in a CSV, TSV or JSONL file.
+
+thaw sweep text_csv --set data=FILE --set text_column=NAME --set label_column=NAME
+"""
+
+from search_spaces.domains import Choice, Float, Int, SearchSpace
+
+SPACE = SearchSpace(
+    name="text_csv",
+    task="text_classification",
+    description="your own texts: a CSV, TSV or JSONL file (--set data=FILE)",
+    domains={
+        # BERT's authors try 2e-5 to 5e-5 (arXiv:1810.04805, A.3); heads and small models want more.
+        "learning_rate": Float(1e-5, 3e-3, log=True),
+        "batch_size": Choice(16, 32, 64),
+        "freezing": Choice("none", "head", "first_k", "gradual"),
+        "frozen_blocks": Int(1, 4, when={"freezing": "first_k"}),
+        "thaw_every_epochs": Int(1, 2, when={"freezing": "gradual"}),
+        "layer_decay": Float(0.5, 1.0, when={"freezing": ("none", "first_k", "gradual")}),
+        "weight_decay": Float(1e-3, 1e-1, log=True),
+        "label_smoothing": Choice(0.0, 0.1),
+    },
+    fixed={
+        "model": "scratch:bert-mini",  # --set model=NAME downloads from the hub; a folder works too
+        "epochs": 6,
+        "max_tokens": 64,
+        "warmup_fraction": 0.1,
+        "gradient_clip_norm": 1.0,
+    },
+    starting_points=[
+        {
+            "learning_rate": 5e-4,
+            "batch_size": 32,
+            "freezing": "none",
+            "layer_decay": 1.0,
+            "weight_decay": 1e-2,
+            "label_smoothing": 0.0,
+        },
+        {"learning_rate": 5e-5, "batch_size": 32, "freezing": "none", "layer_decay": 1.0},
+    ],
+)

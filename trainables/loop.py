@@ -1,0 +1,400 @@
+"""The only training loop: a generator that trains for an epoch, validates, and yields a report.
+
+Every random number of an epoch derives from (seed, epoch, rank). A training that is continued from a checkpoint
+therefore gives what the uninterrupted one gives, and nothing that happens between two epochs can disturb it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainables.blocks import Block
+from trainables.checkpoint import (
+    CheckpointDescription,
+    load_model_weights,
+    load_training_state,
+    read_description,
+    save_checkpoint,
+)
+from trainables.config import TrainingConfig
+from trainables.data import PreparedData, Split
+from trainables.errors import Diverged, InputError, OutOfMemory
+from trainables.freezing import (
+    check_frozen_blocks,
+    set_training_mode,
+    thaw,
+    trainable_blocks,
+)
+from trainables.metrics import METRIC_DIRECTIONS, Meter
+from trainables.optim import make_optimizer, make_schedule
+from trainables.settings import (
+    mix_seed,
+    n_threads,
+    peak_memory_bytes,
+    reset_peak_memory,
+    seeded,
+)
+from trainables.task import EpochReport, Task, TrainingRun
+
+_EVALUATION_BATCH = 128  # samples; assumed to fit wherever training with gradients does
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Reading the loss waits for the GPU; on the CPU it is free.
+_STEPS_BETWEEN_CHECKS = {"cuda": 16, "cpu": 1}
+
+
+@dataclass
+class _Training:
+    """The moving parts of one training."""
+
+    task: Task
+    config: TrainingConfig
+    run: TrainingRun
+    data: PreparedData
+    model: nn.Module
+    blocks: tuple[Block, ...]
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    scaler: torch.amp.GradScaler
+    micro_batch_size: int
+    replica: nn.Module  # the model, or its DistributedDataParallel wrapper
+    trainable: range | None = None
+    epochs_done: int = 0
+    history: dict[str, Any] = field(default_factory=lambda: {"best": None, "epochs_since_best": 0})
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.run.device)
+
+
+def fit(task: Task, config: TrainingConfig, run: TrainingRun) -> Iterator[EpochReport]:
+    """Train ``task`` as ``config`` says, and yield a report after each epoch.
+
+    Raises:
+        InputError: the configuration does not suit the data, the model or the device.
+        Diverged: the loss stopped being finite.
+        OutOfMemory: not even a micro-batch of one sample fits.
+        DamagedCheckpoint: ``run.resume_from`` can not be used.
+    """
+    check_precision(config, run.device)
+    with n_threads(run.n_threads):
+        training = _start(task, config, run)
+        if run.resume_from is not None:
+            _resume(training, run.resume_from)
+        while training.epochs_done < config.epochs and not _stopped_early(training):
+            metrics = _train_and_validate(training)
+            yield EpochReport(training.epochs_done, metrics, _saver(training, metrics))
+
+
+def check_precision(config: TrainingConfig, device: str) -> None:
+    """Raise InputError where ``device`` can not compute in the configured precision."""
+    kind = device.partition(":")[0]
+    if config.precision == "fp16" and kind != "cuda":
+        raise InputError(
+            f"precision = 'fp16': needs a CUDA device, and this training runs on {device}; "
+            "valid here: 'fp32', 'bf16'"
+        )
+    if config.precision == "bf16" and kind == "cuda" and not torch.cuda.is_bf16_supported():
+        raise InputError(
+            "precision = 'bf16': this GPU does not compute in bfloat16; valid here: 'fp32', 'fp16'"
+        )
+
+
+def _start(task: Task, config: TrainingConfig, run: TrainingRun) -> _Training:
+    data = task.prepare(config, run.cache_folder)
+    _check_sizes(config, run, data)
+    with seeded(config.seed):
+        model = task.build(config, data.info, data.assets, run.resume_from is None).to(run.device)
+    blocks = task.blocks(model)
+    check_frozen_blocks(config, [block.name for block in blocks])
+    optimizer = make_optimizer(model, blocks, config)
+    n_steps = len(_batches(config, run, len(data.splits["train"]), 0)) * config.epochs
+    device_type = torch.device(run.device).type
+    return _Training(
+        task=task,
+        config=config,
+        run=run,
+        data=data,
+        model=model,
+        blocks=blocks,
+        optimizer=optimizer,
+        schedule=make_schedule(optimizer, config, n_steps),
+        scaler=torch.amp.GradScaler(device_type, enabled=config.precision == "fp16"),
+        micro_batch_size=config.micro_batch_size or config.batch_size,
+        replica=model,
+    )
+
+
+def _check_sizes(config: TrainingConfig, run: TrainingRun, data: PreparedData) -> None:
+    if config.batch_size < run.world_size:
+        raise InputError(
+            f"batch_size = {config.batch_size}: must be at least the number of workers, {run.world_size}"
+        )
+    for name, least in (("train", 2 * run.world_size), ("val", 1)):
+        if len(data.splits[name]) < least:
+            raise InputError(
+                f"data = {config.data!r}: its {name} split has {len(data.splits[name])} samples, "
+                f"and at least {least} are needed"
+            )
+
+
+def _resume(training: _Training, folder: Path) -> None:
+    description = read_description(folder)
+    if description.task != training.task.name:
+        raise InputError(
+            f"checkpoint {str(folder)!r} is of task {description.task}, not {training.task.name}"
+        )
+    load_model_weights(folder, training.model)
+    state = load_training_state(folder, training.run.device)
+    training.optimizer.load_state_dict(state["optimizer"])
+    training.schedule.load_state_dict(state["schedule"])
+    training.scaler.load_state_dict(state["scaler"])
+    training.epochs_done = description.epoch
+    training.history = dict(description.history)
+    training.micro_batch_size = min(training.micro_batch_size, training.history["micro_batch_size"])
+
+
+def _saver(training: _Training, metrics: Mapping[str, float]) -> Any:
+    """A function that writes the state as it is now; on other ranks than the first it does nothing."""
+
+    def save(folder: Path) -> None:
+        if training.run.rank != 0:
+            return
+        description = CheckpointDescription(
+            task=training.task.name,
+            config=training.config.model_dump(),
+            info=training.data.info,
+            epoch=training.epochs_done,
+            metrics=metrics,
+            history={**training.history, "micro_batch_size": training.micro_batch_size},
+        )
+        state = {
+            "optimizer": training.optimizer.state_dict(),
+            "schedule": training.schedule.state_dict(),
+            "scaler": training.scaler.state_dict(),
+        }
+        save_checkpoint(folder, description, training.model, state, training.data.assets)
+
+    return save
+
+
+def _train_and_validate(training: _Training) -> dict[str, float]:
+    config, run, epoch = training.config, training.run, training.epochs_done
+    started = time.perf_counter()
+    reset_peak_memory(training.device)
+    with seeded(config.seed, epoch, run.rank):
+        _thaw_for(training, epoch)
+        train_loss, n_samples = _train_epoch(training, epoch)
+        train_seconds = time.perf_counter() - started
+        _share_buffers(training)
+        validation = evaluate(
+            training.task, training.model, config, training.data, "val", run
+        ).metrics
+    training.epochs_done = epoch + 1
+    if not math.isfinite(validation["loss"]):
+        raise Diverged(f"the validation loss is {validation['loss']} after epoch {epoch + 1}")
+    parameters = (parameter for parameter in training.model.parameters() if parameter.requires_grad)
+    metrics: dict[str, float] = {
+        "train_loss": train_loss,
+        **{f"val_{name}": value for name, value in validation.items()},
+        "seconds": time.perf_counter() - started,
+        "samples_per_second": n_samples / train_seconds,
+        "trainable_parameters": float(sum(parameter.numel() for parameter in parameters)),
+        "peak_memory_bytes": float(peak_memory_bytes(training.device)),
+        "learning_rate": float(training.schedule.get_last_lr()[-1]),
+    }
+    if training.micro_batch_size < config.batch_size:
+        metrics["micro_batch_size"] = float(training.micro_batch_size)
+    _remember_best(training, metrics)
+    return metrics
+
+
+def _thaw_for(training: _Training, epoch: int) -> None:
+    trainable = trainable_blocks(training.config, len(training.blocks), epoch)
+    if trainable != training.trainable:
+        thaw(training.model, training.blocks, trainable)
+        if training.run.world_size > 1:  # the wrapper fixes which parameters it averages
+            device_ids = [training.device] if training.device.type == "cuda" else None
+            training.replica = DistributedDataParallel(training.model, device_ids=device_ids)
+        training.trainable = trainable
+    set_training_mode(training.replica, (), trainable)
+    set_training_mode(training.model, training.blocks, trainable)
+
+
+def _batches(
+    config: TrainingConfig, run: TrainingRun, n_samples: int, epoch: int
+) -> list[np.ndarray]:
+    """Sample indices of each effective batch, in this epoch's order, the same on every rank.
+
+    A rest too small to be shared out with at least two samples per worker, which batch norm needs, is left out:
+    every epoch leaves out others.
+    """
+    order = np.random.default_rng(mix_seed(config.seed, epoch)).permutation(n_samples)
+    batches = [order[i : i + config.batch_size] for i in range(0, n_samples, config.batch_size)]
+    if len(batches) > 1 and len(batches[-1]) < 2 * run.world_size:
+        batches.pop()
+    return batches
+
+
+def _train_epoch(training: _Training, epoch: int) -> tuple[float, int]:
+    """Mean training loss over the epoch, and the number of samples trained on."""
+    config, run = training.config, training.run
+    generator = torch.Generator().manual_seed(mix_seed(config.seed, epoch, run.rank, 1))
+    batches = _batches(config, run, len(training.data.splits["train"]), epoch)
+    n_samples = sum(len(batch) for batch in batches)
+    total = torch.zeros((), device=training.device)
+    for step, batch in enumerate(batches):
+        total += _step(training, batch, generator)
+        last = step == len(batches) - 1
+        if (
+            last or step % _STEPS_BETWEEN_CHECKS[training.device.type] == 0
+        ) and not total.isfinite():
+            raise Diverged(
+                f"the training loss is {float(total)} in epoch {epoch + 1}, step {step + 1}, "
+                f"with learning_rate = {config.learning_rate:g}"
+            )
+    if run.world_size > 1:
+        torch.distributed.all_reduce(total)
+    return float(total) / n_samples, n_samples
+
+
+def _step(training: _Training, batch: np.ndarray, generator: torch.Generator) -> Tensor:
+    """One optimiser step over this rank's share of an effective batch; returns the sum of its losses.
+
+    When the GPU's memory does not suffice, the micro-batch is halved and the step done again: the effective batch
+    size stays.
+    """
+    while True:
+        try:
+            loss = _accumulate(training, batch, generator)
+            break
+        except torch.OutOfMemoryError as error:
+            training.optimizer.zero_grad(set_to_none=True)
+            if training.micro_batch_size == 1 or training.run.world_size > 1:
+                raise OutOfMemory(
+                    f"out of memory with a micro-batch of {training.micro_batch_size} on {training.device}"
+                ) from error
+        training.micro_batch_size = math.ceil(training.micro_batch_size / 2)
+        if training.device.type == "cuda":
+            torch.cuda.empty_cache()
+    if training.config.gradient_clip_norm is not None:
+        training.scaler.unscale_(training.optimizer)
+        nn.utils.clip_grad_norm_(training.model.parameters(), training.config.gradient_clip_norm)
+    training.scaler.step(training.optimizer)
+    training.scaler.update()
+    training.schedule.step()
+    return loss
+
+
+def _accumulate(training: _Training, batch: np.ndarray, generator: torch.Generator) -> Tensor:
+    config, run, task = training.config, training.run, training.task
+    split = training.data.splits["train"]
+    share = batch[run.rank :: run.world_size]
+    pieces = np.array_split(share, math.ceil(len(share) / training.micro_batch_size))
+    training.optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=training.device)
+    for number, piece in enumerate(pieces):
+        raw, targets = _gather(split, piece, training.device)
+        inputs = task.transform(raw, config, training.data.info, generator)
+        last = number == len(pieces) - 1
+        with _no_sync(training.replica, last), _autocast(config, training.device):
+            loss = task.loss(task.forward(training.replica, inputs), targets, config)
+            # The mean over the effective batch; the wrapper divides by the number of workers.
+            training.scaler.scale(loss * (run.world_size / len(batch))).backward()
+        total += loss.detach()
+    return total
+
+
+def _no_sync(replica: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
+    if isinstance(replica, DistributedDataParallel) and not last:
+        return cast(contextlib.AbstractContextManager[Any], replica.no_sync())
+    return contextlib.nullcontext()
+
+
+def _autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
+    return torch.autocast(
+        device.type, dtype=_AUTOCAST.get(config.precision), enabled=config.precision in _AUTOCAST
+    )
+
+
+def _gather(
+    split: Split, indices: np.ndarray | slice, device: torch.device
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The samples at ``indices`` on ``device``: raw inputs, targets [n]. Copies out of the memory map."""
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(array[indices])).to(device, non_blocking=True)
+
+    return {name: tensor(array) for name, array in split.inputs.items()}, tensor(split.targets)
+
+
+def _share_buffers(training: _Training) -> None:
+    """Give every rank the first one's batch-norm statistics, which each has gathered from its own share."""
+    if training.run.world_size > 1:
+        for buffer in training.model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of a whole split, ``loss`` among them, and the meter that holds the details."""
+
+    metrics: dict[str, float]
+    meter: Meter
+
+
+@torch.inference_mode()
+def evaluate(
+    task: Task,
+    model: nn.Module,
+    config: TrainingConfig,
+    data: PreparedData,
+    split_name: str,
+    run: TrainingRun,
+) -> Evaluation:
+    """Measure ``model`` on a split, shared out over the workers; every worker gets the whole result.
+
+    The loss is the plain one, without label smoothing, so that it compares across configurations.
+    """
+    device = torch.device(run.device)
+    plain = config.model_copy(update={"label_smoothing": 0.0})
+    split = data.splits[split_name]
+    meter = task.meter(data.info)
+    total = torch.zeros((), device=device)
+    model.eval()
+    starts = range(0, len(split), _EVALUATION_BATCH)
+    for start in starts[run.rank :: run.world_size]:
+        raw, targets = _gather(split, slice(start, start + _EVALUATION_BATCH), device)
+        with _autocast(config, device):
+            logits = task.forward(model, task.transform(raw, config, data.info, None))
+        total += task.loss(logits.float(), targets, plain)
+        meter.update(logits, targets)
+    if run.world_size > 1:
+        torch.distributed.all_reduce(total)
+        torch.distributed.all_reduce(meter.totals(device))
+    return Evaluation({"loss": float(total) / len(split), **meter.compute()}, meter)
+
+
+def _remember_best(training: _Training, metrics: Mapping[str, float]) -> None:
+    monitor = training.config.monitor
+    sign = 1 if METRIC_DIRECTIONS[monitor] == "max" else -1
+    best = training.history["best"]
+    if best is None or sign * metrics[monitor] > sign * best:
+        training.history = {"best": metrics[monitor], "epochs_since_best": 0}
+    else:
+        training.history["epochs_since_best"] += 1
+
+
+def _stopped_early(training: _Training) -> bool:
+    patience = training.config.early_stopping_patience
+    return patience is not None and training.history["epochs_since_best"] >= patience

@@ -1,0 +1,72 @@
+"""The contracts between a task, the training loop, and whoever hosts a training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from trainables.blocks import Block
+from trainables.data import DataInfo, PreparedData
+from trainables.metrics import Meter
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Generator, Tensor, nn
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Where and as what a training runs; everything about it that is not its configuration."""
+
+    cache_folder: Path
+    device: str = "cpu"  # as torch.device takes it
+    rank: int = 0
+    world_size: int = 1
+    n_threads: int = 1  # CPU threads torch may use
+    resume_from: Path | None = None  # a checkpoint folder
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What a training function yields after each epoch.
+
+    ``save(folder)`` writes a checkpoint; it is valid until the generator is asked for its next report.
+    """
+
+    epoch: int  # counted from 1
+    metrics: Mapping[str, float]
+    save: Callable[[Path], None]
+
+
+class TrainingFunction(Protocol):
+    """An ordinary PyTorch training that yields after each epoch. It knows nothing of its host."""
+
+    def __call__(self, config: Any, run: TrainingRun) -> Iterator[EpochReport]: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, as a value: ``fit`` turns it into a training function.
+
+    Batches are dictionaries of tensors whose first axis counts samples.
+    """
+
+    name: str
+    # (config, cache folder) -> splits. Raises InputError. Must not import torch unless the data needs it.
+    prepare: Callable[[Any, Path], PreparedData]
+    # (config, info, assets, load weights) -> a model with a head for info.classes. Without loading, the same
+    # architecture from what is at hand: a checkpoint's weights will fill it.
+    build: Callable[[Any, DataInfo, Path, bool], nn.Module]
+    # (model) -> its blocks, from input to head; together they hold every parameter exactly once
+    blocks: Callable[[nn.Module], tuple[Block, ...]]
+    # (raw inputs of a split, config, info, generator or None) -> model inputs. Augments when given a generator.
+    transform: Callable[[dict[str, Tensor], Any, DataInfo, Generator | None], dict[str, Tensor]]
+    # (model, model inputs) -> logits [n, ...]
+    forward: Callable[[nn.Module, dict[str, Tensor]], Tensor]
+    # (logits, targets, config, "sum" over the samples) -> scalar
+    loss: Callable[[Tensor, Tensor, Any], Tensor]
+    meter: Callable[[DataInfo], Meter]
+    # (file contents or texts, config, info, assets) -> raw inputs as a split holds them. Raises InputError.
+    encode: Callable[[Sequence[bytes | str], Any, DataInfo, Path], dict[str, np.ndarray]]

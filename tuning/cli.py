@@ -1,0 +1,376 @@
+"""The command line. Imports nothing heavy until a command needs it, so that help and errors come at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from tuning.sweep import Sweep
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Find the best way to fine-tune a PyTorch model, and prove it.",
+)
+
+SweepsFolder = Annotated[
+    Path, typer.Option("--sweeps-folder", help="Where sweeps keep their folders.")
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri", help="MLflow; $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here."
+    ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")
+]
+SweepName = Annotated[str, typer.Argument(help="A sweep's name or folder.", show_default=False)]
+
+
+def main() -> None:
+    """Run the command line; wrong input ends with 2 and one clear message, never a traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    with _wrong_input_exits():
+        app()
+
+
+def _interrupt(signal_number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _wrong_input_exits() -> Iterator[None]:
+    from search_spaces.domains import SpaceError
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(DONE)
+    except SpaceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(WRONG_INPUT)
+    except ValueError as error:
+        from trainables.errors import InputError
+
+        if not isinstance(error, InputError):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(WRONG_INPUT)
+
+
+def _seconds(text: str) -> float:
+    """A duration such as 90, 90s, 10m or 1.5h."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        return float(number) * units[unit]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} must be a duration such as 90s, 10m or 1.5h") from None
+
+
+@app.command()
+def sweep(
+    space: Annotated[str, typer.Argument(help="A built-in search space, or a .py file.")],
+    name: Annotated[
+        str | None, typer.Option(help="Of the sweep; default: space, date, time.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value: fix a setting. May be repeated."),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="How many configurations to try.")] = 16,
+    time_budget: Annotated[
+        float | None,
+        typer.Option(parser=_seconds, metavar="DURATION", help="Stop after 90s, 10m, 1.5h …"),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="What to compare trials by; NAME, NAME:max or NAME:min.")
+    ] = None,
+    searcher: Annotated[str, typer.Option(help="tpe, random or grid.")] = "tpe",
+    scheduler: Annotated[
+        str, typer.Option(help="asha stops poor trials early; none does not.")
+    ] = "asha",
+    concurrency: Annotated[int | None, typer.Option(help="Trials at once, at most.")] = None,
+    cpus_per_trial: Annotated[float | None, typer.Option()] = None,
+    gpus_per_trial: Annotated[float | None, typer.Option(help="May be a fraction.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the search and of every training.")] = 0,
+    engine: Annotated[str, typer.Option(help="ray, or inprocess: no Ray, one by one.")] = "ray",
+    keep_checkpoints: Annotated[
+        int, typer.Option(help="Best checkpoints of the sweep to keep.")
+    ] = 3,
+    max_failures: Annotated[
+        int | None, typer.Option(help="Give up after more failed trials than this.")
+    ] = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="MLflow experiment; default: the space's name.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster.")] = None,
+    tracking_uri: TrackingUri = None,
+    sweeps_folder: SweepsFolder = Path("sweeps"),
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Resolve, check, show five configurations; start nothing."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search a space for the best configuration."""
+    from tuning.sweep import SweepOptions, resolve
+
+    options = SweepOptions(
+        space=space,
+        name=name,
+        settings=settings or (),
+        trials=trials,
+        time_budget_seconds=time_budget,
+        concurrency=concurrency,
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+        seed=seed,
+        metric=metric,
+        searcher=searcher,
+        scheduler=scheduler,
+        engine=engine,
+        sweeps_folder=sweeps_folder,
+        tracking_uri=tracking_uri,
+        experiment=experiment,
+        keep_checkpoints=keep_checkpoints,
+        max_failures=max_failures,
+        address=address,
+    )
+    resolved = resolve(options)
+    if dry_run:
+        _show_dry_run(resolved, as_json)
+        return
+    _run(resolved, as_json)
+
+
+@app.command()
+def resume(
+    name: SweepName, sweeps_folder: SweepsFolder = Path("sweeps"), as_json: AsJson = False
+) -> None:
+    """Continue an interrupted sweep."""
+    from tuning.sweep import open_sweep
+
+    _run(open_sweep(name, sweeps_folder), as_json)
+
+
+@app.command()
+def trials(
+    name: SweepName,
+    sweeps_folder: SweepsFolder = Path("sweeps"),
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout.")] = False,
+) -> None:
+    """List a sweep's trials."""
+    from tuning.output import trials_table
+    from tuning.record import read_history
+    from tuning.results import to_csv, trial_rows
+    from tuning.sweep import open_sweep
+
+    if as_json and as_csv:
+        raise typer.BadParameter("--json and --csv can not be combined")
+    found = open_sweep(name, sweeps_folder)
+    rows = trial_rows(found, read_history(found.folder))
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    elif as_csv:
+        print(to_csv(rows), end="")
+    else:
+        trials_table(found, rows)
+
+
+@app.command()
+def best(
+    name: SweepName, sweeps_folder: SweepsFolder = Path("sweeps"), as_json: AsJson = False
+) -> None:
+    """Show a sweep's best configuration."""
+    from tuning.output import best_table
+    from tuning.record import read_history
+    from tuning.results import best_trial, describe_trial
+    from tuning.sweep import open_sweep
+
+    found = open_sweep(name, sweeps_folder)
+    document = describe_trial(found, best_trial(found, read_history(found.folder)))
+    if as_json:
+        print(json.dumps(document, indent=1))
+    else:
+        best_table(found, document)
+
+
+@app.command()
+def retrain(
+    name: SweepName,
+    trial: Annotated[int | None, typer.Option(help="Another trial than the best.")] = None,
+    workers: Annotated[
+        int, typer.Option(help="Ray Train workers to spread one training over.")
+    ] = 1,
+    seeds: Annotated[
+        int, typer.Option(help="How many times to train, each with another seed.")
+    ] = 1,
+    sweeps_folder: SweepsFolder = Path("sweeps"),
+    as_json: AsJson = False,
+) -> None:
+    """Train the best configuration anew, test it once, register it as champion."""
+    from tuning.live import make_view
+    from tuning.output import champion_table
+    from tuning.record import Record
+    from tuning.retrain import retrain as run
+    from tuning.sweep import open_sweep
+
+    found = open_sweep(name, sweeps_folder)
+    with _stdout_for_json_only():
+        record = Record(found.folder)
+        document = run(
+            found, record, trial_number=trial, n_workers=workers, n_seeds=seeds, view=make_view()
+        )
+        record.close()
+    if as_json:
+        print(json.dumps(document, indent=1))
+    else:
+        champion_table(document)
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="A checkpoint folder, or models:/NAME@champion.")],
+    inputs: Annotated[
+        list[str], typer.Argument(help="Image files, texts, or files of one text a line.")
+    ],
+    tracking_uri: TrackingUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict classes and probabilities."""
+    from tuning.output import predictions_table
+    from tuning.prediction import predict as run
+
+    with _stdout_for_json_only():
+        rows = run(model, inputs, tracking_uri)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        predictions_table(rows)
+
+
+@app.command()
+def ui(
+    tracking_uri: TrackingUri = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+) -> None:
+    """Open the MLflow UI on this machine, for this machine."""
+    from tuning.sweep import resolve_tracking_uri
+
+    uri = resolve_tracking_uri(tracking_uri)
+    command = [
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    print(f"http://127.0.0.1:{port} shows {uri}; stop it with Ctrl-C", flush=True)
+    os.execvp(sys.executable, [sys.executable, "-m", *command])
+
+
+@app.command()
+def spaces(
+    name: Annotated[str | None, typer.Argument(help="Show this one's domains.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the search spaces, or one's domains."""
+    from tuning.output import space_table, spaces_table
+    from tuning.spaces import load_space, space_names
+
+    if name is not None:
+        space = load_space(name).space
+        print(json.dumps(space.to_json(), indent=1)) if as_json else space_table(space)
+        return
+    found = [load_space(each).space for each in space_names()]
+    if as_json:
+        print(json.dumps([space.to_json() for space in found], indent=1))
+    else:
+        spaces_table(found)
+
+
+@app.command()
+def tasks(as_json: AsJson = False) -> None:
+    """List the tasks and their settings."""
+    from trainables.tasks import TASKS
+    from tuning.output import tasks_table
+
+    if as_json:
+        print(
+            json.dumps({name: row.config_type.model_json_schema() for name, row in TASKS.items()})
+        )
+    else:
+        tasks_table()
+
+
+def _run(resolved: Sweep, as_json: bool) -> None:
+    from tuning.live import make_view
+    from tuning.output import sweep_report
+    from tuning.sweep import prepare_data
+
+    view = make_view()
+    with _stdout_for_json_only():
+        resolved, notes = prepare_data(resolved)
+        for note in notes:
+            view.say(note)
+        from tuning.runner import run_sweep
+
+        result = run_sweep(resolved, view)
+    if as_json:
+        print(json.dumps(result.summary, indent=1))
+    else:
+        sweep_report(resolved, result)
+    if result.interrupted:
+        sys.exit(INTERRUPTED)
+    if result.summary["best"] is None or result.too_many_failures:
+        sys.exit(FAILED)
+
+
+def _show_dry_run(resolved: Sweep, as_json: bool) -> None:
+    import random
+
+    from tuning.output import dry_run_tables
+    from tuning.sweep import describe
+
+    generator = random.Random(resolved.seed)
+    samples = [resolved.configuration(resolved.space.sample(generator)) for _ in range(5)]
+    if as_json:
+        print(json.dumps({"sweep": describe(resolved), "samples": samples}, indent=1))
+    else:
+        dry_run_tables(resolved, samples)
+
+
+@contextmanager
+def _stdout_for_json_only() -> Iterator[None]:
+    """Send what libraries print to stderr meanwhile, so that stdout holds the result and nothing else."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)

@@ -1,0 +1,194 @@
+"""Hosts a training function for one trial, step by step; the same code under every engine."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trainables.errors import DamagedCheckpoint, InputError, TrialInfeasible
+from trainables.files import whole_folder
+from trainables.metrics import Direction
+from trainables.task import EpochReport, TrainingRun
+from tuning.record import TrialState
+from tuning.spaces import training_function
+
+BEST, LAST = (
+    "best",
+    "last",
+)  # a trial's checkpoints: of its best epoch, and the newest for going on from
+_PROGRESS_FILE = "progress.json"  # beside a checkpoint's own files: epoch and value
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """All that a worker needs to run one trial. Plain values, so that it travels anywhere."""
+
+    trial: int
+    config: Mapping[str, Any]
+    task: str | None
+    train_file: str | None
+    trial_folder: str
+    cache_folder: str
+    metric: str
+    mode: Direction
+    save_beyond: float | None  # a checkpoint not better than this would be deleted at once
+    device: str
+    n_threads: int
+    seconds_between_checkpoints: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch of a trial, as the engine hears of it."""
+
+    epoch: int
+    metrics: Mapping[str, float]
+    note: str | None = None  # what went wrong without ending the trial
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended."""
+
+    state: TrialState
+    error: str | None = None
+
+
+class TrialHost:
+    """Runs one trial's training function; ``step`` never raises."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._folder = Path(assignment.trial_folder)
+        self._sign = 1 if assignment.mode == "max" else -1
+        self._best: float | None = None
+        self._saved_at = time.monotonic()
+        self._epochs = 0
+        self._generator: Iterator[EpochReport] | None = None
+        self._resumable = checkpoints_of(self._folder)
+        self._resumed = bool(self._resumable)
+
+    def step(self) -> EpochResult | Outcome:
+        """Train one more epoch, and save a checkpoint if it may be needed."""
+        try:
+            if self._generator is None:
+                self._generator = self._start()
+            report = next(self._generator, None)
+            if report is None:
+                return self._completed()
+            metrics = self._check(report)
+            self._epochs += 1
+            return EpochResult(report.epoch, metrics, self._maybe_save(report))
+        except DamagedCheckpoint:
+            if not self._resumable:
+                return Outcome("failed", traceback.format_exc())
+            self._generator = None
+            self._resumable.pop(0)  # go on from an older one, or from the start
+            return self.step()
+        except TrialInfeasible as error:
+            return Outcome("infeasible", f"{type(error).__name__}: {error}")
+        except InputError as error:
+            return Outcome("failed", str(error))
+        except Exception:
+            return Outcome("failed", traceback.format_exc())
+
+    def close(self) -> None:
+        """Stop the training function and give back the memory it took."""
+        close = getattr(self._generator, "close", None)
+        self._generator = None
+        if close is not None:
+            close()
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def _start(self) -> Iterator[EpochReport]:
+        assignment = self._assignment
+        train = training_function(assignment.task, assignment.train_file)
+        best = _progress(self._folder / BEST)
+        self._best = None if best is None else best["value"]
+        run = TrainingRun(
+            cache_folder=Path(assignment.cache_folder),
+            device=assignment.device,
+            n_threads=assignment.n_threads,
+            resume_from=self._resumable[0] if self._resumable else None,
+        )
+        return iter(train(assignment.config, run))
+
+    def _completed(self) -> Outcome:
+        if self._epochs == 0 and not self._resumed:
+            return Outcome("failed", "the training function ended without a single epoch report")
+        return Outcome("completed")
+
+    def _check(self, report: EpochReport) -> dict[str, float]:
+        if not isinstance(report, EpochReport):
+            raise InputError(
+                f"the training function yielded a {type(report).__name__}; it must yield EpochReport"
+            )
+        metrics = {name: float(value) for name, value in report.metrics.items()}
+        metric = self._assignment.metric
+        if metric not in metrics:
+            raise InputError(
+                f"metric {metric!r} is not in the epoch report; reported: {', '.join(sorted(metrics))}"
+            )
+        if not math.isfinite(metrics[metric]):
+            raise TrialInfeasible(f"{metric} is {metrics[metric]} after epoch {report.epoch}")
+        return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+    def _maybe_save(self, report: EpochReport) -> str | None:
+        """Save to ``best``, to ``last`` or not at all; a disk that refuses is a note, not the trial's end."""
+        value = report.metrics[self._assignment.metric]
+        target = None
+        if self._best is None or self._sign * value > self._sign * self._best:
+            self._best = value
+            beyond = self._assignment.save_beyond
+            if beyond is None or self._sign * value > self._sign * beyond:
+                target = BEST
+        waited = time.monotonic() - self._saved_at
+        if target is None and waited >= self._assignment.seconds_between_checkpoints:
+            target = LAST
+        if target is None:
+            return None
+        try:
+            save_report(report, self._folder / target, value)
+        except OSError as error:
+            return f"checkpoint {str(self._folder / target)!r} was not written: {error}"
+        self._saved_at = time.monotonic()
+        return None
+
+
+def save_report(report: EpochReport, folder: Path, value: float) -> None:
+    """Save a report's state to ``folder``, whole or not at all, with its epoch and value beside it."""
+    with whole_folder(folder) as partial:
+        report.save(partial)
+        (partial / _PROGRESS_FILE).write_text(json.dumps({"epoch": report.epoch, "value": value}))
+
+
+def checkpoints_of(trial_folder: Path) -> list[Path]:
+    """The checkpoints of a trial, the one with the most epochs behind it first."""
+    found = {}
+    for name in (LAST, BEST):
+        progress = _progress(trial_folder / name)
+        if progress is not None:
+            found[trial_folder / name] = progress["epoch"]
+    return sorted(found, key=lambda folder: -found[folder])
+
+
+def _progress(folder: Path) -> dict[str, Any] | None:
+    try:
+        values: dict[str, Any] = json.loads((folder / _PROGRESS_FILE).read_text())
+        return values
+    except (OSError, ValueError):
+        return None

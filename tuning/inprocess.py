@@ -1,0 +1,22 @@
+"""A sweep with no Ray at all: one trial after the other in this process, for debugging and for most tests."""
+
+from __future__ import annotations
+
+from tuning.controller import Controller
+from tuning.hosting import Outcome, TrialHost
+
+
+def run(controller: Controller) -> None:
+    """Run the controller's trials until it has none left."""
+    while (assignment := controller.propose()) is not None:
+        host = TrialHost(assignment)
+        try:
+            while True:
+                result = host.step()
+                if isinstance(result, Outcome):
+                    controller.ended(assignment.trial, result)
+                    break
+                if controller.observe(assignment.trial, result):
+                    break
+        finally:
+            host.close()

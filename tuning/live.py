@@ -1,0 +1,168 @@
+"""What a person sees while a sweep runs: a live view in a terminal, plain lines elsewhere. Always on stderr."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from tuning.record import Event, SweepHistory, ranked
+from tuning.results import count_states, searched
+from tuning.sweep import Sweep
+
+_N_SHOWN = 8  # trials in the live table
+
+
+class View(Protocol):
+    """Is told of everything that happens in a sweep."""
+
+    def say(self, message: str) -> None: ...
+
+    def begin(self, sweep: Sweep, history: SweepHistory, n_trials: int) -> None: ...
+
+    def update(self, event: Event) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class _Progress:
+    """What both views show."""
+
+    def begin(self, sweep: Sweep, history: SweepHistory, n_trials: int) -> None:
+        self._sweep = sweep
+        self._history = history
+        self._n_trials = n_trials
+        self._started = time.monotonic()
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    def _status(self) -> str:
+        counts = count_states(self._history)
+        n_running = counts.get("running", 0)
+        n_ended = sum(counts.values()) - n_running
+        parts = [f"{n_ended}/{self._n_trials} trials done", f"{n_running} running"]
+        for state in ("pruned", "failed", "infeasible"):
+            if counts[state]:
+                parts.append(f"{counts[state]} {state}")
+        best = next(iter(ranked(self._history.trials, self._sweep.metric, self._sweep.mode)), None)
+        if best is not None:
+            value = best.value(self._sweep.metric, self._sweep.mode)
+            parts.append(f"best {self._sweep.metric} {value:.4f} (trial {best.number})")
+        left = self._seconds_left(n_ended)
+        if left is not None:
+            parts.append(f"about {_duration(left)} left")
+        return ", ".join(parts)
+
+    def _seconds_left(self, n_ended: int) -> float | None:
+        """By the pace so far, and by the time budget."""
+        by_budget = None
+        if self._sweep.time_budget_seconds is not None:
+            by_budget = max(0.0, self._sweep.time_budget_seconds - self._elapsed())
+        if n_ended == 0:
+            return by_budget
+        by_pace = self._elapsed() / n_ended * (self._n_trials - n_ended)
+        return by_pace if by_budget is None else min(by_pace, by_budget)
+
+
+class PlainView(_Progress):
+    """One line for each thing that matters."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def say(self, message: str) -> None:
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def update(self, event: Event) -> None:
+        if event["event"] == "trial_started":
+            point = self._history.trials[event["trial"]].point
+            chosen = " ".join(f"{name}={_short(value)}" for name, value in point.items())
+            self.say(f"[{self._elapsed():6.1f} s] trial {event['trial']} starts: {chosen}")
+        elif event["event"] == "trial_ended":
+            trial = self._history.trials[event["trial"]]
+            value = trial.value(self._sweep.metric, self._sweep.mode)
+            result = "" if value is None else f" with {self._sweep.metric} {value:.4f}"
+            n_epochs = f" after {len(trial.curve)} epochs" if trial.curve else ""
+            self.say(
+                f"[{self._elapsed():6.1f} s] trial {trial.number} {trial.state}{n_epochs}{result}; "
+                + self._status()
+            )
+            if trial.error:
+                self.say("    " + trial.error.strip().splitlines()[-1])
+        elif event["event"] == "epoch" and event.get("note"):
+            self.say(f"trial {event['trial']}: {event['note']}")
+
+    def end(self) -> None:
+        pass
+
+
+class LiveView(_Progress):
+    """A table of the running and best trials that renews itself."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._lock = threading.Lock()
+
+    def say(self, message: str) -> None:
+        self._console.print(message, markup=False, highlight=False)
+
+    def begin(self, sweep: Sweep, history: SweepHistory, n_trials: int) -> None:
+        super().begin(sweep, history, n_trials)
+        self._live = Live(
+            console=self._console, get_renderable=self._table, refresh_per_second=2, transient=True
+        )
+        self._live.start()
+
+    def update(self, event: Event) -> None:
+        if event["event"] == "trial_ended" and event["error"]:
+            last_line = event["error"].strip().splitlines()[-1]
+            self.say(f"trial {event['trial']} {event['state']}: {last_line}")
+        elif event["event"] == "epoch" and event.get("note"):
+            self.say(f"trial {event['trial']}: {event['note']}")
+
+    def end(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _table(self) -> Table:
+        sweep = self._sweep
+        table = Table(title=f"{sweep.name}: {self._status()}", title_justify="left", expand=True)
+        for heading in ("trial", "state", "epoch", sweep.metric, "configuration"):
+            table.add_column(heading, overflow="ellipsis", no_wrap=heading != "configuration")
+        trials = dict(self._history.trials)
+        running = [trial for trial in trials.values() if trial.state == "running"]
+        best = [trial for trial in ranked(trials, sweep.metric, sweep.mode) if trial not in running]
+        for trial in running + best[: max(0, _N_SHOWN - len(running))]:
+            value = trial.value(sweep.metric, sweep.mode)
+            table.add_row(
+                str(trial.number),
+                trial.state,
+                str(max(list(trial.curve), default=0)),
+                "" if value is None else f"{value:.4f}",
+                " ".join(
+                    f"{name}={_short(chosen)}"
+                    for name, chosen in searched(sweep, trial.point).items()
+                ),
+            )
+        return table
+
+
+def make_view() -> PlainView | LiveView:
+    """A live view where stderr is a terminal, plain lines where it is not."""
+    console = Console(stderr=True)
+    return LiveView(console) if console.is_terminal else PlainView(console)
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -1,0 +1,217 @@
+"""What commands print for people, on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from search_spaces.domains import SearchSpace
+from tuning.results import searched
+from tuning.sweep import Sweep
+
+if TYPE_CHECKING:
+    from tuning.runner import SweepResult
+
+_MAX_WIDTH = 20  # of a cell in the table of trials
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", min_width=len(title))
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _print(*things: Any) -> None:
+    console = Console(highlight=False, markup=False)
+    for thing in things:
+        console.print(thing, soft_wrap=isinstance(thing, str))
+
+
+def show(value: Any) -> str:
+    """A value in a table: numbers in four digits, None as a dash."""
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _settings_table(title: str, values: Mapping[str, Any]) -> Table:
+    table = _table(title, "setting", "value")
+    for name, value in values.items():
+        table.add_row(name, show(value))
+    return table
+
+
+def sweep_report(sweep: Sweep, result: SweepResult) -> None:
+    """The best configuration, where everything lies, and what to type next."""
+    summary = result.summary
+    counts = ", ".join(f"{count} {state}" for state, count in summary["trials"].items())
+    _print(f"sweep {sweep.name}: {counts}, in {summary['wall_seconds']:.0f} s")
+    best = summary["best"]
+    if best is not None:
+        title = f"best: trial {best['trial']}, {sweep.metric} {best['value']:.4f}"
+        _print(_settings_table(title, searched(sweep, best["config"])))
+    _print(
+        f"folder      {_near(sweep.folder)}",
+        f"checkpoint  {_near(best['checkpoint']) if best else '–'}",
+        f"MLflow      {sweep.tracking_uri}, experiment {sweep.experiment}",
+    )
+    if not result.mlflow_complete:
+        _print(f"MLflow lacks some of it; `thaw resume {sweep.name}` writes the rest")
+    if result.interrupted:
+        _print("", f"interrupted; continue with\n  thaw resume {sweep.name}")
+    elif best is not None:
+        _print(
+            "",
+            "next",
+            f"  thaw trials {sweep.name}",
+            f"  thaw retrain {sweep.name} --seeds 3",
+            f"  thaw predict {_near(best['checkpoint']) if best['checkpoint'] else 'MODEL'} FILE…",
+            "  thaw ui",
+        )
+
+
+def _near(path: str | Path | None) -> str:
+    """A path as seen from here, where that is shorter."""
+    if path is None:
+        return "–"
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def trials_table(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A sweep's trials, best first."""
+    sign = -1 if sweep.mode == "max" else 1
+    ordered = sorted(
+        rows,
+        key=lambda row: (
+            row["state"] in ("failed", "infeasible") or row[sweep.metric] is None,
+            sign * (row[sweep.metric] or 0.0),
+        ),
+    )
+    names = [
+        name for name in (rows[0] if rows else ()) if any(row[name] is not None for row in rows)
+    ]
+    table = _table(f"sweep {sweep.name}", *names)
+    for row in ordered:
+        table.add_row(*(_cut(show(row[name])) for name in names))
+    _print(table)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_WIDTH else text[: _MAX_WIDTH - 1] + "…"
+
+
+def best_table(sweep: Sweep, document: Mapping[str, Any]) -> None:
+    """The best trial: what was searched, then the rest of its configuration."""
+    chosen = searched(sweep, document["config"])
+    rest = {name: value for name, value in document["config"].items() if name not in chosen}
+    title = f"sweep {sweep.name}, trial {document['trial']}: {sweep.metric} {document['value']:.4f}"
+    _print(_settings_table(title, chosen), _settings_table("not searched", rest))
+    _print(
+        f"checkpoint  {_near(document['checkpoint'])}",
+        f"MLflow run  {document['mlflow_run_id'] or '–'}",
+    )
+
+
+def champion_table(document: Mapping[str, Any]) -> None:
+    """How each seed did, and the champion."""
+    metric = document["metric"]
+    tested = document["test"] is not None
+    names = [f"test {name}" for name in document["test"]] if tested else []
+    table = _table(
+        f"sweep {document['sweep']}, trial {document['trial']} "
+        f"({metric} {document['trial_value']:.4f} in the sweep), retrained",
+        "seed",
+        metric,
+        *names,
+    )
+    for row in document["seeds"]:
+        test = [f"{value:.4f}" for value in row["test"].values()] if tested else []
+        table.add_row(str(row["seed"]), f"{row[metric]:.4f}", *test)
+    if tested and len(document["seeds"]) > 1:
+        for label in ("test_mean", "test_standard_deviation"):
+            values = [f"{value:.4f}" for value in document[label].values()]
+            table.add_row(label.removeprefix("test_").replace("_", " "), "", *values)
+    _print(table, f"champion    seed {document['champion_seed']}, {_near(document['checkpoint'])}")
+    if document["model_uri"]:
+        _print(
+            f"registered  {document['model_uri']}",
+            "",
+            "next",
+            f"  thaw predict {document['model_uri']} FILE…",
+        )
+
+
+def predictions_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line per input."""
+    table = _table("", "input", "class", "probability")
+    for row in rows:
+        table.add_row(row["input"], row["label"], f"{row['probability']:.4f}")
+    _print(table)
+
+
+def spaces_table(found: Sequence[SearchSpace]) -> None:
+    """The built-in spaces."""
+    table = _table("search spaces", "name", "task", "what it searches")
+    for space in found:
+        table.add_row(space.name, space.task or "–", space.description)
+    _print(table, "thaw spaces NAME shows one; thaw sweep also takes a path to a file of your own")
+
+
+def space_table(space: SearchSpace) -> None:
+    """A space's domains, fixed settings and starting points."""
+    table = _table(f"{space.name}: {space.description}", "setting", "domain", "only when")
+    for name, domain in space.domains.items():
+        condition = ", ".join(
+            f"{parent} is {' or '.join(map(str, wanted)) if isinstance(wanted, tuple) else wanted}"
+            for parent, wanted in (domain.when or {}).items()
+        )
+        table.add_row(name, f"{type(domain).__name__} {domain.describe()}", condition)
+    _print(table, _settings_table("fixed", space.fixed))
+    for number, point in enumerate(space.starting_points, start=1):
+        _print(
+            f"starting point {number}: "
+            + ", ".join(f"{name}={show(value)}" for name, value in point.items())
+        )
+
+
+def tasks_table() -> None:
+    """The tasks, and the settings of each."""
+    from trainables.tasks import TASKS
+
+    for name, row in TASKS.items():
+        table = _table(f"{name}: {row.summary}", "setting", "default", "type")
+        for field_name, field in row.config_type.model_fields.items():
+            kind = (
+                str(field.annotation)
+                .replace("typing.", "")
+                .removeprefix("<class '")
+                .removesuffix("'>")
+            )
+            default = "required" if field.is_required() else show(field.default)
+            table.add_row(field_name, default, kind)
+        _print(table)
+
+
+def dry_run_tables(sweep: Sweep, samples: Sequence[Mapping[str, Any]]) -> None:
+    """What would be run, and five configurations as the sweep might try them."""
+    shown = {
+        name: getattr(sweep, name)
+        for name in (
+            "name", "folder", "task", "metric", "mode", "trials", "time_budget_seconds", "searcher",
+            "scheduler", "engine", "seed", "tracking_uri", "experiment", "cache_folder",
+        )
+    }  # fmt: skip
+    _print(_settings_table("sweep (nothing was started)", shown))
+    space_table(sweep.space)
+    table = _table("five configurations", "setting", *map(str, range(1, len(samples) + 1)))
+    for name in sweep.space.domains:
+        table.add_row(name, *(show(values.get(name)) for values in samples))
+    _print(table)

@@ -1,0 +1,151 @@
+"""The engine: a sweep's trials under Ray Tune. Ray asks, the controller answers."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from tuning.controller import Controller
+from tuning.hosting import EpochResult, Outcome
+from tuning.resources import Resources
+from tuning.sweep import Sweep, resources_of
+from tuning.trial import EPOCH, ERROR, METRICS, NOTE, OUTCOME, TrialActor
+
+_RETRIES_AFTER_WORKER_DEATH = 2  # of one trial, each from its last checkpoint
+
+
+class _Adapter:
+    """Ray pickles all it is given, to restore it later. The sweep's record is what we restore from."""
+
+    _controller: Controller
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Searcher(_Adapter, Searcher):
+    """Gives Ray the controller's next trial, when there is a slot for it."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__()
+        self._controller = controller
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        assignment = self._controller.propose()
+        if assignment is not None:
+            return assignment.to_json()
+        return Searcher.FINISHED if self._controller.exhausted else None
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """The callback below says it with its reason."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: see ``_Adapter``."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see ``_Adapter``."""
+
+
+class _Scheduler(_Adapter, FIFOScheduler):
+    """Tells the controller of each epoch, and Ray whether the trial goes on."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__()
+        self._controller = controller
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        metrics = {
+            name.removeprefix(f"{METRICS}/"): value
+            for name, value in result.items()
+            if name.startswith(f"{METRICS}/")
+        }
+        epoch = EpochResult(result[EPOCH], metrics, result.get(NOTE))
+        stop = self._controller.observe(trial.config["trial"], epoch)
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+
+class _Callback(_Adapter, tune.Callback):
+    """Tells the controller how trials end."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    def on_trial_result(
+        self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
+    ) -> None:
+        if OUTCOME in result:
+            outcome = Outcome(result[OUTCOME], result[ERROR])
+            self._controller.ended(trial.config["trial"], outcome)
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        reason = (
+            f"its worker process died {_RETRIES_AFTER_WORKER_DEATH + 1} times: {trial.get_error()}"
+        )
+        self._controller.ended(trial.config["trial"], Outcome("failed", reason))
+
+
+def start(sweep: Sweep) -> tuple[float, float]:
+    """Start Ray on this machine, or join the cluster at the sweep's address; its CPUs and GPUs."""
+    # Ray's own notices tell of its internals; what concerns a sweep is said by Thaw.
+    for name in ("ray", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not ray.is_initialized():
+        ray.init(
+            address=sweep.address or "local",
+            include_dashboard=None if sweep.address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    available = ray.cluster_resources()
+    return available.get("CPU", 0.0), available.get("GPU", 0.0)
+
+
+def connect(sweep: Sweep) -> Resources:
+    """Start or join Ray; say what each trial gets.
+
+    Raises:
+        InputError: not even one trial fits into the cluster.
+    """
+    return resources_of(sweep, *start(sweep))
+
+
+def disconnect() -> None:
+    """Stop Ray if it was started here, else leave the cluster."""
+    ray.shutdown()
+
+
+def run(controller: Controller) -> None:
+    """Run the controller's trials until it has none left."""
+    resources = controller.resources
+    trainable = tune.with_resources(
+        TrialActor, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
+    )
+    with tempfile.TemporaryDirectory(prefix="thaw-ray-tune-") as folder:
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                num_samples=-1,  # the searcher says when it is finished
+                search_alg=_Searcher(controller),
+                scheduler=_Scheduler(controller),
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=controller.sweep.name,
+                storage_path=folder,  # Ray's own books; ours are in the sweep's folder
+                callbacks=[_Callback(controller)],
+                failure_config=tune.FailureConfig(max_failures=_RETRIES_AFTER_WORKER_DEATH),
+                # Trials save for themselves, and only what may be needed.
+                checkpoint_config=tune.CheckpointConfig(
+                    checkpoint_frequency=0, checkpoint_at_end=False
+                ),
+                verbose=0,
+            ),
+        ).fit()

@@ -1,0 +1,184 @@
+"""What happened in a sweep, as lines of JSON that are only ever appended: the one source of every other view.
+
+Each line is an event: ``trial_started``, ``epoch``, ``trial_ended``, ``sweep_started``, ``sweep_ended``,
+``mlflow_run``. Reading them back gives the trials; a line cut short by a crash is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from trainables.errors import InputError
+from trainables.metrics import Direction
+
+Event = dict[str, Any]
+TrialState = Literal["running", "completed", "pruned", "failed", "infeasible", "interrupted"]
+ENDED_STATES: tuple[TrialState, ...] = ("completed", "pruned", "failed", "infeasible")
+
+EVENTS_FILE = "events.jsonl"
+
+
+@dataclass
+class TrialRecord:
+    """All that is known of one trial."""
+
+    number: int
+    config: dict[str, Any]  # full and resolved
+    point: dict[str, Any]  # the searched part of it
+    state: TrialState = "running"
+    curve: dict[int, dict[str, float]] = field(default_factory=dict)  # epoch -> metrics
+    started: float = 0.0  # seconds since the Unix epoch
+    ended: float | None = None
+    error: str | None = None
+    mlflow_run_id: str | None = None
+
+    def best_epoch(self, metric: str, mode: Direction) -> int | None:
+        """The epoch with the best value of ``metric``, the earliest of equals; None before the first."""
+        sign = 1 if mode == "max" else -1
+        with_metric = [epoch for epoch in sorted(self.curve) if metric in self.curve[epoch]]
+        return max(with_metric, key=lambda epoch: sign * self.curve[epoch][metric], default=None)
+
+    def value(self, metric: str, mode: Direction) -> float | None:
+        """The best value of ``metric`` over the epochs so far."""
+        epoch = self.best_epoch(metric, mode)
+        return None if epoch is None else self.curve[epoch][metric]
+
+
+@dataclass
+class SweepHistory:
+    """The trials of a sweep and what else its events tell."""
+
+    trials: dict[int, TrialRecord] = field(default_factory=dict)
+    parent_run_id: str | None = None
+    experiment: str | None = None
+    wall_seconds: float = 0.0  # over all sittings that came to an end
+
+    def apply(self, event: Event) -> None:
+        """Take one more event into account."""
+        kind = event["event"]
+        if kind == "trial_started":
+            number = event["trial"]
+            known = self.trials.get(number)
+            if known is None:
+                self.trials[number] = TrialRecord(
+                    number, event["config"], event["point"], started=event["time"]
+                )
+            else:
+                known.state = "running"
+        elif kind == "epoch":
+            self.trials[event["trial"]].curve[event["epoch"]] = event["metrics"]
+        elif kind == "trial_ended":
+            trial = self.trials[event["trial"]]
+            trial.state, trial.error, trial.ended = event["state"], event["error"], event["time"]
+        elif kind == "mlflow_run":
+            if event["trial"] is None:
+                self.parent_run_id, self.experiment = event["run_id"], event["experiment"]
+            else:
+                self.trials[event["trial"]].mlflow_run_id = event["run_id"]
+        elif kind == "sweep_ended":
+            self.wall_seconds += event["wall_seconds"]
+
+
+class Record:
+    """The events of one sweep: appended to its file, folded into its history, and told to listeners."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the record in ``folder``, creating it if there is none yet.
+
+        Raises:
+            InputError: the folder can not be written.
+        """
+        self._path = folder / EVENTS_FILE
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[Event], None]] = []
+        self.history = read_history(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _cut_incomplete_line(self._path)
+            self._file = self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"sweep folder {str(folder)!r} can not be written: {error}") from error
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Call ``listener`` with every event from now on, in the thread that appends it."""
+        self._listeners.append(listener)
+
+    def append(self, event: str, **values: Any) -> None:
+        """Write one event. It is on its way to the disk when this returns."""
+        whole: Event = {"event": event, "time": time.time(), **values}
+        with self._lock:
+            self._file.write(json.dumps(whole) + "\n")
+            self._file.flush()
+            self.history.apply(whole)
+        for listener in self._listeners:
+            listener(whole)
+
+    def close(self) -> None:
+        """Make sure that everything is on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def read_events(folder: Path) -> Iterator[Event]:
+    """The events of the sweep in ``folder``, oldest first; none if it has none yet."""
+    path = folder / EVENTS_FILE
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if not line.endswith("\n"):
+                return  # the writer was killed in the middle of it
+            yield json.loads(line)
+
+
+def read_history(folder: Path) -> SweepHistory:
+    """The history of the sweep in ``folder``, as it stands on the disk.
+
+    Raises:
+        InputError: a line is damaged; the message names it.
+    """
+    history = SweepHistory()
+    number = 0
+    try:
+        for number, event in enumerate(read_events(folder), start=1):
+            history.apply(event)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"record {str(folder / EVENTS_FILE)!r} is damaged after line {number}: {error}"
+        ) from error
+    return history
+
+
+def _cut_incomplete_line(path: Path) -> None:
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+
+
+def ranked(trials: Mapping[int, TrialRecord], metric: str, mode: Direction) -> list[TrialRecord]:
+    """Trials that reached a value, best first; infeasible and failed ones are left out."""
+    sign = 1 if mode == "max" else -1
+
+    def key(trial: TrialRecord) -> tuple[float, int]:
+        value = trial.value(metric, mode)
+        assert value is not None
+        return (-sign * value, trial.number)
+
+    valid = [
+        trial
+        for trial in trials.values()
+        if trial.state not in ("failed", "infeasible") and trial.value(metric, mode) is not None
+    ]
+    return sorted(valid, key=key)

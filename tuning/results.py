@@ -1,0 +1,122 @@
+"""What came of a sweep, read from its record: no Ray, Optuna or MLflow needed."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainables.errors import InputError
+from tuning.checkpoints import trial_folder
+from tuning.hosting import BEST
+from tuning.record import ENDED_STATES, SweepHistory, TrialRecord, ranked
+from tuning.sweep import Sweep
+
+
+def best_trial(sweep: Sweep, history: SweepHistory) -> TrialRecord:
+    """The trial with the best value.
+
+    Raises:
+        InputError: no trial has reached one yet.
+    """
+    trials = ranked(history.trials, sweep.metric, sweep.mode)
+    if not trials:
+        counts = ", ".join(f"{count} {state}" for state, count in count_states(history).items())
+        raise InputError(f"sweep {sweep.name}: no trial has reached a {sweep.metric} ({counts})")
+    return trials[0]
+
+
+def find_trial(sweep: Sweep, history: SweepHistory, number: int) -> TrialRecord:
+    """Trial ``number``.
+
+    Raises:
+        InputError: there is no such trial.
+    """
+    if number not in history.trials:
+        raise InputError(
+            f"--trial {number}: sweep {sweep.name} has trials 0 to {len(history.trials) - 1}"
+        )
+    return history.trials[number]
+
+
+def count_states(history: SweepHistory) -> dict[str, int]:
+    """How many trials ended in each state; others than the four only where there are some."""
+    counts: Counter[str] = Counter(trial.state for trial in history.trials.values())
+    others = {state: count for state, count in counts.items() if state not in ENDED_STATES}
+    return {**{state: counts[state] for state in ENDED_STATES}, **others}
+
+
+def checkpoint_of(sweep: Sweep, trial: TrialRecord) -> Path | None:
+    """The trial's best checkpoint, if it is among those kept."""
+    folder = trial_folder(sweep.folder, trial.number) / BEST
+    return folder if folder.is_dir() else None
+
+
+def describe_trial(sweep: Sweep, trial: TrialRecord) -> dict[str, Any]:
+    """A trial as a JSON document."""
+    checkpoint = checkpoint_of(sweep, trial)
+    return {
+        "trial": trial.number,
+        "config": trial.config,
+        "value": trial.value(sweep.metric, sweep.mode),
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+        "mlflow_run_id": trial.mlflow_run_id,
+    }
+
+
+def summarize(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
+    """The document that ``thaw sweep --json`` ends with; ``best`` is None if no trial reached a value."""
+    trials = ranked(history.trials, sweep.metric, sweep.mode)
+    return {
+        "sweep": sweep.name,
+        "space": sweep.space.name,
+        "task": sweep.task,
+        "metric": sweep.metric,
+        "mode": sweep.mode,
+        "trials": count_states(history),
+        "best": describe_trial(sweep, trials[0]) if trials else None,
+        "mlflow": {
+            "tracking_uri": sweep.tracking_uri,
+            "experiment": sweep.experiment,
+            "parent_run_id": history.parent_run_id,
+        },
+        "folder": str(sweep.folder),
+        "wall_seconds": round(history.wall_seconds, 3),
+    }
+
+
+def trial_rows(sweep: Sweep, history: SweepHistory) -> list[dict[str, Any]]:
+    """One flat row per trial: number, state, value, epochs, seconds, error, and what was searched."""
+    rows = []
+    for number, trial in sorted(history.trials.items()):
+        seconds = sum(metrics.get("seconds", 0.0) for metrics in trial.curve.values())
+        rows.append(
+            {
+                "trial": number,
+                "state": trial.state,
+                sweep.metric: trial.value(sweep.metric, sweep.mode),
+                "best_epoch": trial.best_epoch(sweep.metric, sweep.mode),
+                "epochs": max(trial.curve, default=0),
+                "training_seconds": round(seconds, 2),
+                **{name: trial.point.get(name) for name in sweep.space.domains},
+                "error": None if trial.error is None else trial.error.strip().splitlines()[-1],
+            }
+        )
+    return rows
+
+
+def to_csv(rows: list[dict[str, Any]]) -> str:
+    """Rows as CSV with a header."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def searched(sweep: Sweep, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The searched settings among ``values``, in the space's order."""
+    return {name: values[name] for name in sweep.space.domains if values.get(name) is not None}

@@ -1,0 +1,172 @@
+"""Start, resume and stop a sweep."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from trainables.errors import InputError
+from tuning.controller import Controller
+from tuning.live import View
+from tuning.record import Record
+from tuning.resources import Resources
+from tuning.results import best_trial, checkpoint_of, summarize
+from tuning.sweep import Sweep, local_resources
+from tuning.tracking import MlflowTracker
+
+_SECONDS_TO_FLUSH = 60.0  # how long the end of a sweep waits for MLflow
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """Where trials run."""
+
+    connect: Callable[[Sweep], Resources]
+    run: Callable[[Controller], None]
+    disconnect: Callable[[], None]
+
+
+def prepare_ray() -> None:
+    """Set what Ray reads from the environment when it is imported; call before that."""
+    for name, value in (
+        (
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV",
+            "0",
+        ),  # workers use this environment, instead of making their own
+        ("TUNE_DISABLE_SIGINT_HANDLER", "1"),  # Ctrl-C reaches us as KeyboardInterrupt
+        ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1"),  # files that nothing here reads
+        ("RAY_AIR_NEW_OUTPUT", "0"),  # the other output can be silenced
+        ("RAY_CHDIR_TO_TRIAL_DIR", "0"),  # relative paths mean what they mean to the user
+        ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),  # Ray's coming default; unset, Ray warns of it
+    ):
+        os.environ.setdefault(name, value)
+
+
+def _ray() -> _Engine:
+    prepare_ray()
+    from tuning import raytune
+
+    return _Engine(raytune.connect, raytune.run, raytune.disconnect)
+
+
+def _inprocess() -> _Engine:
+    from tuning import inprocess
+
+    def connect(sweep: Sweep) -> Resources:
+        return replace(local_resources(sweep), concurrency=1)
+
+    return _Engine(connect, inprocess.run, lambda: None)
+
+
+ENGINES: dict[str, Callable[[], _Engine]] = {"ray": _ray, "inprocess": _inprocess}
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep came to: the document of ``results.summarize``, and whether it ran to its end."""
+
+    summary: dict[str, Any]
+    interrupted: bool
+    mlflow_complete: bool
+    too_many_failures: bool
+
+
+def run_sweep(sweep: Sweep, view: View) -> SweepResult:
+    """Run a sweep, or what is left of it, and log its best model.
+
+    Raises:
+        InputError: another process runs this sweep, or no trial fits into the cluster.
+    """
+    with _sole_driver(sweep):
+        sweep.save()
+        record = Record(sweep.folder)
+        tracker = MlflowTracker(sweep, record, view.say)
+        tracker.start()
+        started = time.monotonic()
+        interrupted = too_many_failures = False
+        engine = ENGINES[sweep.engine]()
+        try:
+            view.say(f"starting {sweep.engine} …")
+            resources = engine.connect(sweep)
+            view.say(
+                f"{resources.concurrency} trials at once, each with {resources.cpus_per_trial:g} CPUs"
+                + (f" and {resources.gpus_per_trial:g} GPUs" if resources.gpus_per_trial else "")
+            )
+            controller = Controller(sweep, record, resources)
+            interrupted = _run_trials(controller, record, engine, view)
+            too_many_failures = controller.too_many_failures
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            record.append(
+                "sweep_ended",
+                status="KILLED" if interrupted else "FINISHED",
+                wall_seconds=time.monotonic() - started,
+            )
+            engine.disconnect()
+            complete = tracker.close(_SECONDS_TO_FLUSH)
+            record.close()
+        if complete and not interrupted:
+            complete = _log_best_model(sweep, record, view)
+        return SweepResult(
+            summarize(sweep, record.history), interrupted, complete, too_many_failures
+        )
+
+
+def _run_trials(controller: Controller, record: Record, engine: _Engine, view: View) -> bool:
+    """Run until nothing is left; True if the user interrupted."""
+    view.begin(controller.sweep, record.history, controller.n_trials)
+    record.listen(view.update)
+    try:
+        engine.run(controller)
+        return False
+    except KeyboardInterrupt:
+        return True
+    finally:
+        controller.close()
+        view.end()
+
+
+def _log_best_model(sweep: Sweep, record: Record, view: View) -> bool:
+    """Log the best checkpoint as an MLflow model; False if MLflow did not take it."""
+    try:
+        trial = best_trial(sweep, record.history)
+    except InputError:
+        return True
+    checkpoint = checkpoint_of(sweep, trial)
+    if checkpoint is None or trial.mlflow_run_id is None or sweep.space.task is None:
+        return True
+    from tuning.serving import log_model
+
+    view.say(f"logging the model of trial {trial.number} to MLflow …")
+    try:
+        log_model(checkpoint, trial.mlflow_run_id, sweep.tracking_uri)
+        return True
+    except Exception as error:
+        view.say(f"MLflow did not take the model: {type(error).__name__}: {error}")
+        return False
+
+
+@contextmanager
+def _sole_driver(sweep: Sweep) -> Iterator[None]:
+    """Hold the sweep's lock, so that no second process runs it."""
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    holder = sweep.folder / "driver.txt"
+    lock = FileLock(sweep.folder / "driver.lock", timeout=0)
+    try:
+        with lock:
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            yield
+    except Timeout:
+        who = holder.read_text() if holder.exists() else "another process"
+        raise InputError(f"sweep {sweep.name} is being run by {who}") from None
+    finally:
+        if not lock.is_locked and holder.exists() and str(os.getpid()) in holder.read_text():
+            holder.unlink()

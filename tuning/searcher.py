@@ -1,0 +1,129 @@
+"""The Optuna study of a sweep: proposes points, hears curves, and is told honestly how each trial ended."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState as OptunaState
+
+from search_spaces.domains import SearchSpace
+from trainables.metrics import Direction
+from tuning.convert import suggest, to_optuna
+from tuning.record import TrialRecord, TrialState
+from tuning.schedulers import SCHEDULERS
+
+# name -> sampler from (seed); a grid is enqueued, so its sampler is never asked
+SEARCHERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True),
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    "grid": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+}
+
+INFEASIBLE = "infeasible"  # name of the constraint that a diverged or too large trial breaks
+
+
+class Study:
+    """Engine-free: both the Ray engine and the in-process one ask it for points and tell it results.
+
+    It lives in memory; ``restore`` fills it from a sweep's record.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        searcher: str,
+        scheduler: str,
+        direction: Direction,
+        epochs: int,
+        seed: int,
+    ) -> None:
+        # Optuna logs one line per trial at level INFO; the live view shows the same.
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        # `group` is marked experimental since 2021; nothing else samples conditional spaces jointly.
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        self._space = space
+        self._epochs = epochs
+        self._study = optuna.create_study(
+            direction="maximize" if direction == "max" else "minimize",
+            sampler=SEARCHERS[searcher](seed),
+            pruner=SCHEDULERS[scheduler](epochs),
+        )
+        self._trials: dict[int, optuna.Trial] = {}
+        points: list[Mapping[str, Any]] = list(space.starting_points)
+        if searcher == "grid":
+            # In a random order, so that a sweep cut short by its budget has seen all of the grid's corners.
+            points = list(space.grid())
+            random.Random(seed).shuffle(points)
+        self._queue = points
+        self._limit = len(points) if searcher == "grid" else None
+
+    @property
+    def limit(self) -> int | None:
+        """How many trials there are at all, if the searcher has only so many."""
+        return self._limit
+
+    def ask(self, number: int) -> dict[str, Any]:
+        """The point of trial ``number``: starting points first, in their order, then what the sampler proposes."""
+        if number < len(self._queue):
+            self._study.enqueue_trial(dict(self._queue[number]))
+        return self._ask(number)
+
+    def _ask(self, number: int) -> dict[str, Any]:
+        trial = self._study.ask()
+        point: dict[str, Any] = {}
+        for name, domain in self._space.domains.items():
+            if self._space.is_active(name, point):
+                point[name] = suggest(trial, name, domain)
+        self._trials[number] = trial
+        return point
+
+    def report(self, number: int, epoch: int, value: float) -> bool:
+        """Hear the value after ``epoch`` (counted from 1); True if the trial should stop now."""
+        trial = self._trials[number]
+        trial.report(value, epoch)
+        return epoch < self._epochs and trial.should_prune()
+
+    def tell(self, number: int, state: TrialState, value: float | None) -> None:
+        """Hear how a trial ended: completed with its best value, pruned, failed or infeasible."""
+        trial = self._trials.pop(number)
+        if state == "completed" and value is not None:
+            self._study.tell(trial, value)
+        elif state == "pruned":
+            self._study.tell(trial, state=OptunaState.PRUNED)
+        else:
+            if state == "infeasible":
+                trial.set_constraint(INFEASIBLE, 1.0)
+            self._study.tell(trial, state=OptunaState.FAIL)
+
+    def restore(self, record: TrialRecord, metric: str, mode: Direction) -> None:
+        """Take over a trial of an earlier sitting: an ended one as it ended, another as running again."""
+        curve = {
+            epoch: metrics[metric] for epoch, metrics in record.curve.items() if metric in metrics
+        }
+        if record.state in ("completed", "pruned", "failed", "infeasible"):
+            self._study.add_trial(self._frozen(record, curve, record.value(metric, mode)))
+            return
+        self._study.enqueue_trial(dict(record.point))
+        self._ask(record.number)
+        for epoch, value in sorted(curve.items()):
+            self._trials[record.number].report(value, epoch)
+
+    def _frozen(
+        self, record: TrialRecord, curve: Mapping[int, float], value: float | None
+    ) -> optuna.trial.FrozenTrial:
+        states = {"completed": OptunaState.COMPLETE, "pruned": OptunaState.PRUNED}
+        state = states.get(record.state, OptunaState.FAIL)
+        distributions = {name: to_optuna(self._space.domains[name]) for name in record.point}
+        return optuna.trial.create_trial(
+            state=state,
+            value=value if state == OptunaState.COMPLETE else None,
+            params=dict(record.point),
+            distributions=distributions,
+            intermediate_values=dict(curve),
+            constraints={INFEASIBLE: 1.0} if record.state == "infeasible" else None,
+        )

@@ -1,0 +1,108 @@
+"""Checkpoints as MLflow models, and MLflow models as checkpoints."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+from pathlib import Path
+from typing import Any
+
+import trainables
+from trainables.checkpoint import DESCRIPTION, read_description
+from trainables.errors import InputError
+from tuning.tracking import quiet_mlflow
+
+# What a served model imports; Ray and Optuna are not among them.
+_REQUIREMENTS = (
+    "mlflow",
+    "torch",
+    "torchvision",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "pandas",
+    "pillow",
+    "pydantic",
+    "filelock",
+    "charset-normalizer",
+)
+
+
+def log_model(
+    checkpoint: Path, run_id: str, tracking_uri: str, registered_name: str | None = None
+) -> Any:
+    """Log the checkpoint under an MLflow run as a model with signature and input example.
+
+    Args:
+        registered_name: also register it, as a new version of that model.
+
+    Returns:
+        MLflow's ModelInfo.
+    """
+    mlflow = quiet_mlflow()
+    mlflow.set_tracking_uri(tracking_uri)
+    task = read_description(checkpoint).task
+    requirements = [f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS]
+    with mlflow.start_run(run_id=run_id):
+        return mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(Path(__file__).with_name("served_model.py")),
+            artifacts={"checkpoint": str(checkpoint)},
+            code_paths=[trainables.__path__[0]],
+            pip_requirements=requirements,
+            signature=_signature(task),
+            input_example=_example(task),
+            registered_model_name=registered_name,
+        )
+
+
+def _signature(task: str) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    column = (
+        ColSpec("binary", "image") if task == "image_classification" else ColSpec("string", "text")
+    )
+    outputs = Schema([ColSpec("string", "label"), ColSpec("double", "probability")])
+    return ModelSignature(inputs=Schema([column]), outputs=outputs)
+
+
+def _example(task: str) -> Any:
+    import pandas as pd
+    from PIL import Image
+
+    if task != "image_classification":
+        return pd.DataFrame({"text": ["an example of a text to classify"]})
+    file = io.BytesIO()
+    Image.new("L", (8, 8), 128).save(file, "PNG")
+    return pd.DataFrame({"image": [file.getvalue()]})
+
+
+def find_checkpoint(model: str, tracking_uri: str) -> Path:
+    """The checkpoint folder that ``model`` names: a folder, or a ``models:/`` or ``runs:/`` URI.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not model.startswith(("models:/", "runs:/")):
+        folder = Path(model)
+        if not folder.is_dir():
+            raise InputError(
+                f"model {model!r}: is neither a folder nor a models:/ URI, such as models:/NAME@champion"
+            )
+        return folder
+    mlflow = quiet_mlflow()
+    mlflow.set_tracking_uri(tracking_uri)
+    try:
+        downloaded = Path(mlflow.artifacts.download_artifacts(artifact_uri=model))
+    except Exception as error:
+        raise InputError(
+            f"model {model!r}: not found in MLflow at {tracking_uri}: {error}"
+        ) from error
+    found = next(downloaded.rglob(DESCRIPTION), None)
+    if found is None:
+        raise InputError(
+            f"model {model!r}: is not a model that Thaw logged; it holds no {DESCRIPTION}"
+        )
+    return found.parent

@@ -1,0 +1,421 @@
+"""The resolved description of a sweep, and everything that is checked before anything starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from search_spaces.domains import SearchSpace, SpaceError
+from trainables.config import TrainingConfig, check_config, parse_setting
+from trainables.errors import InputError, unknown
+from trainables.metrics import METRIC_DIRECTIONS, Direction
+from trainables.tasks import TaskRow, task_row
+from tuning.resources import Resources, share_out, this_machine
+from tuning.spaces import load_space
+
+SWEEP_FILE = "sweep.json"
+ENGINE_NAMES = ("ray", "inprocess")
+SEARCHER_NAMES = ("tpe", "random", "grid")  # of searcher.SEARCHERS, which imports optuna
+SCHEDULER_NAMES = ("asha", "none")  # of schedulers.SCHEDULERS, likewise
+_N_SAMPLES_CHECKED = 32  # beside all corners of the space
+_MAX_EPOCHS_WITHOUT_FIELD = 100  # for a user's own training that has no `epochs` setting
+
+
+def default_cache_folder() -> Path:
+    """$THAW_CACHE, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("THAW_CACHE") or f"{base}/thaw").expanduser()
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What a user may say about a sweep; None leaves the choice to Thaw."""
+
+    space: str
+    name: str | None = None
+    settings: Sequence[str] = ()  # key=value
+    trials: int = 16
+    time_budget_seconds: float | None = None
+    concurrency: int | None = None
+    cpus_per_trial: float | None = None
+    gpus_per_trial: float | None = None
+    seed: int = 0
+    metric: str | None = None  # NAME, or NAME:max, NAME:min
+    searcher: str = "tpe"
+    scheduler: str = "asha"
+    engine: str = "ray"
+    sweeps_folder: Path = Path("sweeps")
+    tracking_uri: str | None = None
+    experiment: str | None = None
+    keep_checkpoints: int = 3
+    max_failures: int | None = None
+    address: str | None = None  # of a running Ray cluster
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep, resolved and checked: all that is needed to run it, or to run it again."""
+
+    name: str
+    folder: Path
+    space: SearchSpace
+    train_file: Path | None  # the user's own training function
+    metric: str
+    mode: Direction
+    trials: int
+    time_budget_seconds: float | None
+    cpus_per_trial: float | None
+    gpus_per_trial: float | None
+    concurrency: int | None
+    seed: int
+    searcher: str
+    scheduler: str
+    engine: str
+    tracking_uri: str
+    experiment: str
+    keep_checkpoints: int
+    max_failures: int | None
+    address: str | None
+    cache_folder: Path
+    data_fingerprints: Mapping[str, str] = field(
+        default_factory=dict
+    )  # value of `data` -> fingerprint
+
+    @property
+    def task(self) -> str:
+        """The task's name; a user's own training goes by its file's."""
+        return self.space.task or (self.train_file.stem if self.train_file else "")
+
+    def configuration(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """The full, resolved configuration of a trial at ``point``."""
+        values = {"seed": self.seed, **self.space.configuration(point)}
+        if self.space.task is None:
+            return values
+        values.setdefault("monitor", self.metric)
+        return check_config(values, task_row(self.space.task).config_type).model_dump()
+
+    def max_epochs(self) -> int:
+        """The largest number of epochs that a trial may have."""
+        domain = self.space.domains.get("epochs")
+        value = max(domain.grid(2)) if domain is not None else self.configuration_default("epochs")  # type: ignore[type-var]
+        return int(value) if isinstance(value, (int, float)) else _MAX_EPOCHS_WITHOUT_FIELD
+
+    def configuration_default(self, name: str) -> Any:
+        """The value of a setting that is not searched: as fixed, else the task's default."""
+        if name in self.space.fixed or self.space.task is None:
+            return self.space.fixed.get(name)
+        return task_row(self.space.task).config_type.model_fields[name].default
+
+    def save(self) -> None:
+        """Write the description into the sweep's folder."""
+        values = {
+            **{name: value for name, value in vars(self).items() if name != "space"},
+            "folder": None,  # wherever it is found
+            "train_file": None if self.train_file is None else self.train_file.name,
+            "cache_folder": None,
+            "space": self.space.to_json(),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.train_file is not None:
+            copy = self.folder / self.train_file.name
+            if copy != self.train_file:
+                copy.write_bytes(self.train_file.read_bytes())
+        (self.folder / SWEEP_FILE).write_text(json.dumps(values, indent=1))
+
+
+def open_sweep(name: str, sweeps_folder: Path) -> Sweep:
+    """The sweep that was saved as ``name``, or in the folder ``name``.
+
+    Raises:
+        InputError: there is none, or its description is damaged.
+    """
+    folder = Path(name) if (Path(name) / SWEEP_FILE).is_file() else sweeps_folder / name
+    path = folder / SWEEP_FILE
+    if not path.is_file():
+        names = [file.parent.name for file in sorted(sweeps_folder.glob(f"*/{SWEEP_FILE}"))]
+        hint = f"{unknown('sweep', name, names)}" if names else f"unknown sweep {name!r}"
+        raise InputError(f"{hint}; looked in {str(sweeps_folder.resolve())!r}")
+    try:
+        values = json.loads(path.read_text())
+        train_file = values["train_file"]
+        return Sweep(
+            **{
+                **values,
+                "folder": folder.resolve(),
+                "train_file": None if train_file is None else (folder / train_file).resolve(),
+                "cache_folder": default_cache_folder(),
+                "space": SearchSpace.from_json(values["space"]),
+            }
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"sweep description {str(path)!r} is damaged: {error}") from error
+
+
+def resolve(options: SweepOptions) -> Sweep:
+    """Check everything that can be checked without starting anything, and fill in what is left open.
+
+    Raises:
+        InputError: something is wrong; nothing was started or written.
+    """
+    _check_numbers(options)
+    for kind, value, valid in (
+        ("searcher", options.searcher, SEARCHER_NAMES),
+        ("scheduler", options.scheduler, SCHEDULER_NAMES),
+        ("engine", options.engine, ENGINE_NAMES),
+    ):
+        if value not in valid:
+            raise InputError(unknown(kind, value, valid))
+    loaded = load_space(options.space)
+    row = None if loaded.space.task is None else task_row(loaded.space.task)
+    space = _override(loaded.space, options.settings, row)
+    metric, mode = _metric(options.metric, space, row)
+    if row is not None:
+        space = _with_monitor(space, metric)
+    name = options.name or f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    sweep = Sweep(
+        name=name,
+        folder=(options.sweeps_folder / name).resolve(),
+        space=space,
+        train_file=loaded.train_file,
+        metric=metric,
+        mode=mode,
+        trials=options.trials,
+        time_budget_seconds=options.time_budget_seconds,
+        cpus_per_trial=options.cpus_per_trial,
+        gpus_per_trial=options.gpus_per_trial,
+        concurrency=options.concurrency,
+        seed=options.seed,
+        searcher=options.searcher,
+        scheduler=options.scheduler,
+        engine=options.engine,
+        tracking_uri=resolve_tracking_uri(options.tracking_uri),
+        experiment=options.experiment or space.name,
+        keep_checkpoints=options.keep_checkpoints,
+        max_failures=options.max_failures,
+        address=options.address or os.environ.get("RAY_ADDRESS"),
+        cache_folder=default_cache_folder().resolve(),
+    )
+    _check_name(sweep)
+    resources = local_resources(sweep) if sweep.address is None else None
+    _check_space(sweep, row, resources)
+    return sweep
+
+
+def local_resources(sweep: Sweep) -> Resources:
+    """What each trial gets when the sweep runs on this machine alone."""
+    n_cpus, n_gpus = this_machine()
+    return resources_of(sweep, n_cpus, n_gpus)
+
+
+def resources_of(sweep: Sweep, n_cpus: float, n_gpus: float) -> Resources:
+    """What each trial gets of ``n_cpus`` and ``n_gpus``."""
+    return share_out(
+        n_cpus,
+        n_gpus,
+        cpus_per_trial=sweep.cpus_per_trial,
+        gpus_per_trial=sweep.gpus_per_trial,
+        concurrency=sweep.concurrency,
+    )
+
+
+def prepare_data(sweep: Sweep) -> tuple[Sweep, list[str]]:
+    """Make the data of every trial ready on this machine; remote weights too.
+
+    Returns:
+        The sweep with its data's fingerprints, and notes on the data for a person to read.
+
+    Raises:
+        InputError: the data or the weights can not be used.
+    """
+    if sweep.space.task is None:
+        return sweep, []
+    row = task_row(sweep.space.task)
+    fingerprints: dict[str, str] = {}
+    notes: list[str] = []
+    seen: set[tuple[Any, ...]] = set()
+    for values in _configurations(sweep):
+        config = check_config(values, row.config_type)
+        key = tuple(getattr(config, name) for name in row.config_type.DATA_FIELDS)
+        if key in seen:
+            continue
+        seen.add(key)
+        row.fetch(config)
+        data = row.prepare(config, sweep.cache_folder)
+        fingerprints[config.data] = data.info.fingerprint
+        counts = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
+        notes.append(f"{config.data}: {counts}; {len(data.info.classes)} classes")
+        notes += data.info.notes
+    return replace(sweep, data_fingerprints=fingerprints), notes
+
+
+def _check_numbers(options: SweepOptions) -> None:
+    rules: tuple[tuple[str, float | None, float, bool], ...] = (
+        ("--trials", options.trials, 1, True),
+        ("--time-budget", options.time_budget_seconds, 0, False),
+        ("--concurrency", options.concurrency, 1, True),
+        ("--cpus-per-trial", options.cpus_per_trial, 0, False),
+        ("--gpus-per-trial", options.gpus_per_trial, 0, True),
+        ("--seed", options.seed, 0, True),
+        ("--keep-checkpoints", options.keep_checkpoints, 1, True),
+        ("--max-failures", options.max_failures, 0, True),
+    )
+    for name, value, least, inclusive in rules:
+        if value is not None and not (value >= least if inclusive else value > least):
+            bound = "at least" if inclusive else "greater than"
+            raise InputError(f"{name} = {value:g}: must be {bound} {least:g}")
+
+
+def _override(space: SearchSpace, settings: Sequence[str], row: TaskRow | None) -> SearchSpace:
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set {setting!r}: must be key=value, such as --set epochs=5")
+        if name in values:
+            raise InputError(f"--set {name}: given twice")
+        if row is not None:
+            values[name] = parse_setting(name, text, row.config_type)
+        else:
+            known = [*space.domains, *space.fixed]
+            if name not in known:
+                raise InputError(unknown("setting", name, known))
+            values[name] = _literal(text)
+    if not values:
+        return space
+    if set(space.domains) <= set(values):
+        raise InputError(
+            "--set fixes every domain of the search space, so there is nothing to search"
+        )
+    return space.override(values)
+
+
+def _literal(text: str) -> Any:
+    """Text as the number, truth value or None it spells, else as itself."""
+    names = {"true": True, "false": False, "none": None}
+    if text.lower() in names:
+        return names[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _metric(given: str | None, space: SearchSpace, row: TaskRow | None) -> tuple[str, Direction]:
+    name, colon, direction = (given or str(space.fixed.get("monitor", "val_accuracy"))).partition(
+        ":"
+    )
+    if colon and direction not in ("max", "min"):
+        raise InputError(f"--metric {given!r}: after the colon must be max or min")
+    if row is not None and name not in METRIC_DIRECTIONS:
+        raise InputError(unknown("metric", name, METRIC_DIRECTIONS))
+    if not colon and name not in METRIC_DIRECTIONS:
+        raise InputError(f"--metric {name!r}: say which way is better: {name}:max or {name}:min")
+    natural = METRIC_DIRECTIONS.get(name)
+    if row is not None and colon and direction != natural:
+        raise InputError(f"--metric {given!r}: of {name}, the better is the {natural}imum")
+    return name, "min" if (direction or natural) == "min" else "max"
+
+
+def _with_monitor(space: SearchSpace, metric: str) -> SearchSpace:
+    """The space whose trainings watch the metric that the sweep compares them by."""
+    return replace(space, fixed={**space.fixed, "monitor": metric})
+
+
+def resolve_tracking_uri(given: str | None) -> str:
+    """Where MLflow is: as given, else $MLFLOW_TRACKING_URI, else an SQLite file in the working folder.
+
+    Raises:
+        InputError: MLflow can not write to such a place.
+    """
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if not re.match(r"^(sqlite|postgresql|mysql|mssql|https?|databricks)", uri):
+        raise InputError(
+            f"--tracking-uri {uri!r}: must start with sqlite:///, http://, https:// or postgresql://; "
+            "MLflow no longer writes to plain folders"
+        )
+    if uri.startswith("sqlite:///"):
+        path = Path(uri.removeprefix("sqlite:///")).resolve()
+        _check_writable(path.parent, "--tracking-uri")
+        return f"sqlite:///{path}"
+    return uri
+
+
+def _check_name(sweep: Sweep) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", sweep.name):
+        raise InputError(
+            f"--name {sweep.name!r}: must be 1 to 100 letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
+    if (sweep.folder / SWEEP_FILE).exists():
+        raise InputError(
+            f"--name {sweep.name!r}: that sweep exists already, in {str(sweep.folder)!r}; "
+            f"`thaw resume {sweep.name}` continues it, another --name starts a new one"
+        )
+    _check_writable(sweep.folder.parent, "--sweeps-folder")
+
+
+def _check_writable(folder: Path, option: str) -> None:
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise InputError(f"{option}: {str(existing)!r} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{option}: folder {str(existing)!r} can not be written")
+
+
+def _configurations(sweep: Sweep) -> Iterator[dict[str, Any]]:
+    """The starting points, the corners and a sample of the space, as full configurations."""
+    generator = random.Random(sweep.seed)
+    points = [sweep.space.complete(point, generator) for point in sweep.space.starting_points]
+    points += sweep.space.corners()
+    points += (sweep.space.sample(generator) for _ in range(_N_SAMPLES_CHECKED))
+    for point in points:
+        yield sweep.configuration(point)
+
+
+def _check_space(sweep: Sweep, row: TaskRow | None, resources: Resources | None) -> None:
+    if row is None:
+        return
+    unknown_names = [
+        name for name in sweep.space.domains if name not in row.config_type.model_fields
+    ]
+    if unknown_names:
+        raise InputError(
+            f"search space {sweep.space.name}: "
+            + unknown("setting", unknown_names[0], row.config_type.model_fields)
+        )
+    try:
+        for values in _configurations(sweep):
+            config = check_config(values, row.config_type)
+            row.check(config)
+            _check_device(config, resources)
+    except (InputError, SpaceError) as error:
+        raise InputError(f"search space {sweep.space.name}: {error}") from None
+
+
+def _check_device(config: TrainingConfig, resources: Resources | None) -> None:
+    if config.precision == "fp16" and resources is not None and not resources.gpus_per_trial:
+        raise InputError(
+            "precision = 'fp16': needs a GPU, and trials get none here; valid here: 'fp32', 'bf16'"
+        )
+
+
+def describe(sweep: Sweep) -> dict[str, Any]:
+    """The sweep as plain values, for a person or a program to read."""
+    values = asdict(replace(sweep, space=None))  # type: ignore[arg-type]
+    return {
+        **{
+            name: str(value) if isinstance(value, Path) else value for name, value in values.items()
+        },
+        "space": sweep.space.to_json(),
+    }

@@ -1,0 +1,309 @@
+"""A sweep in MLflow: one parent run, one child run per trial, written in batches by a thread of its own.
+
+The thread follows the sweep's record. When the server does not answer, events wait in memory and are tried again; the
+record keeps them on disk, and ``catch_up`` writes what a later sitting finds missing.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tuning.record import Event, Record, SweepHistory, TrialRecord
+from tuning.sweep import Sweep
+
+_SECONDS_BETWEEN_BATCHES = 1.0
+_SECONDS_BETWEEN_RETRIES = 5.0
+_METRICS_PER_BATCH, _PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
+_LIBRARIES = ("torch", "torchvision", "transformers", "ray", "optuna", "mlflow")
+_RUN_STATUS = {
+    "completed": "FINISHED",
+    "pruned": "FINISHED",
+    "failed": "FAILED",
+    "infeasible": "FAILED",
+    "interrupted": "KILLED",
+}
+
+TRIAL_TAG, SWEEP_TAG, STATE_TAG = "thaw.trial", "thaw.sweep", "thaw.state"
+
+Item = TypeVar("Item")
+
+
+class MlflowTracker:
+    """Follows a record and writes it to MLflow."""
+
+    def __init__(self, sweep: Sweep, record: Record, warn: Callable[[str], None]) -> None:
+        self._sweep = sweep
+        self._record = record
+        self._warn = warn
+        self._queue: queue.Queue[Event | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
+        self._closing = threading.Event()
+        self._warned = False
+        self._failure: str | None = None
+
+    def start(self) -> None:
+        """Begin to follow the record. What it holds already and MLflow lacks is written first."""
+        self._record.listen(self._follow)
+        self._thread.start()
+
+    def _follow(self, event: Event) -> None:
+        if event["event"] != "mlflow_run":  # the writer's own
+            self._queue.put(event)
+
+    def close(self, timeout_seconds: float) -> bool:
+        """Write what is left; False if MLflow did not take all of it in time."""
+        self._closing.set()
+        self._queue.put(None)
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive() and self._failure is None
+
+    def _run(self) -> None:
+        try:
+            writer = self._patiently(lambda: _Writer(self._sweep, self._record))
+            self._patiently(writer.open)
+            while True:
+                events = self._next_batch()
+                if events:
+                    self._patiently(lambda batch=events: writer.write(batch))  # type: ignore[misc]
+                elif self._closing.is_set() and self._queue.empty():
+                    return
+        except Exception as error:
+            self._failure = f"{type(error).__name__}: {error}"
+            self._warn(f"MLflow: {self._failure}")
+
+    def _next_batch(self) -> list[Event]:
+        events: list[Event] = []
+        try:
+            first = self._queue.get(timeout=_SECONDS_BETWEEN_BATCHES)
+            if first is None:
+                return events
+            events.append(first)
+            if not self._closing.is_set():
+                time.sleep(_SECONDS_BETWEEN_BATCHES)
+            while True:
+                event = self._queue.get_nowait()
+                if event is not None:
+                    events.append(event)
+        except queue.Empty:
+            return events
+
+    def _patiently(self, action: Callable[[], Item]) -> Item:
+        """Try until it works; once the sweep is closing, only for as long as ``close`` waits."""
+        while True:
+            try:
+                return action()
+            except Exception as error:
+                if not self._warned:
+                    self._warned = True
+                    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+                    self._warn(
+                        f"MLflow at {self._sweep.tracking_uri} does not take records ({first_line}); "
+                        "training goes on, and they are written when it answers again"
+                    )
+                time.sleep(_SECONDS_BETWEEN_RETRIES)
+
+
+class _Writer:
+    """The MLflow calls. Each method may be called again after it failed half-way: nothing is written twice."""
+
+    def __init__(self, sweep: Sweep, record: Record) -> None:
+        self._sweep = sweep
+        self._record = record
+        self._client: Any = quiet_mlflow().MlflowClient(tracking_uri=sweep.tracking_uri)
+        self._experiment_id = ""
+        self._logged_epochs: dict[int, int] = {}  # trial -> newest epoch that is in MLflow
+        self._written_states: dict[int, str] = {}
+        self._parent_id = ""
+
+    def open(self) -> None:
+        """Find or make the experiment and the parent run, and write what MLflow lacks of the record."""
+        sweep, client = self._sweep, self._client
+        experiment = client.get_experiment_by_name(sweep.experiment)
+        if experiment is None:
+            self._experiment_id = client.create_experiment(sweep.experiment)
+        else:
+            self._experiment_id = experiment.experiment_id
+        history = self._record.history
+        if history.parent_run_id is None:
+            run = self._find(
+                f"tags.{SWEEP_TAG} = '{_sweep_id(sweep)}' and tags.{TRIAL_TAG} = 'parent'"
+            )
+            run_id = (
+                run
+                or client.create_run(
+                    self._experiment_id,
+                    run_name=sweep.name,
+                    tags={**sweep_tags(sweep), TRIAL_TAG: "parent"},
+                ).info.run_id
+            )
+            self._record.append(
+                "mlflow_run", trial=None, run_id=run_id, experiment=sweep.experiment
+            )
+            self._log_params(run_id, _sweep_params(sweep))
+        self._parent_id = history.parent_run_id or ""
+        client.update_run(self._parent_id, status="RUNNING")
+        self._catch_up(history)
+
+    def write(self, events: Iterable[Event]) -> None:
+        """Write the trials that ``events`` are about, as the record has them now."""
+        events = list(events)
+        numbers = dict.fromkeys(
+            event["trial"] for event in events if event.get("trial") is not None
+        )
+        for number in numbers:
+            self._write_trial(self._record.history.trials[number])
+        for event in events:
+            if event["event"] == "sweep_ended":
+                self._client.set_terminated(self._parent_id, status=event["status"])
+
+    def _catch_up(self, history: SweepHistory) -> None:
+        for trial in list(history.trials.values()):
+            self._write_trial(trial)
+
+    def _write_trial(self, trial: TrialRecord) -> None:
+        run_id = trial.mlflow_run_id or self._start_trial(trial)
+        if trial.number not in self._logged_epochs:
+            self._logged_epochs[trial.number] = self._newest_epoch(run_id)
+        newest = self._logged_epochs[trial.number]
+        epochs = sorted(epoch for epoch in list(trial.curve) if epoch > newest)
+        self._log_metrics(run_id, trial, epochs)
+        if epochs:
+            self._logged_epochs[trial.number] = epochs[-1]
+        state, ended = trial.state, trial.state != "running"
+        if self._written_states.get(trial.number) == state:
+            return
+        self._client.set_tag(run_id, STATE_TAG, state)
+        if ended:
+            if trial.error:
+                self._client.set_tag(run_id, "thaw.error", trial.error[-4000:])
+            end_time = None if trial.ended is None else int(trial.ended * 1000)
+            self._client.set_terminated(run_id, status=_RUN_STATUS[state], end_time=end_time)
+        else:
+            self._client.update_run(run_id, status="RUNNING")
+        self._written_states[trial.number] = state
+
+    def _start_trial(self, trial: TrialRecord) -> str:
+        sweep = self._sweep
+        found = self._find(
+            f"tags.{SWEEP_TAG} = '{_sweep_id(sweep)}' and tags.{TRIAL_TAG} = '{trial.number}'"
+        )
+        run_id: str = (
+            found
+            or self._client.create_run(
+                self._experiment_id,
+                run_name=f"{sweep.name}-{trial.number:04d}",
+                start_time=int(trial.started * 1000),
+                tags={
+                    **sweep_tags(sweep),
+                    TRIAL_TAG: str(trial.number),
+                    STATE_TAG: trial.state,
+                    "mlflow.parentRunId": self._parent_id,
+                    "thaw.freezing": str(trial.config.get("freezing", "")),
+                    "thaw.data_fingerprint": sweep.data_fingerprints.get(
+                        str(trial.config.get("data")), ""
+                    ),
+                },
+            ).info.run_id
+        )
+        self._log_params(run_id, trial.config)
+        self._record.append(
+            "mlflow_run", trial=trial.number, run_id=run_id, experiment=sweep.experiment
+        )
+        return run_id
+
+    def _find(self, query: str) -> str | None:
+        runs = self._client.search_runs([self._experiment_id], query, max_results=1)
+        return runs[0].info.run_id if runs else None
+
+    def _newest_epoch(self, run_id: str) -> int:
+        history = self._client.get_metric_history(run_id, self._sweep.metric)
+        return max((metric.step for metric in history), default=0)
+
+    def _log_params(self, run_id: str, values: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(name, str(value)) for name, value in values.items()]
+        for chunk in _chunks(params, _PARAMS_PER_BATCH):
+            self._client.log_batch(run_id, params=chunk)
+
+    def _log_metrics(self, run_id: str, trial: TrialRecord, epochs: list[int]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(name, value, now, epoch)
+            for epoch in epochs
+            for name, value in trial.curve[epoch].items()
+        ]
+        for chunk in _chunks(metrics, _METRICS_PER_BATCH):
+            self._client.log_batch(run_id, metrics=chunk)
+
+
+def quiet_mlflow() -> Any:
+    """The mlflow module, without its notices of migrations, its progress bars and its telemetry."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return mlflow
+
+
+def _chunks(items: list[Item], size: int) -> Iterable[list[Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _sweep_id(sweep: Sweep) -> str:
+    """What tells this sweep from another of the same name in the same MLflow."""
+    return f"{sweep.name}@{sweep.folder}"
+
+
+def sweep_tags(sweep: Sweep) -> dict[str, str]:
+    """Tags of every run of a sweep: which one, from which code, with which libraries."""
+    versions = {}
+    for library in _LIBRARIES:
+        versions[f"version.{library}"] = importlib.metadata.version(library)
+    return {SWEEP_TAG: _sweep_id(sweep), "git_commit": git_commit(), **versions}
+
+
+def _sweep_params(sweep: Sweep) -> dict[str, Any]:
+    names = (
+        "metric",
+        "mode",
+        "trials",
+        "time_budget_seconds",
+        "searcher",
+        "scheduler",
+        "seed",
+        "engine",
+    )
+    return {
+        "task": sweep.task,
+        "space": sweep.space.name,
+        **{name: getattr(sweep, name) for name in names},
+    }
+
+
+def git_commit() -> str:
+    """The commit of the working folder, with + where files differ from it; empty outside a repository."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            cwd=Path.cwd(),
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return result.stdout.strip() if result.returncode == 0 else ""

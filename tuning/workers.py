@@ -1,0 +1,93 @@
+"""The same training function across several workers, under Ray Train. ``train_seeds`` runs in each worker."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trainables.checkpoint import DESCRIPTION
+from trainables.metrics import Direction
+from trainables.task import EpochReport, TrainingRun
+from tuning.hosting import BEST, save_report
+from tuning.spaces import training_function
+
+CURVE_FILE, TEST_FILE = "curve.json", "test.json"
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """One configuration to be trained with several seeds. Plain values, so that it travels anywhere."""
+
+    config: dict[str, Any]
+    seeds: list[int]
+    task: str | None
+    train_file: str | None
+    folder: str
+    cache_folder: str
+    metric: str
+    mode: Direction
+    n_threads: int
+    device: str
+
+
+def seed_folder(folder: Path, seed: int) -> Path:
+    """Where the training with ``seed`` keeps its files."""
+    return folder / f"seed-{seed}"
+
+
+def train_seeds(settings: dict[str, Any]) -> None:
+    """Train once per seed; the first worker keeps each seed's best epoch and tests it at the end."""
+    from ray import train as ray_train
+    from ray.train.torch import get_device
+
+    repetition = Repetition(**settings)
+    context = ray_train.get_context()
+    train = training_function(repetition.task, repetition.train_file)
+    run = TrainingRun(
+        cache_folder=Path(repetition.cache_folder),
+        device=str(get_device()) if repetition.device == "cuda" else repetition.device,
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        n_threads=repetition.n_threads,
+    )
+    for seed in repetition.seeds:
+        folder = seed_folder(Path(repetition.folder), seed)
+        curve: dict[int, dict[str, float]] = {}
+        for report in train({**repetition.config, "seed": seed}, run):
+            curve[report.epoch] = dict(report.metrics)
+            if run.rank == 0:
+                _keep_best(report, curve, folder, repetition)
+            ray_train.report({"seed": seed, "epoch": report.epoch, **report.metrics})
+        if run.rank == 0:
+            (folder / CURVE_FILE).write_text(json.dumps(curve))
+    if run.rank == 0:
+        for seed in repetition.seeds:
+            _test(seed_folder(Path(repetition.folder), seed), replace(run, world_size=1))
+
+
+def _test(folder: Path, run: TrainingRun) -> None:
+    """Measure a seed's best epoch on the test split: the only place that ever reads it."""
+    if not (folder / BEST / DESCRIPTION).exists():
+        return  # a user's own training: only that knows how to load what it saved
+    from trainables.predictor import Predictor
+
+    predictor = Predictor(folder / BEST, run.device)
+    evaluation = predictor.evaluate("test", run)
+    result = {
+        "metrics": evaluation.metrics,
+        "classes": list(predictor.classes),
+        "confusion": evaluation.meter.confusion().tolist(),
+    }
+    (folder / TEST_FILE).write_text(json.dumps(result))
+
+
+def _keep_best(
+    report: EpochReport, curve: dict[int, dict[str, float]], folder: Path, repetition: Repetition
+) -> None:
+    values = [metrics[repetition.metric] for metrics in curve.values()]
+    best = max(values) if repetition.mode == "max" else min(values)
+    value = report.metrics[repetition.metric]
+    if value == best and values.index(best) == len(values) - 1:
+        save_report(report, folder / BEST, value)
