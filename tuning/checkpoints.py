@@ -1,4 +1,4 @@
-"""Keeps the best few checkpoints of a whole sweep on the disk and deletes the others, off the control loop."""
+"""Keeps a sweep's best few checkpoints on the disk and deletes the others, off the control loop."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class CheckpointKeeper:
     def save_beyond(self, trials: dict[int, TrialRecord]) -> float | None:
         """The value a new checkpoint must beat to be among those kept; None while there is room.
 
-        It only ever rises (or falls, where less is better), so a worker that knows an old one saves too often, never
-        too seldom.
+        It only ever rises (or falls, where less is better), so a worker that knows an old one saves
+        too often, never too seldom.
         """
         ended = {number: trial for number, trial in trials.items() if trial.state in ENDED_STATES}
         best = ranked(ended, self._metric, self._mode)

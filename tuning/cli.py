@@ -1,4 +1,4 @@
-"""The command line. Imports nothing heavy until a command needs it, so that help and errors come at once."""
+"""The command line. Imports nothing heavy until it must, so that help and errors come at once."""
 
 from __future__ import annotations
 
@@ -364,7 +364,7 @@ def _show_dry_run(resolved: Sweep, as_json: bool) -> None:
 
 @contextmanager
 def _stdout_for_json_only() -> Iterator[None]:
-    """Send what libraries print to stderr meanwhile, so that stdout holds the result and nothing else."""
+    """Send what libraries print to stderr meanwhile, so that stdout holds only the result."""
     sys.stdout.flush()
     saved = os.dup(1)
     os.dup2(2, 1)

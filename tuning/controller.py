@@ -1,7 +1,7 @@
 """What a sweep does about each thing that happens, whichever engine runs its trials.
 
-An engine asks ``propose`` for work, tells ``observe`` of every epoch and ``ended`` of every trial's end. It calls
-them from one thread.
+An engine asks ``propose`` for work, tells ``observe`` of every epoch and ``ended`` of every trial's
+end. It calls them from one thread.
 """
 
 from __future__ import annotations

@@ -135,20 +135,22 @@ class TrialHost:
     def _check(self, report: EpochReport) -> dict[str, float]:
         if not isinstance(report, EpochReport):
             raise InputError(
-                f"the training function yielded a {type(report).__name__}; it must yield EpochReport"
+                f"the training function yielded a {type(report).__name__}; "
+                "it must yield EpochReport"
             )
         metrics = {name: float(value) for name, value in report.metrics.items()}
         metric = self._assignment.metric
         if metric not in metrics:
             raise InputError(
-                f"metric {metric!r} is not in the epoch report; reported: {', '.join(sorted(metrics))}"
+                f"metric {metric!r} is not in the epoch report; "
+                f"reported: {', '.join(sorted(metrics))}"
             )
         if not math.isfinite(metrics[metric]):
             raise TrialInfeasible(f"{metric} is {metrics[metric]} after epoch {report.epoch}")
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def _maybe_save(self, report: EpochReport) -> str | None:
-        """Save to ``best``, to ``last`` or not at all; a disk that refuses is a note, not the trial's end."""
+        """Save to ``best``, ``last`` or not at all; a disk that refuses is a note, not the end."""
         value = report.metrics[self._assignment.metric]
         target = None
         if self._best is None or self._sign * value > self._sign * self._best:
@@ -170,7 +172,7 @@ class TrialHost:
 
 
 def save_report(report: EpochReport, folder: Path, value: float) -> None:
-    """Save a report's state to ``folder``, whole or not at all, with its epoch and value beside it."""
+    """Save a report's state to ``folder``, whole or not at all, its epoch and value beside it."""
     with whole_folder(folder) as partial:
         report.save(partial)
         (partial / _PROGRESS_FILE).write_text(json.dumps({"epoch": report.epoch, "value": value}))

@@ -1,4 +1,4 @@
-"""A sweep with no Ray at all: one trial after the other in this process, for debugging and for most tests."""
+"""A sweep with no Ray: one trial after the other in this process, for debugging and most tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: a live view in a terminal, plain lines elsewhere. Always on stderr."""
+"""What a person sees while a sweep runs, on stderr: a live view in a terminal, else plain lines."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _RETRIES_AFTER_WORKER_DEATH = 2  # of one trial, each from its last checkpoint
 
 
 class _Adapter:
-    """Ray pickles all it is given, to restore it later. The sweep's record is what we restore from."""
+    """Pickles as nothing: Ray pickles all it is given, but we restore from the sweep's record."""
 
     _controller: Controller
 

@@ -1,7 +1,8 @@
-"""What happened in a sweep, as lines of JSON that are only ever appended: the one source of every other view.
+"""What happened in a sweep, as lines of JSON, only ever appended: the source of every other view.
 
-Each line is an event: ``trial_started``, ``epoch``, ``trial_ended``, ``sweep_started``, ``sweep_ended``,
-``mlflow_run``. Reading them back gives the trials; a line cut short by a crash is left out.
+Each line is an event: ``trial_started``, ``epoch``, ``trial_ended``, ``sweep_started``,
+``sweep_ended``, ``mlflow_run``. Reading them back gives the trials; a line cut short by a crash is
+left out.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class TrialRecord:
     mlflow_run_id: str | None = None
 
     def best_epoch(self, metric: str, mode: Direction) -> int | None:
-        """The epoch with the best value of ``metric``, the earliest of equals; None before the first."""
+        """The epoch with the best ``metric``, the earliest of equals; None before the first."""
         sign = 1 if mode == "max" else -1
         with_metric = [epoch for epoch in sorted(self.curve) if metric in self.curve[epoch]]
         return max(with_metric, key=lambda epoch: sign * self.curve[epoch][metric], default=None)
@@ -87,7 +88,7 @@ class SweepHistory:
 
 
 class Record:
-    """The events of one sweep: appended to its file, folded into its history, and told to listeners."""
+    """The events of one sweep: appended to its file, folded into its history, told to listeners."""
 
     def __init__(self, folder: Path) -> None:
         """Open the record in ``folder``, creating it if there is none yet.

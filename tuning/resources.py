@@ -28,7 +28,7 @@ class Resources:
 
 
 def this_machine() -> tuple[int, int]:
-    """CPUs and NVIDIA GPUs of this machine that this process may use, found without importing torch."""
+    """CPUs and NVIDIA GPUs that this process may use on this machine, found without torch."""
     n_cpus = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -52,7 +52,8 @@ def share_out(
 ) -> Resources:
     """Divide ``n_cpus`` and ``n_gpus`` among trials; what is None is chosen.
 
-    With GPUs a trial gets a whole one and its share of the CPUs; without, at most four trials share the CPUs.
+    With GPUs a trial gets a whole one and its share of the CPUs; without, at most four trials share
+    the CPUs.
 
     Raises:
         InputError: not even one trial fits; the message says what it needs and what there is.
@@ -68,7 +69,7 @@ def share_out(
     slots = slots_by_cpu if slots_by_gpu is None else min(slots_by_cpu, slots_by_gpu)
     if slots < 1:
         raise InputError(
-            f"one trial needs {cpus:g} CPUs and {gpus:g} GPUs, and there are {n_cpus:g} CPUs and {n_gpus:g} GPUs; "
-            "lower --cpus-per-trial or --gpus-per-trial"
+            f"one trial needs {cpus:g} CPUs and {gpus:g} GPUs, and there are {n_cpus:g} CPUs and "
+            f"{n_gpus:g} GPUs; lower --cpus-per-trial or --gpus-per-trial"
         )
     return Resources(cpus, gpus, min(concurrency or slots, slots))

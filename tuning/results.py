@@ -68,7 +68,7 @@ def describe_trial(sweep: Sweep, trial: TrialRecord) -> dict[str, Any]:
 
 
 def summarize(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
-    """The document that ``thaw sweep --json`` ends with; ``best`` is None if no trial reached a value."""
+    """What ``thaw sweep --json`` ends with; ``best`` is None if no trial reached a value."""
     trials = ranked(history.trials, sweep.metric, sweep.mode)
     return {
         "sweep": sweep.name,
@@ -89,7 +89,7 @@ def summarize(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
 
 
 def trial_rows(sweep: Sweep, history: SweepHistory) -> list[dict[str, Any]]:
-    """One flat row per trial: number, state, value, epochs, seconds, error, and what was searched."""
+    """One flat row per trial: number, state, value, epochs, seconds, error, what was searched."""
     rows = []
     for number, trial in sorted(history.trials.items()):
         seconds = sum(metrics.get("seconds", 0.0) for metrics in trial.curve.values())

@@ -1,4 +1,4 @@
-"""From a sweep's best configuration to a champion: trained anew, tested once, registered in MLflow."""
+"""From a sweep's best configuration to a champion: trained anew, tested once, then registered."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def retrain(
     n_seeds: int,
     view: View,
 ) -> dict[str, Any]:
-    """Train the best (or the given) configuration with ``n_seeds`` seeds and register the best of them.
+    """Train the best (or the given) configuration with ``n_seeds`` seeds; register the best.
 
-    The first seed is the sweep's own, so that its result can be compared with the trial's. The champion is chosen by
-    the validation metric; the test split is read once, after all trainings.
+    The first seed is the sweep's own, so that its result can be compared with the trial's. The
+    champion is chosen by the validation metric; the test split is read once, after all trainings.
 
     Returns:
         The document that ``thaw retrain --json`` prints.
@@ -113,7 +113,8 @@ def _check_counts(n_workers: int, n_seeds: int, trial: TrialRecord) -> None:
     batch_size = trial.config.get("batch_size")
     if isinstance(batch_size, int) and batch_size < n_workers:
         raise InputError(
-            f"--workers = {n_workers}: must be at most the batch size, which is {batch_size} in trial {trial.number}"
+            f"--workers = {n_workers}: must be at most the batch size, "
+            f"which is {batch_size} in trial {trial.number}"
         )
 
 
@@ -142,8 +143,8 @@ def _train(
             device="cuda" if resources.gpus_per_trial else "cpu",
         )
         view.say(
-            f"training trial {trial.number}'s configuration with {n_seeds} seeds, {n_workers} workers "
-            f"of {resources.cpus_per_trial:g} CPUs each …"
+            f"training trial {trial.number}'s configuration with {n_seeds} seeds, "
+            f"{n_workers} workers of {resources.cpus_per_trial:g} CPUs each …"
         )
         _fit(repetition, resources, n_workers)
     finally:
@@ -152,7 +153,7 @@ def _train(
 
 
 def _worker_resources(sweep: Sweep, n_cpus: float, n_gpus: float, n_workers: int) -> Resources:
-    """One worker gets what one trial got, so that the first seed repeats it; several share the machine."""
+    """One worker gets what a trial got, so that the first seed repeats it; several share all."""
     cpus = sweep.cpus_per_trial
     if cpus is None and n_workers > 1:
         cpus = max(1.0, n_cpus // n_workers)
@@ -162,8 +163,8 @@ def _worker_resources(sweep: Sweep, n_cpus: float, n_gpus: float, n_workers: int
     if resources.concurrency < n_workers and n_workers > 1:
         raise InputError(
             f"--workers = {n_workers}: each needs {resources.cpus_per_trial:g} CPUs and "
-            f"{resources.gpus_per_trial:g} GPUs, and there are {n_cpus:g} CPUs and {n_gpus:g} GPUs, "
-            f"enough for {resources.concurrency}"
+            f"{resources.gpus_per_trial:g} GPUs, and there are {n_cpus:g} CPUs and "
+            f"{n_gpus:g} GPUs, enough for {resources.concurrency}"
         )
     return resources
 
@@ -230,7 +231,7 @@ def _log(
     results: list[SeedResult],
     champion: SeedResult,
 ) -> tuple[str | None, str]:
-    """Write the champion's run, and register its model under the sweep's name with the alias ``champion``."""
+    """Write the champion's run; register its model as the sweep's name @ ``champion``."""
     mlflow = quiet_mlflow()
     mlflow.set_tracking_uri(sweep.tracking_uri)
     mlflow.set_experiment(sweep.experiment)

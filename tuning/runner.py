@@ -70,7 +70,7 @@ ENGINES: dict[str, Callable[[], _Engine]] = {"ray": _ray, "inprocess": _inproces
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep came to: the document of ``results.summarize``, and whether it ran to its end."""
+    """What a sweep came to: the document of ``results.summarize``, and how the sweep ended."""
 
     summary: dict[str, Any]
     interrupted: bool
@@ -96,7 +96,8 @@ def run_sweep(sweep: Sweep, view: View) -> SweepResult:
             view.say(f"starting {sweep.engine} …")
             resources = engine.connect(sweep)
             view.say(
-                f"{resources.concurrency} trials at once, each with {resources.cpus_per_trial:g} CPUs"
+                f"{resources.concurrency} trials at once, "
+                f"each with {resources.cpus_per_trial:g} CPUs"
                 + (f" and {resources.gpus_per_trial:g} GPUs" if resources.gpus_per_trial else "")
             )
             controller = Controller(sweep, record, resources)

@@ -1,4 +1,4 @@
-"""The table of early-stopping schedulers: Optuna's pruners, which decide on the curves the study holds."""
+"""The table of early-stopping schedulers: Optuna's pruners, which decide on the study's curves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ _REDUCTION_FACTOR = 3  # of three trials at a rung, one goes on (ASHA, arXiv:181
 
 
 def first_rung(epochs: int) -> int:
-    """The epoch before which nothing is stopped: a quarter of all, because warm-up and thawing start slowly."""
+    """The epoch before which nothing is stopped: a quarter of all.
+
+    Warm-up and thawing make good configurations start slowly.
+    """
     return max(1, epochs // 4)
 
 

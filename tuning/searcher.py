@@ -1,4 +1,4 @@
-"""The Optuna study of a sweep: proposes points, hears curves, and is told honestly how each trial ended."""
+"""The Optuna study of a sweep: proposes points, hears curves, is told how each trial ended."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INFEASIBLE = "infeasible"  # name of the constraint that a diverged or too large
 
 
 class Study:
-    """Engine-free: both the Ray engine and the in-process one ask it for points and tell it results.
+    """Engine-free: the Ray engine and the in-process one ask it for points and tell it results.
 
     It lives in memory; ``restore`` fills it from a sweep's record.
     """
@@ -44,7 +44,7 @@ class Study:
     ) -> None:
         # Optuna logs one line per trial at level INFO; the live view shows the same.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        # `group` is marked experimental since 2021; nothing else samples conditional spaces jointly.
+        # `group`, experimental since 2021: nothing else samples conditional spaces jointly.
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self._space = space
         self._epochs = epochs
@@ -56,7 +56,7 @@ class Study:
         self._trials: dict[int, optuna.Trial] = {}
         points: list[Mapping[str, Any]] = list(space.starting_points)
         if searcher == "grid":
-            # In a random order, so that a sweep cut short by its budget has seen all of the grid's corners.
+            # In random order: a sweep cut short by its budget has seen all corners of the grid.
             points = list(space.grid())
             random.Random(seed).shuffle(points)
         self._queue = points
@@ -68,7 +68,7 @@ class Study:
         return self._limit
 
     def ask(self, number: int) -> dict[str, Any]:
-        """The point of trial ``number``: starting points first, in their order, then what the sampler proposes."""
+        """The point of trial ``number``: starting points in their order, then the sampler's."""
         if number < len(self._queue):
             self._study.enqueue_trial(dict(self._queue[number]))
         return self._ask(number)
@@ -101,7 +101,7 @@ class Study:
             self._study.tell(trial, state=OptunaState.FAIL)
 
     def restore(self, record: TrialRecord, metric: str, mode: Direction) -> None:
-        """Take over a trial of an earlier sitting: an ended one as it ended, another as running again."""
+        """Take over a trial of an earlier sitting: as it ended, or else as running again."""
         curve = {
             epoch: metrics[metric] for epoch, metrics in record.curve.items() if metric in metrics
         }

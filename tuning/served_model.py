@@ -1,7 +1,7 @@
 """The code of the MLflow model that a sweep logs: MLflow runs this file to serve a checkpoint.
 
-Unlike any other module it does something when it is run, because that is how MLflow's "models from code" work
-(https://mlflow.org/docs/latest/ml/model/models-from-code/). Thaw itself never imports it.
+Unlike any other module it does something when it is run, because that is how MLflow's "models from
+code" work (https://mlflow.org/docs/latest/ml/model/models-from-code/). Thaw itself never imports it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trainables.predictor import Predictor
 
 
 class CheckpointModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined, misc]
-    """Takes a table with one column, of images as file contents or of texts; gives class and probability."""
+    """From a table with one column, of image file contents or texts, to class and probability."""
 
     def load_context(self, context: Any) -> None:
         self._predictor = Predictor(Path(context.artifacts["checkpoint"]))

@@ -89,7 +89,8 @@ def find_checkpoint(model: str, tracking_uri: str) -> Path:
         folder = Path(model)
         if not folder.is_dir():
             raise InputError(
-                f"model {model!r}: is neither a folder nor a models:/ URI, such as models:/NAME@champion"
+                f"model {model!r}: is neither a folder nor a models:/ URI, "
+                "such as models:/NAME@champion"
             )
         return folder
     mlflow = quiet_mlflow()

@@ -29,7 +29,7 @@ class LoadedSpace:
 
 
 def space_names() -> list[str]:
-    """The built-in spaces: the modules of ``search_spaces`` but the one that defines the domains."""
+    """The built-in spaces: the modules of ``search_spaces`` but the one that defines domains."""
     folder = Path(search_spaces.__path__[0])
     return sorted(path.stem for path in folder.glob("[a-z]*.py") if path.stem != "domains")
 
@@ -56,7 +56,8 @@ def load_space(name_or_path: str) -> LoadedSpace:
     if not isinstance(space, SearchSpace):
         found = "it is missing" if space is None else f"it is a {type(space).__name__}"
         raise InputError(
-            f"search space file {name_or_path!r}: must define SPACE, a search_spaces.domains.SearchSpace; {found}"
+            f"search space file {name_or_path!r}: must define SPACE, "
+            f"a search_spaces.domains.SearchSpace; {found}"
         )
     defines_train = callable(getattr(module, "train", None))
     if space.task is None and not defines_train:
@@ -66,8 +67,8 @@ def load_space(name_or_path: str) -> LoadedSpace:
         )
     if space.task is not None and defines_train:
         raise InputError(
-            f"search space file {name_or_path!r}: SPACE names the task {space.task!r} and the file defines "
-            "train; only one of them can be used"
+            f"search space file {name_or_path!r}: SPACE names the task {space.task!r} "
+            "and the file defines train; only one of them can be used"
         )
     return LoadedSpace(space, path.resolve() if defines_train else None)
 
@@ -80,7 +81,8 @@ def import_file(path: Path) -> ModuleType:
     """
     name = f"thaw_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -159,7 +159,7 @@ def open_sweep(name: str, sweeps_folder: Path) -> Sweep:
 
 
 def resolve(options: SweepOptions) -> Sweep:
-    """Check everything that can be checked without starting anything, and fill in what is left open.
+    """Check everything that can be checked without starting anything, and fill in the rest.
 
     Raises:
         InputError: something is wrong; nothing was started or written.
@@ -331,7 +331,7 @@ def _with_monitor(space: SearchSpace, metric: str) -> SearchSpace:
 
 
 def resolve_tracking_uri(given: str | None) -> str:
-    """Where MLflow is: as given, else $MLFLOW_TRACKING_URI, else an SQLite file in the working folder.
+    """Where MLflow is: as given, else $MLFLOW_TRACKING_URI, else ``mlflow.db`` right here.
 
     Raises:
         InputError: MLflow can not write to such a place.
@@ -339,8 +339,8 @@ def resolve_tracking_uri(given: str | None) -> str:
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     if not re.match(r"^(sqlite|postgresql|mysql|mssql|https?|databricks)", uri):
         raise InputError(
-            f"--tracking-uri {uri!r}: must start with sqlite:///, http://, https:// or postgresql://; "
-            "MLflow no longer writes to plain folders"
+            f"--tracking-uri {uri!r}: must start with sqlite:///, http://, https:// or "
+            "postgresql://; MLflow no longer writes to plain folders"
         )
     if uri.startswith("sqlite:///"):
         path = Path(uri.removeprefix("sqlite:///")).resolve()

@@ -1,7 +1,7 @@
-"""A sweep in MLflow: one parent run, one child run per trial, written in batches by a thread of its own.
+"""A sweep in MLflow: a parent run, a child run per trial, written in batches by a thread of its own.
 
-The thread follows the sweep's record. When the server does not answer, events wait in memory and are tried again; the
-record keeps them on disk, and ``catch_up`` writes what a later sitting finds missing.
+The thread follows the sweep's record. When the server does not answer, events wait in memory and are
+tried again; the record keeps them on disk, and ``catch_up`` writes what a later sitting finds missing.
 """
 
 from __future__ import annotations
@@ -106,14 +106,15 @@ class MlflowTracker:
                     self._warned = True
                     first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
                     self._warn(
-                        f"MLflow at {self._sweep.tracking_uri} does not take records ({first_line}); "
-                        "training goes on, and they are written when it answers again"
+                        f"MLflow at {self._sweep.tracking_uri} does not take records "
+                        f"({first_line}); training goes on, and they are written when it "
+                        "answers again"
                     )
                 time.sleep(_SECONDS_BETWEEN_RETRIES)
 
 
 class _Writer:
-    """The MLflow calls. Each method may be called again after it failed half-way: nothing is written twice."""
+    """The MLflow calls. Each may be repeated after it failed half-way: nothing is written twice."""
 
     def __init__(self, sweep: Sweep, record: Record) -> None:
         self._sweep = sweep
@@ -125,7 +126,7 @@ class _Writer:
         self._parent_id = ""
 
     def open(self) -> None:
-        """Find or make the experiment and the parent run, and write what MLflow lacks of the record."""
+        """Find or make the experiment and the parent run; write what MLflow lacks of the record."""
         sweep, client = self._sweep, self._client
         experiment = client.get_experiment_by_name(sweep.experiment)
         if experiment is None:
@@ -295,7 +296,7 @@ def _sweep_params(sweep: Sweep) -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """The commit of the working folder, with + where files differ from it; empty outside a repository."""
+    """The commit of the working folder, + where files differ; empty outside a repository."""
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],

@@ -1,4 +1,4 @@
-"""The same training function across several workers, under Ray Train. ``train_seeds`` runs in each worker."""
+"""The same training function across workers, under Ray Train: ``train_seeds`` runs in each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CURVE_FILE, TEST_FILE = "curve.json", "test.json"
 
 @dataclass(frozen=True)
 class Repetition:
-    """One configuration to be trained with several seeds. Plain values, so that it travels anywhere."""
+    """One configuration to train with several seeds. Plain values, so that it travels anywhere."""
 
     config: dict[str, Any]
     seeds: list[int]
@@ -38,7 +38,7 @@ def seed_folder(folder: Path, seed: int) -> Path:
 
 
 def train_seeds(settings: dict[str, Any]) -> None:
-    """Train once per seed; the first worker keeps each seed's best epoch and tests it at the end."""
+    """Train once per seed; the first worker keeps each seed's best epoch and tests it last."""
     from ray import train as ray_train
     from ray.train.torch import get_device
 
