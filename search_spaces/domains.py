@@ -52,7 +52,7 @@ class Float:
         return generator.uniform(self.low, self.high)
 
     def grid(self, n_points: int = 3) -> tuple[float, ...]:
-        """At most ``n_points`` values from low to high, evenly spaced (in the logarithm for log)."""
+        """At most ``n_points`` values, low to high, evenly spaced (in the logarithm for log)."""
         if self.step is not None:
             return tuple(self.low + self.step * i for i in _spread(_n_steps(self), n_points))
         shares = [i / (n_points - 1) for i in range(n_points)] if n_points > 1 else [0.5]
@@ -93,7 +93,7 @@ class Int:
         return self.low + (self.step or 1) * generator.randint(0, _n_steps(self))
 
     def grid(self, n_points: int = 3) -> tuple[int, ...]:
-        """At most ``n_points`` values from low to high, evenly spaced (in the logarithm for log)."""
+        """At most ``n_points`` values, low to high, evenly spaced (in the logarithm for log)."""
         if self.log:
             ends = Float(self.low, self.high, log=True).grid(n_points)
             return tuple(dict.fromkeys(round(value) for value in ends))

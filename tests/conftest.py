@@ -1,0 +1,125 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tuning.record import Event
+from tuning.runner import SweepResult, run_sweep
+from tuning.sweep import Sweep, SweepOptions, prepare_data, resolve
+
+TOY_SPACE = str(Path(__file__).with_name("toy_space.py"))
+
+
+class RecordingView:
+    """Remembers what a person would have been shown."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.events: list[Event] = []
+
+    def say(self, message: str) -> None:
+        self.messages.append(message)
+
+    def begin(self, sweep, history, n_trials) -> None:
+        pass
+
+    def update(self, event: Event) -> None:
+        self.events.append(event)
+
+    def end(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs: its migrations take seconds, so they are done once."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def workplace(
+    tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """An empty working folder with an MLflow database, and a cache folder of its own."""
+    shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("tuning.tracking._SECONDS_BETWEEN_BATCHES", 0.05)
+    yield tmp_path
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture
+def view() -> RecordingView:
+    return RecordingView()
+
+
+@pytest.fixture
+def toy_sweep(workplace: Path) -> Callable[..., Sweep]:
+    """Makes sweeps over ``toy_space.py``, in this process unless told otherwise."""
+
+    def make(*settings: str, **options) -> Sweep:
+        defaults = {"name": "toy", "engine": "inprocess", "trials": 6, "metric": "value:max"}
+        values = {**defaults, **options}
+        return resolve(SweepOptions(space=TOY_SPACE, settings=settings, **values))
+
+    return make
+
+
+@pytest.fixture
+def run(view: RecordingView) -> Callable[[Sweep], SweepResult]:
+    def run_it(sweep: Sweep) -> SweepResult:
+        prepared, notes = prepare_data(sweep)
+        view.messages += notes
+        return run_sweep(prepared, view)
+
+    return run_it
+
+
+@pytest.fixture
+def tiny_digits(workplace: Path) -> Callable[..., Sweep]:
+    """Makes sweeps over the real digits with a network small enough for a test."""
+
+    def make(**options) -> Sweep:
+        values = {"name": "digits", "engine": "inprocess", "trials": 2, **options}
+        settings = [
+            "model=squeezenet1_1",
+            "image_size=32",
+            "epochs=1",
+            "batch_size=128",
+            "freezing=head",
+        ]
+        return resolve(SweepOptions(space="digits", settings=settings, **values))
+
+    return make
+
+
+def reopened(sweep: Sweep, **changes) -> Sweep:
+    """The sweep as ``thaw resume`` would find it, with some of it changed."""
+    from tuning.sweep import open_sweep
+
+    return replace(open_sweep(str(sweep.folder), sweep.folder.parent), **changes)

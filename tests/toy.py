@@ -1,4 +1,4 @@
-"""A task small enough for a test: which quadrant is a point in? A three-block network learns it in a second."""
+"""A task small enough for a test: which quadrant is a point in? Three blocks learn that at once."""
 
 from __future__ import annotations
 

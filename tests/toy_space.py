@@ -1,4 +1,4 @@
-"""A user's own file: a space and a training function with a closed form, so that tests take no time.
+"""A user's own file: a space and a training function in closed form, so that tests take no time.
 
 ``value`` after epoch e is quality × (1 - 2^-e), and quality is 1 at x = 0.3, less elsewhere.
 """

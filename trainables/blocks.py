@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Block:
-    """A named slice of a model: dotted paths of the modules, or bare parameters, that belong to it."""
+    """A named slice of a model: dotted paths of the modules or bare parameters that are in it."""
 
     name: str
     paths: tuple[str, ...]
@@ -30,7 +30,11 @@ class Block:
 
 
 def check_blocks(model: nn.Module, blocks: Sequence[Block]) -> None:
-    """Raise ValueError unless every parameter of ``model`` is in exactly one of ``blocks``, none of which is empty."""
+    """Check that ``blocks`` divide ``model`` among them.
+
+    Raises:
+        ValueError: a parameter is in none or several of them, or one of them is empty.
+    """
     owners: dict[str, list[str]] = {name: [] for name, _ in model.named_parameters()}
     for block in blocks:
         names = [name for name, _ in block.parameters(model)]

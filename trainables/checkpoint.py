@@ -5,7 +5,8 @@
     assets/               the data's own files, such as a tokenizer
     checkpoint.json       task, configuration, data, epoch, metrics, and a digest of each file above
 
-Random states need no place: the loop derives all of an epoch's random numbers from (seed, epoch, rank).
+Random states need no place: the loop derives all of an epoch's random numbers from (seed, epoch,
+rank).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def save_checkpoint(
     training_state: Mapping[str, Any],
     assets: Path,
 ) -> None:
-    """Write a checkpoint into the empty folder ``folder``; see ``files.whole_folder`` for one that appears whole.
+    """Write a checkpoint into the empty ``folder``; ``files.whole_folder`` makes it appear whole.
 
     Raises:
         OSError: the disk is full or the folder can not be written.

@@ -6,12 +6,13 @@ search space.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from trainables.errors import InputError, unknown
+from trainables.errors import InputError, unknown, valid_choices
 from trainables.metrics import METRIC_DIRECTIONS
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -158,8 +159,16 @@ def _explain(problem: Any, config_type: type[TrainingConfig]) -> str:
         return f"{name} is missing: it has no default and must be set"
     if not name:  # from _fields_agree, which words its own message
         return str(problem["msg"]).removeprefix("Value error, ")
-    rule = str(problem["msg"]).removeprefix("Input ").removeprefix("should be ")
-    return f"{name} = {problem['input']!r}: must be {rule}"
+    return f"{name} = {problem['input']!r}: must be {rule(problem)}"
+
+
+def rule(problem: Any) -> str:
+    """The rule that a value broke, from pydantic's description; it follows the words "must be"."""
+    if problem["type"] == "literal_error":
+        options = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        return f"one of {valid_choices(problem['input'], options)}"
+    text = str(problem["msg"]).partition(",")[0]  # beyond it: how the parser came to know
+    return text.removeprefix("Input ").removeprefix("should be ")
 
 
 def parse_setting(name: str, text: str, config_type: type[TrainingConfig]) -> Any:
@@ -173,11 +182,10 @@ def parse_setting(name: str, text: str, config_type: type[TrainingConfig]) -> An
     field = config_type.model_fields[name]
     optional = type(None) in get_args(field.annotation)
     value = None if optional and text.lower() == "none" else text
-    field_type: TypeAdapter[Any] = TypeAdapter(  # type: ignore[arg-type]
-        Annotated[field.annotation, field], config=ConfigDict(allow_inf_nan=False)
-    )
+    field_type: Any = Annotated[field.annotation, field]
+    adapter = TypeAdapter(field_type, config=ConfigDict(allow_inf_nan=False))
     try:
-        return field_type.validate_python(value)
+        return adapter.validate_python(value)
     except ValidationError as error:
         problem = error.errors()[0]
         raise InputError(

@@ -1,4 +1,4 @@
-"""Data made ready once per machine: arrays on disk, memory-mapped by every training that wants them."""
+"""Data made ready once per machine: arrays on disk, memory-mapped by every training."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class Split:
-    """One split: named arrays whose first axis counts samples, and the class index of each sample [n]."""
+    """Named arrays whose first axis counts samples, and the class index of each sample [n]."""
 
     inputs: Mapping[str, np.ndarray]
     targets: np.ndarray
@@ -56,7 +56,7 @@ class Split:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Memory-mapped splits, what is known of them, and a folder of files that belong to them (a tokenizer)."""
+    """Memory-mapped splits, what is known of them, and a folder of their files (a tokenizer)."""
 
     info: DataInfo
     splits: Mapping[str, Split]
@@ -64,7 +64,7 @@ class PreparedData:
 
 
 def file_identity(paths: Iterable[Path]) -> str:
-    """A digest that changes when a file is added, removed, resized or written again; contents are not read."""
+    """A digest that changes when a file is added, removed, resized or rewritten; reads none."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         stat = path.stat()
@@ -78,10 +78,11 @@ def prepare_once(
     identity: Mapping[str, Any],
     make: Callable[[Path], tuple[DataInfo, Mapping[str, Split]]],
 ) -> PreparedData:
-    """Return what an earlier call with the same ``identity`` made, else call ``make(assets_folder)`` and keep it.
+    """Return what an earlier call with the same ``identity`` made, else ``make(assets_folder)``.
 
-    Trainings that ask at the same moment make it once: the others wait for the first. A folder appears under its
-    final name only when it is whole, so a killed process leaves nothing half-made behind.
+    Trainings that ask at the same moment make it once: the others wait for the first. A folder
+    appears under its final name only when it is whole, so a killed process leaves nothing half-made
+    behind.
     """
     key = hashlib.sha256(
         json.dumps([_FORMAT, dict(identity)], sort_keys=True).encode()
@@ -135,11 +136,13 @@ def stratified_split(
 
     Args:
         targets: class index of each sample [n].
-        fractions: share of each part but the last, which takes the rest; each in [0, 1), sum below 1.
+        fractions: share of each part but the last, which takes the rest; each in [0, 1), their
+            sum below 1.
 
     Returns:
-        One sorted index array per part, the rest last. Classes with few samples go to the last part first, so that
-        it knows every class (``sklearn.model_selection.train_test_split`` refuses a class of one sample).
+        One sorted index array per part, the rest last. Classes with few samples go to the last part
+        first, so that it knows every class (``sklearn.model_selection.train_test_split`` refuses a
+        class of one sample).
     """
     targets = np.asarray(targets)
     generator = np.random.default_rng(seed)

@@ -1,7 +1,7 @@
 """The errors a user can cause, and the wording they share.
 
-Every message names the parameter, its value, the rule it breaks and what would be valid. All take one string, so that
-they survive pickling between processes.
+Every message names the parameter, its value, the rule it breaks and what would be valid. All take
+one string, so that they survive pickling between processes.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder to fill, which takes the place of ``folder`` when the block ends without an error.
+    """Give an empty folder to fill, which replaces ``folder`` if the block ends without an error.
 
     An error, or the process being killed, leaves what was at ``folder`` as it was.
 

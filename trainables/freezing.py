@@ -1,7 +1,7 @@
 """Freezing strategies: which blocks train, and from which epoch.
 
-Frozen blocks get no gradient and run in eval mode: no dropout, batch-norm statistics fixed. What they output for a
-given input therefore never changes.
+Frozen blocks get no gradient and run in eval mode: no dropout, batch-norm statistics fixed. What
+they output for a given input therefore never changes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def _gradual(config: TrainingConfig, n_blocks: int, epoch: int) -> range:
-    """Chain-thaw from the top, one block more every n epochs (ULMFiT, arXiv:1801.06146, section 3.3)."""
+    """From the top, one block more every n epochs (ULMFiT, arXiv:1801.06146, section 3.3)."""
     thawed = 1 + epoch // (config.thaw_every_epochs or 1)
     return range(max(n_blocks - thawed, 0), n_blocks)
 
 
-# name -> (config, number of blocks, epoch counted from 0) -> indices of the blocks that train in that epoch
+# name -> (config, number of blocks, epoch counted from 0) -> indices of the blocks that train then
 STRATEGIES: dict[str, Callable[[TrainingConfig, int, int], range]] = {
     "none": lambda config, n_blocks, epoch: range(n_blocks),
     "head": lambda config, n_blocks, epoch: range(n_blocks - 1, n_blocks),
@@ -47,8 +47,9 @@ def check_frozen_blocks(config: TrainingConfig, block_names: Sequence[str]) -> N
     k = config.frozen_blocks
     if k is not None and k >= len(block_names):
         raise InputError(
-            f"frozen_blocks = {k}: must be from 1 to {len(block_names) - 1}, because {config.model} "
-            f"has {len(block_names)} blocks ({', '.join(block_names)}) and the last one has to train"
+            f"frozen_blocks = {k}: must be from 1 to {len(block_names) - 1}, because "
+            f"{config.model} has {len(block_names)} blocks ({', '.join(block_names)}) "
+            "and the last one has to train"
         )
 
 

@@ -1,7 +1,8 @@
 """The only training loop: a generator that trains for an epoch, validates, and yields a report.
 
-Every random number of an epoch derives from (seed, epoch, rank). A training that is continued from a checkpoint
-therefore gives what the uninterrupted one gives, and nothing that happens between two epochs can disturb it.
+Every random number of an epoch derives from (seed, epoch, rank). A training that is continued from
+a checkpoint therefore gives what the uninterrupted one gives, and nothing that happens between two
+epochs can disturb it.
 """
 
 from __future__ import annotations
@@ -138,7 +139,8 @@ def _start(task: Task, config: TrainingConfig, run: TrainingRun) -> _Training:
 def _check_sizes(config: TrainingConfig, run: TrainingRun, data: PreparedData) -> None:
     if config.batch_size < run.world_size:
         raise InputError(
-            f"batch_size = {config.batch_size}: must be at least the number of workers, {run.world_size}"
+            f"batch_size = {config.batch_size}: must be at least the number of workers, "
+            f"{run.world_size}"
         )
     for name, least in (("train", 2 * run.world_size), ("val", 1)):
         if len(data.splits[name]) < least:
@@ -165,7 +167,7 @@ def _resume(training: _Training, folder: Path) -> None:
 
 
 def _saver(training: _Training, metrics: Mapping[str, float]) -> Any:
-    """A function that writes the state as it is now; on other ranks than the first it does nothing."""
+    """A function that writes the state as it is now; it does so on the first rank only."""
 
     def save(folder: Path) -> None:
         if training.run.rank != 0:
@@ -236,8 +238,8 @@ def _batches(
 ) -> list[np.ndarray]:
     """Sample indices of each effective batch, in this epoch's order, the same on every rank.
 
-    A rest too small to be shared out with at least two samples per worker, which batch norm needs, is left out:
-    every epoch leaves out others.
+    A rest too small to be shared out with at least two samples per worker, which batch norm needs,
+    is left out: every epoch leaves out others.
     """
     order = np.random.default_rng(mix_seed(config.seed, epoch)).permutation(n_samples)
     batches = [order[i : i + config.batch_size] for i in range(0, n_samples, config.batch_size)]
@@ -269,10 +271,10 @@ def _train_epoch(training: _Training, epoch: int) -> tuple[float, int]:
 
 
 def _step(training: _Training, batch: np.ndarray, generator: torch.Generator) -> Tensor:
-    """One optimiser step over this rank's share of an effective batch; returns the sum of its losses.
+    """One optimiser step over this rank's share of an effective batch; returns its summed loss.
 
-    When the GPU's memory does not suffice, the micro-batch is halved and the step done again: the effective batch
-    size stays.
+    When the GPU's memory does not suffice, the micro-batch is halved and the step done again: the
+    effective batch size stays.
     """
     while True:
         try:
@@ -282,7 +284,8 @@ def _step(training: _Training, batch: np.ndarray, generator: torch.Generator) ->
             training.optimizer.zero_grad(set_to_none=True)
             if training.micro_batch_size == 1 or training.run.world_size > 1:
                 raise OutOfMemory(
-                    f"out of memory with a micro-batch of {training.micro_batch_size} on {training.device}"
+                    f"out of memory with a micro-batch of {training.micro_batch_size} "
+                    f"on {training.device}"
                 ) from error
         training.micro_batch_size = math.ceil(training.micro_batch_size / 2)
         if training.device.type == "cuda":
@@ -310,7 +313,8 @@ def _accumulate(training: _Training, batch: np.ndarray, generator: torch.Generat
         with _no_sync(training.replica, last), _autocast(config, training.device):
             loss = task.loss(task.forward(training.replica, inputs), targets, config)
             # The mean over the effective batch; the wrapper divides by the number of workers.
-            training.scaler.scale(loss * (run.world_size / len(batch))).backward()
+            scaled = training.scaler.scale(loss * (run.world_size / len(batch)))
+            torch.autograd.backward(scaled)
         total += loss.detach()
     return total
 
@@ -330,7 +334,7 @@ def _autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
 def _gather(
     split: Split, indices: np.ndarray | slice, device: torch.device
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The samples at ``indices`` on ``device``: raw inputs, targets [n]. Copies out of the memory map."""
+    """Raw inputs and targets [n] at ``indices``, copied out of the memory map to ``device``."""
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(array[indices])).to(device, non_blocking=True)
@@ -339,7 +343,7 @@ def _gather(
 
 
 def _share_buffers(training: _Training) -> None:
-    """Give every rank the first one's batch-norm statistics, which each has gathered from its own share."""
+    """Give every rank the first one's batch-norm statistics; each gathered its own."""
     if training.run.world_size > 1:
         for buffer in training.model.buffers():
             torch.distributed.broadcast(buffer, src=0)
@@ -362,7 +366,7 @@ def evaluate(
     split_name: str,
     run: TrainingRun,
 ) -> Evaluation:
-    """Measure ``model`` on a split, shared out over the workers; every worker gets the whole result.
+    """Measure ``model`` on a split, shared out over the workers; each gets the whole result.
 
     The loss is the plain one, without label smoothing, so that it compares across configurations.
     """

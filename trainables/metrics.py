@@ -1,4 +1,4 @@
-"""What an epoch is measured by, and which way is better. Works on tensors without importing torch itself."""
+"""What an epoch is measured by, and which way is better. Works on tensors, never imports torch."""
 
 from __future__ import annotations
 

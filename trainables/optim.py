@@ -60,7 +60,7 @@ def make_optimizer(
 def make_schedule(
     optimizer: torch.optim.Optimizer, config: TrainingConfig, n_steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up over the first ``warmup_fraction`` of ``n_steps``, then the configured decay to zero."""
+    """Linear warm-up over ``warmup_fraction`` of ``n_steps``, then the configured decay to zero."""
     n_warmup = round(n_steps * config.warmup_fraction)
     decay = SCHEDULES[config.schedule]
 

@@ -21,7 +21,7 @@ _BATCH = 64  # items encoded and predicted at once
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable class of one item, and the probability of each class in the order of ``classes``."""
+    """The most probable class of one item, and all probabilities in the order of ``classes``."""
 
     label: str
     probability: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ def mix_seed(*parts: int) -> int:
 
 @contextmanager
 def seeded(*parts: int) -> Iterator[None]:
-    """Seed Python, NumPy and torch from ``parts`` inside the block; put their states back afterwards."""
+    """Seed Python, NumPy and torch from ``parts`` inside the block; put their states back."""
     seed = mix_seed(*parts)
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -51,14 +51,13 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        try:
+        # Where that is not allowed, the peak is that of the process so far.
+        with suppress(OSError):
             _CLEAR_REFS.write_text("5")
-        except OSError:
-            pass  # the peak is then that of the process so far
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Peak memory since the reset: allocated on the GPU, resident in the whole process on the CPU."""
+    """Peak since the reset: allocated on the GPU, or resident in the whole process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

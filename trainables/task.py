@@ -32,7 +32,7 @@ class TrainingRun:
 class EpochReport:
     """What a training function yields after each epoch.
 
-    ``save(folder)`` writes a checkpoint; it is valid until the generator is asked for its next report.
+    ``save(folder)`` writes a checkpoint; it is valid until the next report is asked for.
     """
 
     epoch: int  # counted from 1
@@ -54,19 +54,21 @@ class Task:
     """
 
     name: str
-    # (config, cache folder) -> splits. Raises InputError. Must not import torch unless the data needs it.
+    # (config, cache folder) -> splits. Raises InputError. Imports torch only if the data needs it.
     prepare: Callable[[Any, Path], PreparedData]
-    # (config, info, assets, load weights) -> a model with a head for info.classes. Without loading, the same
-    # architecture from what is at hand: a checkpoint's weights will fill it.
+    # (config, info, assets, load weights) -> a model with a head for info.classes. Without loading,
+    # the same architecture from what is at hand: a checkpoint's weights will fill it.
     build: Callable[[Any, DataInfo, Path, bool], nn.Module]
     # (model) -> its blocks, from input to head; together they hold every parameter exactly once
     blocks: Callable[[nn.Module], tuple[Block, ...]]
-    # (raw inputs of a split, config, info, generator or None) -> model inputs. Augments when given a generator.
+    # (raw inputs of a split, config, info, generator or None) -> model inputs, augmented if there
+    # is a generator
     transform: Callable[[dict[str, Tensor], Any, DataInfo, Generator | None], dict[str, Tensor]]
     # (model, model inputs) -> logits [n, ...]
     forward: Callable[[nn.Module, dict[str, Tensor]], Tensor]
     # (logits, targets, config, "sum" over the samples) -> scalar
     loss: Callable[[Tensor, Tensor, Any], Tensor]
     meter: Callable[[DataInfo], Meter]
-    # (file contents or texts, config, info, assets) -> raw inputs as a split holds them. Raises InputError.
+    # (file contents or texts, config, info, assets) -> raw inputs as a split holds them. Raises
+    # InputError.
     encode: Callable[[Sequence[bytes | str], Any, DataInfo, Path], dict[str, np.ndarray]]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tuning.sweep import Sweep
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+_USAGE_ERROR: Any = typer.BadParameter.__base__  # click's or typer's own, as versions differ
 
 app = typer.Typer(
     add_completion=False,
@@ -44,7 +45,11 @@ def main() -> None:
     """Run the command line; wrong input ends with 2 and one clear message, never a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)
     with _wrong_input_exits():
-        app()
+        code = app(standalone_mode=False)  # else typer frames its messages and wraps them
+    if code == INTERRUPTED:
+        print("interrupted", file=sys.stderr)
+    if code:
+        sys.exit(code)
 
 
 def _interrupt(signal_number: int, frame: Any) -> NoReturn:
@@ -60,6 +65,9 @@ def _wrong_input_exits() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except _USAGE_ERROR as error:
+        print(_explain_usage(error), file=sys.stderr)
+        sys.exit(WRONG_INPUT)
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(DONE)
@@ -73,6 +81,23 @@ def _wrong_input_exits() -> Iterator[None]:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_INPUT)
+
+
+def _explain_usage(error: Any) -> str:
+    """What typer has found wrong with a command line, worded as the rest of our messages are."""
+    from trainables.config import rule
+
+    context = error.ctx
+    if type(error).__name__ == "NoArgsIsHelpError":  # typer has printed the help instead
+        return ""
+    problems = getattr(error.__cause__, "errors", None)  # of pydantic, which converts for typer
+    if problems is None:
+        message = error.format_message()
+    else:
+        problem = problems()[0]
+        message = f"{error.param.opts[0]} = {problem['input']!r}: must be {rule(problem)}"
+    hint = "" if context is None else f"\nsee {context.command_path} --help"
+    return f"error: {message}{hint}"
 
 
 def _seconds(text: str) -> float:

@@ -37,6 +37,7 @@ class Controller:
             direction=sweep.mode,
             epochs=sweep.max_epochs(),
             seed=sweep.seed,
+            n_known=len(record.history.trials),
         )
         self._unfinished: list[TrialRecord] = []
         self._running: set[int] = set()

@@ -147,13 +147,15 @@ def read_history(folder: Path) -> SweepHistory:
         InputError: a line is damaged; the message names it.
     """
     history = SweepHistory()
-    number = 0
+    n_applied = 0
     try:
-        for number, event in enumerate(read_events(folder), start=1):
+        for event in read_events(folder):
             history.apply(event)
+            n_applied += 1
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"record {str(folder / EVENTS_FILE)!r} is damaged after line {number}: {error}"
+            f"record {str(folder / EVENTS_FILE)!r}: line {n_applied + 1} is damaged "
+            f"({type(error).__name__}: {error})"
         ) from error
     return history
 

@@ -36,9 +36,9 @@ def find_trial(sweep: Sweep, history: SweepHistory, number: int) -> TrialRecord:
         InputError: there is no such trial.
     """
     if number not in history.trials:
-        raise InputError(
-            f"--trial {number}: sweep {sweep.name} has trials 0 to {len(history.trials) - 1}"
-        )
+        numbers = sorted(history.trials)
+        valid = f"trials {numbers[0]} to {numbers[-1]}" if numbers else "no trials yet"
+        raise InputError(f"--trial = {number}: sweep {sweep.name} has {valid}")
     return history.trials[number]
 
 

@@ -41,7 +41,14 @@ class Study:
         direction: Direction,
         epochs: int,
         seed: int,
+        n_known: int = 0,
     ) -> None:
+        """Begin a study.
+
+        Args:
+            n_known: trials of earlier sittings. A sampler that began anew from the same seed would
+                propose what it proposed then.
+        """
         # Optuna logs one line per trial at level INFO; the live view shows the same.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         # `group`, experimental since 2021: nothing else samples conditional spaces jointly.
@@ -50,7 +57,7 @@ class Study:
         self._epochs = epochs
         self._study = optuna.create_study(
             direction="maximize" if direction == "max" else "minimize",
-            sampler=SEARCHERS[searcher](seed),
+            sampler=SEARCHERS[searcher](_sampler_seed(seed, n_known)),
             pruner=SCHEDULERS[scheduler](epochs),
         )
         self._trials: dict[int, optuna.Trial] = {}
@@ -127,3 +134,7 @@ class Study:
             intermediate_values=dict(curve),
             constraints={INFEASIBLE: 1.0} if record.state == "infeasible" else None,
         )
+
+
+def _sampler_seed(seed: int, n_known: int) -> int:
+    return seed if n_known == 0 else random.Random(f"{seed}, {n_known}").randrange(2**32)

@@ -1,7 +1,7 @@
 """The code of the MLflow model that a sweep logs: MLflow runs this file to serve a checkpoint.
 
 Unlike any other module it does something when it is run, because that is how MLflow's "models from
-code" work (https://mlflow.org/docs/latest/ml/model/models-from-code/). Thaw itself never imports it.
+code" work (https://mlflow.org/docs/latest/ml/model/models-from-code/). Thaw never imports it.
 """
 
 from __future__ import annotations

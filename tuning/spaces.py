@@ -93,11 +93,11 @@ def import_file(path: Path) -> ModuleType:
         raise InputError(
             f"search space file {str(path)!r}, line {error.lineno}: {error.msg}"
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [
             frame.lineno
             for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename == str(path)
+            if frame.filename == spec.origin
         ]
         where = f", line {lines[-1]}" if lines else ""
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
@@ -155,7 +156,8 @@ def open_sweep(name: str, sweeps_folder: Path) -> Sweep:
             }
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"sweep description {str(path)!r} is damaged: {error}") from error
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"sweep description {str(path)!r} is damaged: {reason}") from error
 
 
 def resolve(options: SweepOptions) -> Sweep:
@@ -178,7 +180,9 @@ def resolve(options: SweepOptions) -> Sweep:
     metric, mode = _metric(options.metric, space, row)
     if row is not None:
         space = _with_monitor(space, metric)
-    name = options.name or f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = options.name
+    if name is None:
+        name = f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     sweep = Sweep(
         name=name,
         folder=(options.sweeps_folder / name).resolve(),
@@ -267,9 +271,13 @@ def _check_numbers(options: SweepOptions) -> None:
         ("--max-failures", options.max_failures, 0, True),
     )
     for name, value, least, inclusive in rules:
-        if value is not None and not (value >= least if inclusive else value > least):
+        if value is None:
+            continue
+        if not (value >= least if inclusive else value > least):
             bound = "at least" if inclusive else "greater than"
             raise InputError(f"{name} = {value:g}: must be {bound} {least:g}")
+        if math.isinf(value):
+            raise InputError(f"{name} = {value:g}: must be finite")
 
 
 def _override(space: SearchSpace, settings: Sequence[str], row: TaskRow | None) -> SearchSpace:

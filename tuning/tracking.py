@@ -1,7 +1,7 @@
-"""A sweep in MLflow: a parent run, a child run per trial, written in batches by a thread of its own.
+"""A sweep in MLflow: a parent run and one child run per trial, written in batches by a thread.
 
-The thread follows the sweep's record. When the server does not answer, events wait in memory and are
-tried again; the record keeps them on disk, and ``catch_up`` writes what a later sitting finds missing.
+The thread follows the sweep's record. When the server does not answer, events wait in memory and
+are tried again; the record keeps them on disk, and a later sitting writes what it finds missing.
 """
 
 from __future__ import annotations

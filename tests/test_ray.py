@@ -1,0 +1,179 @@
+"""The same sweeps under a real Ray: warm actors, the same numbers, deaths of workers, retraining."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TOY_SPACE
+
+from tuning.record import read_history
+from tuning.retrain import retrain
+from tuning.runner import prepare_ray
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+THAW = str(Path(sysconfig.get_path("scripts")) / "thaw")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray():
+    """One local Ray for all tests of this file: starting it is most of their time."""
+    prepare_ray()
+    import ray
+
+    from tuning import raytune
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    shutdown, raytune.disconnect = raytune.disconnect, lambda: None
+    yield
+    raytune.disconnect = shutdown
+    ray.shutdown()
+
+
+def test_the_engines_compute_the_same(toy_sweep, run):
+    options = {"trials": 8, "searcher": "random", "scheduler": "none"}
+    curves = {}
+    for engine in ("ray", "inprocess"):
+        sweep = toy_sweep(name=engine, engine=engine, **options)
+        summary = run(sweep).summary
+        assert summary["trials"]["completed"] == 8
+        trials = read_history(sweep.folder).trials
+        curves[engine] = {
+            number: (trial.config, {e: m["value"] for e, m in trial.curve.items()})
+            for number, trial in trials.items()
+        }
+    assert curves["ray"] == curves["inprocess"]
+
+
+def test_real_training_gives_the_same_numbers_in_both_engines(tiny_digits, run):
+    curves = {}
+    for engine in ("ray", "inprocess"):
+        sweep = tiny_digits(name=engine, engine=engine, cpus_per_trial=1.0, scheduler="none")
+        run(sweep)
+        trials = read_history(sweep.folder).trials
+        curves[engine] = {
+            number: [(m["train_loss"], m["val_loss"], m["val_accuracy"]) for m in t.curve.values()]
+            for number, t in trials.items()
+        }
+    assert len(curves["ray"]) == 2
+    assert curves["ray"] == curves["inprocess"]
+
+
+def test_actors_stay_warm_from_trial_to_trial(toy_sweep, run):
+    sweep = toy_sweep(engine="ray", trials=20, scheduler="none")
+    run(sweep)
+    trials = read_history(sweep.folder).trials.values()
+    processes = {metrics["pid"] for trial in trials for metrics in trial.curve.values()}
+    assert len(processes) <= 2
+    assert os.getpid() not in processes
+    first, last = trials_in_order = sorted(trials, key=lambda trial: trial.started)[::19]
+    assert last.ended - first.ended < 25, trials_in_order
+
+
+def test_failed_and_pruned_trials_do_not_end_the_sweep(toy_sweep, run):
+    sweep = toy_sweep("fault=raise", "epochs=9", engine="ray", trials=15, searcher="random")
+    summary = run(sweep).summary
+    trials = read_history(sweep.folder).trials.values()
+    assert sum(summary["trials"].values()) == 15
+    assert summary["trials"]["failed"] > 0
+    assert summary["trials"]["pruned"] > 0
+    assert all(trial.error for trial in trials if trial.state == "failed")
+    assert summary["best"]["config"]["x"] <= 0.5
+
+
+def test_a_trial_whose_worker_dies_goes_on_elsewhere(toy_sweep, run):
+    sweep = toy_sweep(
+        "fault=die", "fault_beyond=-1", engine="ray", trials=2, scheduler="none", concurrency=1
+    )
+    summary = run(sweep).summary
+    assert (sweep.cache_folder / "died").exists()
+    assert summary["trials"]["completed"] == 2
+    trial = read_history(sweep.folder).trials[0]
+    assert sorted(trial.curve) == [1, 2, 3, 4]
+    assert len({metrics["pid"] for metrics in trial.curve.values()}) == 2
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_retraining_repeats_the_trial_and_registers_a_champion(tiny_digits, run, view, n_workers):
+    from mlflow import MlflowClient
+
+    from tuning.prediction import predict
+    from tuning.record import Record
+
+    sweep = tiny_digits(trials=1, cpus_per_trial=1.0)
+    summary = run(sweep).summary
+    record = Record(sweep.folder)
+    document = retrain(
+        sweep, record, trial_number=None, n_workers=n_workers, n_seeds=2, view=view
+    )
+    record.close()
+    json.dumps(document)
+    assert [row["seed"] for row in document["seeds"]] == [0, 1]
+    if n_workers == 1:
+        assert document["seeds"][0]["val_accuracy"] == summary["best"]["value"]
+    assert 0 <= document["test"]["accuracy"] <= 1
+    n_test = sum(map(sum, document["confusion"]))
+    assert n_test == 269
+    assert document["model_uri"] == "models:/digits@champion"
+    client = MlflowClient(tracking_uri=sweep.tracking_uri)
+    version = client.get_model_version_by_alias("digits", "champion")
+    artifacts = {item.path for item in client.list_artifacts(version.run_id)}
+    assert {"confusion_matrix.png", "confusion_matrix.json"} <= artifacts
+
+    from PIL import Image
+
+    Image.new("L", (8, 8), 90).save("grey.png")
+    by_uri = predict(document["model_uri"], ["grey.png"], None)
+    by_path = predict(document["checkpoint"], ["grey.png"], None)
+    assert by_uri == by_path
+    assert by_path[0]["label"] in document["classes"]
+
+
+def run_thaw(*arguments: str, **options) -> subprocess.Popen:
+    return subprocess.Popen(
+        [THAW, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_sweep_survives_ctrl_c_and_kill(workplace, how):
+    """The real command line, its driver stopped in the middle, then `thaw resume`."""
+    arguments = ["--metric", "value:max", "--trials", "6", "--name", "s", "--scheduler", "none"]
+    settings = ["--set", "seconds=0.5"]
+    process = run_thaw("sweep", TOY_SPACE, *arguments, *settings, "--json")
+    wait_for_epochs(workplace / "sweeps" / "s" / "events.jsonl", 6, process)
+    process.send_signal(how)
+    stdout, stderr = process.communicate(timeout=120)
+    if how == signal.SIGINT:
+        assert process.returncode == 130, stderr
+        assert json.loads(stdout)["sweep"] == "s"
+    before = read_history(workplace / "sweeps" / "s").trials
+    assert 0 < len(before) < 6
+    process = run_thaw("resume", "s", "--json")
+    stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    document = json.loads(stdout)
+    assert document["trials"] == {"completed": 6, "pruned": 0, "failed": 0, "infeasible": 0}
+    after = read_history(workplace / "sweeps" / "s").trials
+    assert all(sorted(trial.curve) == [1, 2, 3, 4] for trial in after.values())
+    done = [number for number, trial in before.items() if trial.state == "completed"]
+    assert [after[number].curve for number in done] == [before[number].curve for number in done]
+
+
+def wait_for_epochs(path: Path, n_epochs: int, process: subprocess.Popen) -> None:
+    for _ in range(1200):
+        if path.exists() and path.read_text().count('"event": "epoch"') >= n_epochs:
+            return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+    process.kill()
+    raise AssertionError(f"no {n_epochs} epochs within 120 s: {process.communicate()[1]}")
+
+

@@ -1,0 +1,148 @@
+"""What MLflow holds after a sweep: every run once, whatever happened on the way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+from conftest import reopened
+from mlflow import MlflowClient
+from test_sweep import InterruptingView
+
+from tuning import tracking
+from tuning.record import read_history
+from tuning.runner import run_sweep
+from tuning.tracking import STATE_TAG, TRIAL_TAG
+
+
+def runs_of(sweep) -> dict[str, object]:
+    """All runs of the sweep's experiment, by their trial tag; fails if one occurs twice."""
+    client = MlflowClient(tracking_uri=sweep.tracking_uri)
+    experiment = client.get_experiment_by_name(sweep.experiment)
+    found = client.search_runs([experiment.experiment_id], max_results=1000)
+    counts = Counter(run.data.tags[TRIAL_TAG] for run in found)
+    assert set(counts.values()) == {1}, counts
+    return {run.data.tags[TRIAL_TAG]: run for run in found}
+
+
+def test_one_parent_and_one_run_per_trial_with_the_whole_curve(toy_sweep, run):
+    sweep = toy_sweep("epochs=9", trials=8)
+    summary = run(sweep).summary
+    runs = runs_of(sweep)
+    parent = runs.pop("parent")
+    assert parent.info.run_id == summary["mlflow"]["parent_run_id"]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["searcher"] == "tpe"
+    client = MlflowClient(tracking_uri=sweep.tracking_uri)
+    trials = read_history(sweep.folder).trials
+    assert len(runs) == len(trials) == 8
+    for number, trial in trials.items():
+        found = runs[str(number)]
+        assert found.info.run_id == trial.mlflow_run_id
+        assert found.info.status == "FINISHED"
+        assert found.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert found.data.tags[STATE_TAG] == trial.state
+        assert found.data.tags["version.torch"]
+        assert "git_commit" in found.data.tags
+        assert found.data.params == {name: str(value) for name, value in trial.config.items()}
+        history = client.get_metric_history(found.info.run_id, "value")
+        assert [metric.step for metric in history] == sorted(trial.curve)
+        assert [metric.value for metric in history] == [
+            trial.curve[epoch]["value"] for epoch in sorted(trial.curve)
+        ]
+
+
+@pytest.mark.parametrize(("fault", "state"), [("raise", "failed"), ("diverge", "infeasible")])
+def test_failures_are_told_with_their_reason(toy_sweep, run, fault, state):
+    sweep = toy_sweep(f"fault={fault}", "fault_beyond=-1", trials=2, scheduler="none")
+    run(sweep)
+    found = runs_of(sweep)["0"]
+    assert found.info.status == "FAILED"
+    assert found.data.tags[STATE_TAG] == state
+    assert "epoch 2" in found.data.tags["thaw.error"]
+
+
+def test_resuming_doubles_no_run_and_no_epoch(toy_sweep, run):
+    sweep = toy_sweep(trials=5, scheduler="none")
+    run_sweep(sweep, InterruptingView(after_epochs=6))
+    assert runs_of(sweep)["parent"].info.status == "KILLED"
+    assert runs_of(sweep)["1"].info.status == "KILLED"
+    run(reopened(sweep))
+    runs = runs_of(sweep)
+    assert len(runs) == 6
+    client = MlflowClient(tracking_uri=sweep.tracking_uri)
+    for number in range(5):
+        found = runs[str(number)]
+        assert found.info.status == "FINISHED"
+        history = client.get_metric_history(found.info.run_id, "value")
+        assert [metric.step for metric in history] == [1, 2, 3, 4]
+
+
+def test_a_lost_record_of_a_run_finds_it_again(toy_sweep, run):
+    """A driver killed between making a run and noting it must not make another."""
+    sweep = toy_sweep(trials=2)
+    run(sweep)
+    path = sweep.folder / "events.jsonl"
+    lines = [line for line in path.read_text().splitlines(keepends=True) if "mlflow_run" not in line]
+    path.write_text("".join(lines))
+    run(reopened(sweep, trials=3))
+    assert len(runs_of(sweep)) == 4
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(tracking, "_SECONDS_BETWEEN_RETRIES", 0.2)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+
+
+def start_server(port: int, folder) -> subprocess.Popen:
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+    store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--workers", "1"]
+    return subprocess.Popen(
+        [*command, *store, "--port", str(port)],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.timeout(180)
+def test_training_goes_on_while_mlflow_is_away_and_resume_writes_the_rest(
+    toy_sweep, run, view, impatient, workplace, free_port, monkeypatch
+):
+    uri = f"http://127.0.0.1:{free_port}"
+    sweep = toy_sweep(trials=3, scheduler="none", tracking_uri=uri)
+    started = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr("tuning.runner._SECONDS_TO_FLUSH", 2.0)
+        result = run(sweep)
+    assert time.monotonic() - started < 30
+    assert result.summary["trials"]["completed"] == 3
+    assert not result.mlflow_complete
+    assert sum("does not take records" in message for message in view.messages) == 1
+    server = start_server(free_port, workplace)
+    try:
+        wait_for(uri)
+        again = run(reopened(sweep))
+        assert again.mlflow_complete
+        assert len(runs_of(sweep)) == 4
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_for(uri: str) -> None:
+    from urllib.error import URLError
+    from urllib.request import urlopen
+
+    for _ in range(120):
+        try:
+            urlopen(f"{uri}/health", timeout=2)
+            return
+        except (URLError, OSError):
+            time.sleep(0.5)
+    raise AssertionError(f"the MLflow server at {uri} did not start within 60 s")
