@@ -45,7 +45,9 @@ def image_example(folder: Path) -> Example:
             pixels = generator.normal(level, 20, (16, 16)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / label / f"{number}.png")
     settings = {"data": str(folder), "model": "resnet18", "image_size": 16, "augmentation": "photo"}
-    return Example(settings, [(folder / "dark" / "0.png").read_bytes(), str(folder / "light/1.png")])
+    return Example(
+        settings, [(folder / "dark" / "0.png").read_bytes(), str(folder / "light/1.png")]
+    )
 
 
 def text_example(folder: Path) -> Example:

@@ -110,9 +110,7 @@ def test_retraining_repeats_the_trial_and_registers_a_champion(tiny_digits, run,
     sweep = tiny_digits(trials=1, cpus_per_trial=1.0)
     summary = run(sweep).summary
     record = Record(sweep.folder)
-    document = retrain(
-        sweep, record, trial_number=None, n_workers=n_workers, n_seeds=2, view=view
-    )
+    document = retrain(sweep, record, trial_number=None, n_workers=n_workers, n_seeds=2, view=view)
     record.close()
     json.dumps(document)
     assert [row["seed"] for row in document["seeds"]] == [0, 1]
@@ -175,5 +173,3 @@ def wait_for_epochs(path: Path, n_epochs: int, process: subprocess.Popen) -> Non
         time.sleep(0.1)
     process.kill()
     raise AssertionError(f"no {n_epochs} epochs within 120 s: {process.communicate()[1]}")
-
-

@@ -86,7 +86,9 @@ def test_a_lost_record_of_a_run_finds_it_again(toy_sweep, run):
     sweep = toy_sweep(trials=2)
     run(sweep)
     path = sweep.folder / "events.jsonl"
-    lines = [line for line in path.read_text().splitlines(keepends=True) if "mlflow_run" not in line]
+    lines = [
+        line for line in path.read_text().splitlines(keepends=True) if "mlflow_run" not in line
+    ]
     path.write_text("".join(lines))
     run(reopened(sweep, trials=3))
     assert len(runs_of(sweep)) == 4
@@ -95,6 +97,7 @@ def test_a_lost_record_of_a_run_finds_it_again(toy_sweep, run):
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr(tracking, "_SECONDS_BETWEEN_RETRIES", 0.2)
+    monkeypatch.setattr(tracking, "_SECONDS_TO_FLUSH_FAILING", 2.0)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
 
@@ -112,14 +115,12 @@ def start_server(port: int, folder) -> subprocess.Popen:
 
 @pytest.mark.timeout(180)
 def test_training_goes_on_while_mlflow_is_away_and_resume_writes_the_rest(
-    toy_sweep, run, view, impatient, workplace, free_port, monkeypatch
+    toy_sweep, run, view, impatient, workplace, free_port
 ):
     uri = f"http://127.0.0.1:{free_port}"
     sweep = toy_sweep(trials=3, scheduler="none", tracking_uri=uri)
     started = time.monotonic()
-    with monkeypatch.context() as patch:
-        patch.setattr("tuning.runner._SECONDS_TO_FLUSH", 2.0)
-        result = run(sweep)
+    result = run(sweep)
     assert time.monotonic() - started < 30
     assert result.summary["trials"]["completed"] == 3
     assert not result.mlflow_complete

@@ -117,12 +117,18 @@ def _source(config: ImageClassificationConfig, cache_folder: Path) -> tuple[Make
 
 
 def fetch(config: ImageClassificationConfig) -> None:
-    """Bring torchvision's weights to this machine, if the configuration wants them.
+    """Bring torchvision's weights to this machine, or see whether a file's fit the model.
 
     Raises:
-        InputError: they are not here and can not be reached.
+        InputError: they are not here and can not be reached, are damaged, or another model's.
     """
+    if config.weights == "none":
+        return
     if config.weights == "default":
         from trainables.image_weights import fetch_default  # imports torchvision: 10 s
 
         fetch_default(config.model)
+    else:
+        from trainables.image_models import check_weights  # likewise, which every trial would
+
+        check_weights(config)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torchvision
@@ -64,15 +65,42 @@ def build(
     if small:
         _make_stem_small(model, config)
     if state is not None:
-        if small:
-            _widen_stem(model, state)
-        head, _ = last_layer(model)
-        fill(model, state, head, f"weights = {str(path)!r}: not those of a {config.model}")
+        _fill(model, state, config)
     if config.dropout is not None:
         _set_dropout(model, config.dropout)
     if family_of(config.model) is None:  # else check_image_size knows
         _try_forward(model, config)
     return model
+
+
+def check_weights(config: ImageClassificationConfig) -> None:
+    """Raise InputError unless the configured weights can be read and fill the model."""
+    _check_weights(config.model, config.weights, config.image_size, config.stem)
+
+
+@functools.cache  # the many configurations of a search space rarely differ in these
+def _check_weights(
+    model: str, weights: str, image_size: int, stem: Literal["auto", "small", "standard"]
+) -> None:
+    config = ImageClassificationConfig(
+        data="", model=model, weights=weights, image_size=image_size, stem=stem
+    )
+    path = weights_path(config)
+    assert path is not None
+    state = read_weights(path)
+    bare = construct_without_values(config)
+    if wants_small_stem(config):
+        _make_stem_small(bare, config)
+    with warnings.catch_warnings():  # that a model without values stays without them
+        warnings.simplefilter("ignore")
+        _fill(bare, state, config)
+
+
+def _fill(model: nn.Module, state: State, config: ImageClassificationConfig) -> None:
+    if wants_small_stem(config):
+        _widen_stem(model, state)
+    head, _ = last_layer(model)
+    fill(model, state, head, f"weights = {config.weights!r}: not those of a {config.model}")
 
 
 def construct(config: ImageClassificationConfig, n_classes: int) -> nn.Module:

@@ -299,7 +299,7 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
 ) -> None:
     """Open the MLflow UI on this machine, for this machine."""
-    from tuning.sweep import resolve_tracking_uri
+    from tuning.addresses import resolve_tracking_uri
 
     uri = resolve_tracking_uri(tracking_uri)
     command = [

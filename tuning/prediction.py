@@ -8,7 +8,6 @@ from typing import Any
 from trainables.checkpoint import read_description
 from trainables.errors import InputError
 from tuning.serving import find_checkpoint
-from tuning.sweep import resolve_tracking_uri
 
 
 def predict(model: str, inputs: list[str], tracking_uri: str | None) -> list[dict[str, Any]]:
@@ -17,7 +16,7 @@ def predict(model: str, inputs: list[str], tracking_uri: str | None) -> list[dic
     Raises:
         InputError: the model or an input can not be read.
     """
-    folder = find_checkpoint(model, resolve_tracking_uri(tracking_uri))
+    folder = find_checkpoint(model, tracking_uri)
     task = read_description(folder, verify=False).task
     names, items = _images(inputs) if task == "image_classification" else _texts(inputs)
     from trainables.predictor import Predictor

@@ -21,8 +21,6 @@ from tuning.results import best_trial, checkpoint_of, summarize
 from tuning.sweep import Sweep, local_resources
 from tuning.tracking import MlflowTracker
 
-_SECONDS_TO_FLUSH = 60.0  # how long the end of a sweep waits for MLflow
-
 
 @dataclass(frozen=True)
 class _Engine:
@@ -112,7 +110,7 @@ def run_sweep(sweep: Sweep, view: View) -> SweepResult:
                 wall_seconds=time.monotonic() - started,
             )
             engine.disconnect()
-            complete = tracker.close(_SECONDS_TO_FLUSH)
+            complete = tracker.close()
             record.close()
         if complete and not interrupted:
             complete = _log_best_model(sweep, record, view)

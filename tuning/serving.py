@@ -10,6 +10,7 @@ from typing import Any
 import trainables
 from trainables.checkpoint import DESCRIPTION, read_description
 from trainables.errors import InputError
+from tuning.addresses import resolve_tracking_uri
 from tuning.tracking import quiet_mlflow
 
 # What a served model imports; Ray and Optuna are not among them.
@@ -79,7 +80,7 @@ def _example(task: str) -> Any:
     return pd.DataFrame({"image": [file.getvalue()]})
 
 
-def find_checkpoint(model: str, tracking_uri: str) -> Path:
+def find_checkpoint(model: str, tracking_uri: str | None) -> Path:
     """The checkpoint folder that ``model`` names: a folder, or a ``models:/`` or ``runs:/`` URI.
 
     Raises:
@@ -93,14 +94,15 @@ def find_checkpoint(model: str, tracking_uri: str) -> Path:
                 "such as models:/NAME@champion"
             )
         return folder
+    uri = resolve_tracking_uri(tracking_uri)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise InputError(f"model {model!r}: there is no MLflow at {uri}; --tracking-uri names it")
     mlflow = quiet_mlflow()
-    mlflow.set_tracking_uri(tracking_uri)
+    mlflow.set_tracking_uri(uri)
     try:
         downloaded = Path(mlflow.artifacts.download_artifacts(artifact_uri=model))
     except Exception as error:
-        raise InputError(
-            f"model {model!r}: not found in MLflow at {tracking_uri}: {error}"
-        ) from error
+        raise InputError(f"model {model!r}: not found in MLflow at {uri}: {error}") from error
     found = next(downloaded.rglob(DESCRIPTION), None)
     if found is None:
         raise InputError(

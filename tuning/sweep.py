@@ -18,6 +18,7 @@ from trainables.config import TrainingConfig, check_config, parse_setting
 from trainables.errors import InputError, unknown
 from trainables.metrics import METRIC_DIRECTIONS, Direction
 from trainables.tasks import TaskRow, task_row
+from tuning.addresses import check_writable, resolve_address, resolve_tracking_uri
 from tuning.resources import Resources, share_out, this_machine
 from tuning.spaces import load_space
 
@@ -200,10 +201,10 @@ def resolve(options: SweepOptions) -> Sweep:
         scheduler=options.scheduler,
         engine=options.engine,
         tracking_uri=resolve_tracking_uri(options.tracking_uri),
-        experiment=options.experiment or space.name,
+        experiment=space.name if options.experiment is None else options.experiment,
         keep_checkpoints=options.keep_checkpoints,
         max_failures=options.max_failures,
-        address=options.address or os.environ.get("RAY_ADDRESS"),
+        address=resolve_address(options.address) if options.engine == "ray" else None,
         cache_folder=default_cache_folder().resolve(),
     )
     _check_name(sweep)
@@ -246,11 +247,11 @@ def prepare_data(sweep: Sweep) -> tuple[Sweep, list[str]]:
     seen: set[tuple[Any, ...]] = set()
     for values in _configurations(sweep):
         config = check_config(values, row.config_type)
+        row.fetch(config)
         key = tuple(getattr(config, name) for name in row.config_type.DATA_FIELDS)
         if key in seen:
             continue
         seen.add(key)
-        row.fetch(config)
         data = row.prepare(config, sweep.cache_folder)
         fingerprints[config.data] = data.info.fingerprint
         counts = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
@@ -338,47 +339,20 @@ def _with_monitor(space: SearchSpace, metric: str) -> SearchSpace:
     return replace(space, fixed={**space.fixed, "monitor": metric})
 
 
-def resolve_tracking_uri(given: str | None) -> str:
-    """Where MLflow is: as given, else $MLFLOW_TRACKING_URI, else ``mlflow.db`` right here.
-
-    Raises:
-        InputError: MLflow can not write to such a place.
-    """
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    if not re.match(r"^(sqlite|postgresql|mysql|mssql|https?|databricks)", uri):
-        raise InputError(
-            f"--tracking-uri {uri!r}: must start with sqlite:///, http://, https:// or "
-            "postgresql://; MLflow no longer writes to plain folders"
-        )
-    if uri.startswith("sqlite:///"):
-        path = Path(uri.removeprefix("sqlite:///")).resolve()
-        _check_writable(path.parent, "--tracking-uri")
-        return f"sqlite:///{path}"
-    return uri
-
-
 def _check_name(sweep: Sweep) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", sweep.name):
         raise InputError(
             f"--name {sweep.name!r}: must be 1 to 100 letters, digits, '.', '_' and '-', "
             "beginning with a letter or digit"
         )
+    if not sweep.experiment.strip():
+        raise InputError(f"--experiment = {sweep.experiment!r}: must not be empty")
     if (sweep.folder / SWEEP_FILE).exists():
         raise InputError(
             f"--name {sweep.name!r}: that sweep exists already, in {str(sweep.folder)!r}; "
             f"`thaw resume {sweep.name}` continues it, another --name starts a new one"
         )
-    _check_writable(sweep.folder.parent, "--sweeps-folder")
-
-
-def _check_writable(folder: Path, option: str) -> None:
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise InputError(f"{option}: {str(existing)!r} is not a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"{option}: folder {str(existing)!r} can not be written")
+    check_writable(sweep.folder.parent, "--sweeps-folder")
 
 
 def _configurations(sweep: Sweep) -> Iterator[dict[str, Any]]:

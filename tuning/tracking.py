@@ -22,6 +22,8 @@ from tuning.sweep import Sweep
 
 _SECONDS_BETWEEN_BATCHES = 1.0
 _SECONDS_BETWEEN_RETRIES = 5.0
+# How long the end of a sweep waits for MLflow while it answers, and while it does not.
+_SECONDS_TO_FLUSH, _SECONDS_TO_FLUSH_FAILING = 120.0, 12.0
 _METRICS_PER_BATCH, _PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
 _LIBRARIES = ("torch", "torchvision", "transformers", "ray", "optuna", "mlflow")
 _RUN_STATUS = {
@@ -37,6 +39,10 @@ TRIAL_TAG, SWEEP_TAG, STATE_TAG = "thaw.trial", "thaw.sweep", "thaw.state"
 Item = TypeVar("Item")
 
 
+class _GivenUp(Exception):
+    """The sweep has ended and MLflow is still away."""
+
+
 class MlflowTracker:
     """Follows a record and writes it to MLflow."""
 
@@ -47,6 +53,8 @@ class MlflowTracker:
         self._queue: queue.Queue[Event | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._closing = threading.Event()
+        self._given_up = threading.Event()
+        self._failing = False  # whether the latest attempt failed
         self._warned = False
         self._failure: str | None = None
 
@@ -59,11 +67,17 @@ class MlflowTracker:
         if event["event"] != "mlflow_run":  # the writer's own
             self._queue.put(event)
 
-    def close(self, timeout_seconds: float) -> bool:
-        """Write what is left; False if MLflow did not take all of it in time."""
+    def close(self) -> bool:
+        """Write what is left; False if MLflow does not take it, or takes it too slowly."""
         self._closing.set()
         self._queue.put(None)
-        self._thread.join(timeout_seconds)
+        started = time.monotonic()
+        while self._thread.is_alive():
+            self._thread.join(0.1)
+            waited = time.monotonic() - started
+            if waited > (_SECONDS_TO_FLUSH_FAILING if self._failing else _SECONDS_TO_FLUSH):
+                break
+        self._given_up.set()
         return not self._thread.is_alive() and self._failure is None
 
     def _run(self) -> None:
@@ -76,6 +90,8 @@ class MlflowTracker:
                     self._patiently(lambda batch=events: writer.write(batch))  # type: ignore[misc]
                 elif self._closing.is_set() and self._queue.empty():
                     return
+        except _GivenUp:
+            return
         except Exception as error:
             self._failure = f"{type(error).__name__}: {error}"
             self._warn(f"MLflow: {self._failure}")
@@ -97,11 +113,18 @@ class MlflowTracker:
             return events
 
     def _patiently(self, action: Callable[[], Item]) -> Item:
-        """Try until it works; once the sweep is closing, only for as long as ``close`` waits."""
+        """Try until it works, or until ``close`` has waited long enough.
+
+        Raises:
+            _GivenUp: nobody waits any longer. The record still has it all.
+        """
         while True:
             try:
-                return action()
+                result = action()
+                self._failing = False
+                return result
             except Exception as error:
+                self._failing = True
                 if not self._warned:
                     self._warned = True
                     first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -110,7 +133,8 @@ class MlflowTracker:
                         f"({first_line}); training goes on, and they are written when it "
                         "answers again"
                     )
-                time.sleep(_SECONDS_BETWEEN_RETRIES)
+                if self._given_up.wait(_SECONDS_BETWEEN_RETRIES):
+                    raise _GivenUp from error
 
 
 class _Writer:
@@ -146,10 +170,10 @@ class _Writer:
                     tags={**sweep_tags(sweep), TRIAL_TAG: "parent"},
                 ).info.run_id
             )
+            self._log_params(run_id, _sweep_params(sweep))
             self._record.append(
                 "mlflow_run", trial=None, run_id=run_id, experiment=sweep.experiment
             )
-            self._log_params(run_id, _sweep_params(sweep))
         self._parent_id = history.parent_run_id or ""
         client.update_run(self._parent_id, status="RUNNING")
         self._catch_up(history)
@@ -230,9 +254,11 @@ class _Writer:
         return max((metric.step for metric in history), default=0)
 
     def _log_params(self, run_id: str, values: Mapping[str, Any]) -> None:
+        """Log what the run lacks: MLflow refuses to change a parameter, such as more trials."""
         from mlflow.entities import Param
 
-        params = [Param(name, str(value)) for name, value in values.items()]
+        known = self._client.get_run(run_id).data.params
+        params = [Param(name, str(value)) for name, value in values.items() if name not in known]
         for chunk in _chunks(params, _PARAMS_PER_BATCH):
             self._client.log_batch(run_id, params=chunk)
 
