@@ -66,9 +66,12 @@ def _wrong_input_exits() -> Iterator[None]:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except _USAGE_ERROR as error:
-        print(_explain_usage(error), file=sys.stderr)
+        print(_explain_usage(error), end="", file=sys.stderr)
         sys.exit(WRONG_INPUT)
-    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
+    except (BrokenPipeError, SystemExit) as error:
+        # The reader of our output, such as `head`, has had enough; typer and rich exit with 1.
+        if BrokenPipeError not in (type(error), type(error.__context__)):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(DONE)
     except SpaceError as error:
@@ -96,8 +99,8 @@ def _explain_usage(error: Any) -> str:
     else:
         problem = problems()[0]
         message = f"{error.param.opts[0]} = {problem['input']!r}: must be {rule(problem)}"
-    hint = "" if context is None else f"\nsee {context.command_path} --help"
-    return f"error: {message}{hint}"
+    hint = "" if context is None else f"see {context.command_path} --help\n"
+    return f"error: {message}\n{hint}"
 
 
 def _seconds(text: str) -> float:
@@ -179,7 +182,8 @@ def sweep(
         max_failures=max_failures,
         address=address,
     )
-    resolved = resolve(options)
+    with _stdout_for_json_only():  # a user's file may print
+        resolved = resolve(options)
     if dry_run:
         _show_dry_run(resolved, as_json)
         return

@@ -17,7 +17,7 @@ def predict(model: str, inputs: list[str], tracking_uri: str | None) -> list[dic
         InputError: the model or an input can not be read.
     """
     folder = find_checkpoint(model, tracking_uri)
-    task = read_description(folder, verify=False).task
+    task = read_description(folder).task
     names, items = _images(inputs) if task == "image_classification" else _texts(inputs)
     from trainables.predictor import Predictor
 
