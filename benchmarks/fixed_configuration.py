@@ -1,4 +1,4 @@
-"""Train one fixed configuration with several seeds and test it: what a sweep's champion is set beside.
+"""Train one fixed configuration with several seeds and test it, to set a champion beside it.
 
     uv run python benchmarks/fixed_configuration.py text_classification --seeds 3 \
         data=FOLDER label_column=category model=FOLDER learning_rate=5e-5 batch_size=8 \

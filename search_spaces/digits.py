@@ -24,7 +24,7 @@ SPACE = SearchSpace(
         "model": "resnet18",
         "weights": "none",  # --set weights=default downloads ImageNet weights and freezes those
         "image_size": 8,
-        "epochs": 8,
+        "epochs": 6,
         "warmup_fraction": 0.1,
         "augmentation": "digits",
         "augmentation_strength": 0.3,

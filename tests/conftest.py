@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,9 +52,7 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def workplace(
-    tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
+def workplace(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder with an MLflow database, and a cache folder of its own."""
     shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
@@ -62,7 +60,7 @@ def workplace(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("tuning.tracking._SECONDS_BETWEEN_BATCHES", 0.05)
-    yield tmp_path
+    return tmp_path
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def test_the_command_line_is_typed(name, text, value):
         ("epochs", "-3", "epochs = '-3': must be greater than or equal to 1"),
         ("learning_rate", "fast", "learning_rate = 'fast': must be a valid number"),
         ("learning_rate", "inf", "learning_rate = 'inf': must be a finite number"),
-        ("precision", "fp8", "precision = 'fp8': must be one of fp16, fp32, bf16"),
+        ("precision", "fp8", "precision = 'fp8': must be one of fp32, fp16, bf16"),
         ("epoch", "3", "unknown setting 'epoch'; valid: epochs,"),
     ],
 )

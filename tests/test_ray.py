@@ -1,4 +1,4 @@
-"""The same sweeps under a real Ray: warm actors, the same numbers, deaths of workers, retraining."""
+"""The same sweeps under a real Ray: warm actors, equal numbers, dying workers, retraining."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import sysconfig
 import time
 from pathlib import Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from conftest import TOY_SPACE, reopened
@@ -279,7 +280,7 @@ def test_a_sweep_survives_being_saved_and_moved(toy_sweep, run, tmp_path):
 def test_a_resumed_sweep_keeps_its_own_copy_of_the_users_code(toy_sweep):
     sweep = toy_sweep()
     sweep.save()
-    assert (sweep.folder / "toy_space.py").read_text() == open(TOY_SPACE).read()
+    assert (sweep.folder / "toy_space.py").read_text() == Path(TOY_SPACE).read_text()
 
 
 def test_a_name_is_used_once(toy_sweep):

@@ -104,7 +104,10 @@ def prepare_once(
 def _write(folder: Path, make: Callable[[Path], tuple[DataInfo, Mapping[str, Split]]]) -> None:
     with whole_folder(folder) as partial:
         (partial / "assets").mkdir()
-        info, splits = make(partial / "assets")
+        try:
+            info, splits = make(partial / "assets")
+        except OSError as error:
+            raise InputError(f"the data can not be read: {error}") from error
         digest = hashlib.sha256()
         for split_name in SPLITS:
             split = splits[split_name]

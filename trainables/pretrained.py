@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+# What torch.save wrote before version 1.6: a pickled number, as torch.serialization has it.
+_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _TOKENIZERS = (
     "tokenizer.json",
     "vocab.txt",
@@ -69,6 +72,34 @@ def _missing(folder: Path) -> list[str]:
         if not any((folder / name).is_file() for name in names):
             missing.append(f"{what} ({names[0]})")
     return missing
+
+
+def check_weights(folder: Path, model: str) -> None:
+    """See whether the weights of a model folder are whole, from their headers; loads nothing.
+
+    Raises:
+        InputError: a file is cut short, or of another format than its name says.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    safetensors = sorted(folder.glob("model*.safetensors"))
+    for path in safetensors or sorted(folder.glob("pytorch_model*.bin")):
+        try:
+            if safetensors:
+                with safe_open(path, framework="numpy"):
+                    continue
+            with path.open("rb") as file:
+                whole = zipfile.is_zipfile(file)  # its index is at the end
+                file.seek(0)
+                whole = whole or file.read(len(_TORCH_MAGIC)) == _TORCH_MAGIC
+            reason = "" if whole else "it is no file of torch's"
+        except (SafetensorError, OSError) as error:
+            reason = str(error)
+        if reason:
+            raise InputError(
+                f"model = {model!r}: its weights {path.name} are damaged or of another format: "
+                f"{reason}"
+            )
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

@@ -80,7 +80,9 @@ def fetch(config: TextClassificationConfig) -> None:
         InputError: it is not in the cache and the hub can not be reached, or it does not suit.
     """
     if scratch_model(config.model) is None:
-        _check_model(config, pretrained.fetch(config.model))
+        folder = pretrained.fetch(config.model)
+        _check_model(config, folder)
+        pretrained.check_weights(folder, config.model)
 
 
 def _check_model(config: TextClassificationConfig, folder: Path) -> None:

@@ -123,7 +123,7 @@ def sweep(
         list[str] | None,
         typer.Option("--set", help="key=value: fix a setting. May be repeated."),
     ] = None,
-    trials: Annotated[int, typer.Option(help="How many configurations to try.")] = 16,
+    trials: Annotated[int, typer.Option(help="How many configurations to try.")] = 12,
     time_budget: Annotated[
         float | None,
         typer.Option(parser=_seconds, metavar="DURATION", help="Stop after 90s, 10m, 1.5h …"),

@@ -16,8 +16,6 @@ from tuning.sweep import Sweep
 if TYPE_CHECKING:
     from tuning.runner import SweepResult
 
-_MAX_WIDTH = 20  # of a cell in the table of trials
-
 
 def _table(title: str, *headings: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", min_width=len(title))
@@ -95,17 +93,15 @@ def trials_table(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> None:
             sign * (row[sweep.metric] or 0.0),
         ),
     )
-    names = [
-        name for name in (rows[0] if rows else ()) if any(row[name] is not None for row in rows)
-    ]
-    table = _table(f"sweep {sweep.name}", *names)
+    table = _table(f"sweep {sweep.name}", "trial", "state", sweep.metric, "epochs", "seconds")
+    table.add_column("configuration", overflow="fold", ratio=1)
     for row in ordered:
-        table.add_row(*(_cut(show(row[name])) for name in names))
+        chosen = [f"{n}={show(row[n])}" for n in sweep.space.domains if row[n] is not None]
+        error = [f"[{row['error']}]"] if row["error"] else []
+        numbers = (row[sweep.metric], row["epochs"], row["training_seconds"])
+        cells = (str(row["trial"]), row["state"], *map(show, numbers))
+        table.add_row(*cells, " ".join(chosen + error))
     _print(table)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_WIDTH else text[: _MAX_WIDTH - 1] + "…"
 
 
 def best_table(sweep: Sweep, document: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from typing import Any
 
@@ -140,6 +141,8 @@ def disconnect() -> None:
 def run(controller: Controller) -> None:
     """Run the controller's trials until it has none left."""
     resources = controller.resources
+    # Read when the run begins. By default Ray starts the second actor only after the first one.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources.concurrency)
     trainable = tune.with_resources(
         TrialActor, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
     )

@@ -43,7 +43,7 @@ class SweepOptions:
     space: str
     name: str | None = None
     settings: Sequence[str] = ()  # key=value
-    trials: int = 16
+    trials: int = 12
     time_budget_seconds: float | None = None
     concurrency: int | None = None
     cpus_per_trial: float | None = None
@@ -180,7 +180,7 @@ def resolve(options: SweepOptions) -> Sweep:
     space = _override(loaded.space, options.settings, row)
     metric, mode = _metric(options.metric, space, row)
     if row is not None:
-        space = _with_monitor(space, metric)
+        space = _with_absolute_paths(_with_monitor(space, metric), row)
     name = options.name
     if name is None:
         name = f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -337,6 +337,19 @@ def _metric(given: str | None, space: SearchSpace, row: TaskRow | None) -> tuple
 def _with_monitor(space: SearchSpace, metric: str) -> SearchSpace:
     """The space whose trainings watch the metric that the sweep compares them by."""
     return replace(space, fixed={**space.fixed, "monitor": metric})
+
+
+def _with_absolute_paths(space: SearchSpace, row: TaskRow) -> SearchSpace:
+    """The space with its files named from the root: workers and later commands run elsewhere."""
+
+    def absolute(value: Any) -> Any:
+        looks_like_a_path = isinstance(value, str) and (os.sep in value or Path(value).suffix)
+        path = Path(value).expanduser() if looks_like_a_path else None
+        return str(path.resolve()) if path is not None and path.exists() else value
+
+    names = row.config_type.PATH_FIELDS
+    fixed = {n: absolute(value) if n in names else value for n, value in space.fixed.items()}
+    return replace(space, fixed=fixed)
 
 
 def _check_name(sweep: Sweep) -> None:
