@@ -63,7 +63,7 @@ TEXT_FILES = {
     "damaged.pt": "nonsense",
     "damaged.safetensors": "nonsense",
     "weights.onnx": "nonsense",
-    "bert/config.json": '{"model_type": "bert", "num_hidden_layers": 2}',
+    "bert/config.json": '{"model_type": "bert", "num_hidden_layers": 6}',
     "bert/vocab.txt": "[PAD]",
     "bert/model.safetensors": "nonsense",
 }
@@ -185,7 +185,8 @@ AT_ONCE = [
     Wrong(
         "weights of another kind",
         "sweep digits --set weights=weights.onnx",
-        "weights = 'weights.onnx'",
+        "weights = '",
+        "weights.onnx'",
         "'.onnx'",
         ".safetensors",
     ),
@@ -281,7 +282,7 @@ AT_ONCE = [
     Wrong(
         "no such folder", "sweep image_folder --set data=nothere", "data = 'nothere'", "no folder"
     ),
-    Wrong("file for a folder", "sweep image_folder --set data=note.txt", "'note.txt': is a file"),
+    Wrong("file for a folder", "sweep image_folder --set data=note.txt", "note.txt': is a file"),
     Wrong(
         "one class of images",
         "sweep image_folder --set data=one_class",
@@ -363,19 +364,19 @@ WHEN_PREPARED = [
         "label_column = 'label': needs at least 2 classes",
         "only 'good'",
     ),
-    Wrong("no rows", "sweep text_csv --set data=header.csv", "'header.csv': no usable row"),
+    Wrong("no rows", "sweep text_csv --set data=header.csv", "header.csv': no usable row"),
     Wrong(
-        "weights damaged", "sweep digits --set weights=damaged.pt", "'damaged.pt': can not be read"
+        "weights damaged", "sweep digits --set weights=damaged.pt", "damaged.pt': can not be read"
     ),
     Wrong(
         "weights damaged otherwise",
         "sweep digits --set weights=damaged.safetensors",
-        "weights = 'damaged.safetensors': can not be read",
+        "damaged.safetensors': can not be read",
     ),
     Wrong(
         "weights of another model",
         "sweep digits --set model=resnet50 --set weights=whole/model.safetensors",
-        "weights = 'whole/model.safetensors': not those of a resnet50",
+        "whole/model.safetensors': not those of a resnet50",
         "missing",
     ),
     Wrong(

@@ -140,6 +140,11 @@ class Controller:
             return True
         return False
 
+    def retried(self, number: int, reason: str) -> None:
+        """Hear that a trial starts again, from its last checkpoint if it has one."""
+        if number in self._running:
+            self._record.append("trial_retried", trial=number, reason=reason)
+
     def ended(self, number: int, outcome: Outcome) -> None:
         """Hear how a trial ended. A second call for the same trial is ignored."""
         if number not in self._running:

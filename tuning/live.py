@@ -94,8 +94,8 @@ class PlainView(_Progress):
             )
             if trial.error:
                 self.say("    " + trial.error.strip().splitlines()[-1])
-        elif event["event"] == "epoch" and event.get("note"):
-            self.say(f"trial {event['trial']}: {event['note']}")
+        elif trouble := _trouble(event):
+            self.say(trouble)
 
     def end(self) -> None:
         pass
@@ -123,8 +123,8 @@ class LiveView(_Progress):
         if event["event"] == "trial_ended" and event["error"]:
             last_line = event["error"].strip().splitlines()[-1]
             self.say(f"trial {event['trial']} {event['state']}: {last_line}")
-        elif event["event"] == "epoch" and event.get("note"):
-            self.say(f"trial {event['trial']}: {event['note']}")
+        elif trouble := _trouble(event):
+            self.say(trouble)
 
     def end(self) -> None:
         if self._live is not None:
@@ -158,6 +158,15 @@ def make_view() -> PlainView | LiveView:
     """A live view where stderr is a terminal, plain lines where it is not."""
     console = Console(stderr=True)
     return LiveView(console) if console.is_terminal else PlainView(console)
+
+
+def _trouble(event: Event) -> str | None:
+    """What went wrong without ending a trial."""
+    if event["event"] == "trial_retried":
+        return f"trial {event['trial']} starts again: {event['reason']}"
+    if event["event"] == "epoch" and event.get("note"):
+        return f"trial {event['trial']}: {event['note']}"
+    return None
 
 
 def _short(value: object) -> str:

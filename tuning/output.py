@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,16 +62,21 @@ def sweep_report(sweep: Sweep, result: SweepResult) -> None:
     if not result.mlflow_complete:
         _print(f"MLflow lacks some of it; `thaw resume {sweep.name}` writes the rest")
     if result.interrupted:
-        _print("", f"interrupted; continue with\n  thaw resume {sweep.name}")
+        _print("", f"interrupted; continue with\n  {_thaw()} resume {sweep.name}")
     elif best is not None:
         _print(
             "",
             "next",
-            f"  thaw trials {sweep.name}",
-            f"  thaw retrain {sweep.name} --seeds 3",
-            f"  thaw predict {_near(best['checkpoint']) if best['checkpoint'] else 'MODEL'} FILE…",
-            "  thaw ui",
+            f"  {_thaw()} trials {sweep.name}",
+            f"  {_thaw()} retrain {sweep.name} --seeds 3",
+            f"  {_thaw()} predict {_near(best['checkpoint'] or 'MODEL')} FILE…",
+            f"  {_thaw()} ui",
         )
+
+
+def _thaw() -> str:
+    """What to type for this program here: under ``uv run`` it is on no path outside of it."""
+    return "uv run thaw" if "UV_RUN_RECURSION_DEPTH" in os.environ else "thaw"
 
 
 def _near(path: str | Path | None) -> str:
@@ -141,7 +147,7 @@ def champion_table(document: Mapping[str, Any]) -> None:
             f"registered  {document['model_uri']}",
             "",
             "next",
-            f"  thaw predict {document['model_uri']} FILE…",
+            f"  {_thaw()} predict {document['model_uri']} FILE…",
         )
 
 

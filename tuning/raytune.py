@@ -88,6 +88,9 @@ class _Callback(_Adapter, tune.Callback):
             outcome = Outcome(result[OUTCOME], result[ERROR])
             self._controller.ended(trial.config["trial"], outcome)
 
+    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._controller.retried(trial.config["trial"], "its worker process died or hung")
+
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         reason = (
             f"its worker process died {_RETRIES_AFTER_WORKER_DEATH + 1} times: {trial.get_error()}"

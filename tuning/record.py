@@ -1,8 +1,8 @@
 """What happened in a sweep, as lines of JSON, only ever appended: the source of every other view.
 
-Each line is an event: ``trial_started``, ``epoch``, ``trial_ended``, ``sweep_started``,
-``sweep_ended``, ``mlflow_run``. Reading them back gives the trials; a line cut short by a crash is
-left out.
+Each line is an event: ``trial_started``, ``trial_retried``, ``epoch``, ``trial_ended``,
+``sweep_ended``, ``mlflow_run``, ``retrained``. Reading them back gives the trials; a line cut short
+by a crash is left out.
 """
 
 from __future__ import annotations

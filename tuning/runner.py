@@ -40,6 +40,7 @@ def prepare_ray() -> None:
         ),  # workers use this environment, instead of making their own
         ("TUNE_DISABLE_SIGINT_HANDLER", "1"),  # Ctrl-C reaches us as KeyboardInterrupt
         ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1"),  # files that nothing here reads
+        ("TUNE_PRINT_ALL_TRIAL_ERRORS", "0"),  # they are in the record, and shown from there
         ("RAY_AIR_NEW_OUTPUT", "0"),  # the other output can be silenced
         ("RAY_CHDIR_TO_TRIAL_DIR", "0"),  # relative paths mean what they mean to the user
         ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),  # Ray's coming default; unset, Ray warns of it

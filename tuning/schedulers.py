@@ -10,11 +10,11 @@ _REDUCTION_FACTOR = 3  # of three trials at a rung, one goes on (ASHA, arXiv:181
 
 
 def first_rung(epochs: int) -> int:
-    """The epoch before which nothing is stopped: a quarter of all.
+    """The epoch before which nothing is stopped: a third of all, rounded up.
 
     Warm-up and thawing make good configurations start slowly.
     """
-    return max(1, epochs // 4)
+    return -(-epochs // 3)
 
 
 # name -> pruner for trials of at most so many epochs
