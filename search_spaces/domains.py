@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Scalar = str | int | float | bool | None
@@ -279,12 +279,21 @@ class SearchSpace:
     def override(self, settings: Mapping[str, Scalar]) -> SearchSpace:
         """This space with ``settings`` fixed: they are searched no longer.
 
-        Domains whose condition can no longer be met stay, and are never active. Starting points
+        A conditional domain keeps its condition, with its value as the only option, so that it is
+        still not set where it does not apply. What can no longer apply is dropped. Starting points
         lose what is fixed.
         """
-        domains = {name: domain for name, domain in self.domains.items() if name not in settings}
+        fixed = {**self.fixed, **settings}
+        domains: dict[str, Domain] = {}
+        for name, domain in self.domains.items():
+            reachable = _reachable(domain, domains, fixed)
+            if reachable is not None and name not in settings:
+                domains[name] = _with_condition(domain, reachable)
+            elif reachable and domain.when is not None:
+                domains[name] = Choice(settings[name], when=reachable)
+                del fixed[name]
         points = [
-            {name: value for name, value in point.items() if name in domains}
+            {n: v for n, v in point.items() if n in domains and n not in settings}
             for point in self.starting_points
         ]
         return SearchSpace(
@@ -292,7 +301,7 @@ class SearchSpace:
             task=self.task,
             description=self.description,
             domains=domains,
-            fixed={**self.fixed, **settings},
+            fixed=fixed,
             starting_points=[
                 point for number, point in enumerate(points) if point not in points[:number]
             ],
@@ -373,6 +382,28 @@ def _check_when(domain: Domain) -> None:
         for name, value in domain.when.items()
     }
     object.__setattr__(domain, "when", plain)
+
+
+def _reachable(
+    domain: Domain, domains: Mapping[str, Domain], fixed: Mapping[str, Scalar]
+) -> Condition | None:
+    """The part of a domain's condition that can still be met; None if it can not be met at all."""
+    reachable: dict[str, Scalar | tuple[Scalar, ...]] = {}
+    for parent, wanted in (domain.when or {}).items():
+        if parent in domains:
+            met = [value for value in _as_tuple(wanted) if domains[parent].contains(value)]
+        else:
+            met = [v for v in _as_tuple(wanted) if parent in fixed and _same(fixed[parent], v)]
+        if not met:
+            return None
+        reachable[parent] = tuple(met) if len(met) > 1 else met[0]
+    return reachable
+
+
+def _with_condition(domain: Domain, when: Condition) -> Domain:
+    if isinstance(domain, Choice):
+        return Choice(*domain.options, when=when or None)
+    return replace(domain, when=when or None)
 
 
 def _n_steps(domain: Float | Int) -> int:

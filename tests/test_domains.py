@@ -119,6 +119,24 @@ def test_an_override_fixes_a_domain_and_shortens_starting_points():
     assert space.sample(random.Random(0)).keys() == {"b"}
 
 
+def test_an_override_drops_what_can_no_longer_apply():
+    space = conditional_space().override({"freezing": "gradual"})
+    assert list(space.domains) == ["decay"]
+    assert space.domains["decay"].when == {"freezing": "gradual"}
+    assert list(conditional_space().override({"frozen_blocks": 2}).domains) == [
+        "freezing",
+        "frozen_blocks",
+        "decay",
+    ]
+
+
+def test_an_override_of_a_conditional_domain_keeps_its_condition():
+    space = conditional_space().override({"frozen_blocks": 2})
+    for seed in range(20):
+        point = space.sample(random.Random(seed))
+        assert point.get("frozen_blocks") == (2 if point["freezing"] == "first_k" else None)
+
+
 WRONG = [
     (lambda: Float(2, 1), "low must not be above high"),
     (lambda: Float(0, 1, log=True), "low must be greater than 0"),

@@ -286,7 +286,7 @@ AT_ONCE = [
     Wrong(
         "one class of images",
         "sweep image_folder --set data=one_class",
-        "data = 'one_class'",
+        "one_class': must hold a folder",
         "two or more classes; found only one, 'cat'",
     ),
     Wrong("no texts given", "sweep text_csv", "data is missing", "must be set"),
@@ -356,7 +356,7 @@ WHEN_PREPARED = [
     Wrong(
         "empty class",
         "sweep image_folder --set data=empty_class",
-        "data = 'empty_class': no readable image in class folder 'bird'",
+        "empty_class': no readable image in class folder 'bird'",
     ),
     Wrong(
         "one class of texts",
@@ -382,7 +382,7 @@ WHEN_PREPARED = [
     Wrong(
         "text model damaged",
         "sweep text_csv --set data=films.csv --set model=bert",
-        "model = 'bert': its weights model.safetensors are damaged",
+        "bert': its weights model.safetensors are damaged",
     ),
     Wrong("not an image", "predict whole no_image.png", "'no_image.png'", "image"),
 ]

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import TOY_SPACE
 
-from tuning.record import read_history
+from trainables.errors import RunFailed
+from tuning.record import Record, read_history
 from tuning.retrain import retrain
 from tuning.runner import prepare_ray
 
@@ -104,7 +105,6 @@ def test_retraining_repeats_the_trial_and_registers_a_champion(tiny_digits, run,
     from mlflow import MlflowClient
 
     from tuning.prediction import predict
-    from tuning.record import Record
 
     sweep = tiny_digits(trials=1, cpus_per_trial=1.0)
     summary = run(sweep).summary
@@ -131,6 +131,23 @@ def test_retraining_repeats_the_trial_and_registers_a_champion(tiny_digits, run,
     by_path = predict(document["checkpoint"], ["grey.png"], None)
     assert by_uri == by_path
     assert by_path[0]["label"] in document["classes"]
+
+
+def test_a_users_own_training_is_retrained_and_its_failure_told(toy_sweep, run, view):
+    sweep = toy_sweep("fault=raise", trials=5, scheduler="none", searcher="random")
+    run(sweep)
+    record = Record(sweep.folder)
+    document = retrain(sweep, record, trial_number=None, n_workers=2, n_seeds=2, view=view)
+    assert document["model_uri"] is None
+    assert document["test"] is None
+    assert [row["value"] for row in document["seeds"]] == [document["trial_value"]] * 2
+    assert (Path(document["checkpoint"]) / "state.json").exists()
+    assert sum("seed 1, epoch" in message for message in view.messages) == 4
+    trials = record.history.trials.values()
+    failed = next(trial.number for trial in trials if trial.state == "failed")
+    with pytest.raises(RunFailed, match="something broke in epoch 2"):
+        retrain(sweep, record, trial_number=failed, n_workers=1, n_seeds=1, view=view)
+    record.close()
 
 
 def run_thaw(*arguments: str, **options) -> subprocess.Popen:

@@ -54,7 +54,7 @@ def serve(workplace, free_port):
     yield start
 
     for server in servers:
-        os.killpg(server.pid, signal.SIGTERM)
+        os.killpg(server.pid, signal.SIGKILL)
         server.wait(30)
 
 

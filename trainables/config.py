@@ -25,8 +25,6 @@ class TrainingConfig(BaseModel):
 
     # Fields that decide what the prepared data is; configurations that agree on them share it.
     DATA_FIELDS: ClassVar[tuple[str, ...]] = ("data", "split_seed", "val_fraction", "test_fraction")
-    # Fields that may name a file or folder.
-    PATH_FIELDS: ClassVar[tuple[str, ...]] = ("data", "model")
 
     # Data
     data: str
@@ -103,8 +101,6 @@ class ImageClassificationConfig(TrainingConfig):
     """``data`` is digits, mnist, fashion_mnist, or a folder of class folders or of IDX files."""
 
     DATA_FIELDS: ClassVar[tuple[str, ...]] = (*TrainingConfig.DATA_FIELDS, "image_size")
-
-    PATH_FIELDS: ClassVar[tuple[str, ...]] = (*TrainingConfig.PATH_FIELDS, "weights")
 
     model: str = "resnet18"
     weights: str = "none"  # none, default (torchvision's), or a path to .safetensors, .pt, .pth

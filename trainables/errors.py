@@ -14,6 +14,10 @@ class InputError(ValueError):
     """What the user gave is wrong; nothing was started."""
 
 
+class RunFailed(RuntimeError):
+    """What was started has failed; the message says why and where the details are."""
+
+
 class TrialInfeasible(RuntimeError):
     """This configuration can not be trained here, and trying again would not help."""
 

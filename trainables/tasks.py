@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ class TaskRow:
 
     summary: str
     config_type: type[TrainingConfig]
+    path_fields: Mapping[str, Collection[str]]  # field that may be a path -> names that are none
     check: Callable[[Any], None]  # cheap; raises InputError
     fetch: Callable[[Any], None]  # makes remote weights local; raises InputError
     prepare: Callable[[Any, Path], PreparedData]
@@ -47,6 +48,7 @@ TASKS: dict[str, TaskRow] = {
     "image_classification": TaskRow(
         summary="images of one class each; any torchvision classification model",
         config_type=ImageClassificationConfig,
+        path_fields={"data": image_data.KNOWN_DATA, "weights": ("none", "default")},
         check=image_data.check,
         fetch=image_data.fetch,
         prepare=image_data.prepare,
@@ -55,6 +57,7 @@ TASKS: dict[str, TaskRow] = {
     "text_classification": TaskRow(
         summary="texts of one class each; any transformers encoder",
         config_type=TextClassificationConfig,
+        path_fields={"data": (), "model": ()},
         check=text_data.check,
         fetch=text_data.fetch,
         prepare=text_data.prepare,

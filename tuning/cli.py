@@ -77,13 +77,13 @@ def _wrong_input_exits() -> Iterator[None]:
     except SpaceError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_INPUT)
-    except ValueError as error:
-        from trainables.errors import InputError
+    except (ValueError, RuntimeError) as error:
+        from trainables.errors import InputError, RunFailed
 
-        if not isinstance(error, InputError):
+        if not isinstance(error, (InputError, RunFailed)):
             raise
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(WRONG_INPUT)
+        sys.exit(WRONG_INPUT if isinstance(error, InputError) else FAILED)
 
 
 def _explain_usage(error: Any) -> str:
@@ -192,12 +192,25 @@ def sweep(
 
 @app.command()
 def resume(
-    name: SweepName, sweeps_folder: SweepsFolder = Path("sweeps"), as_json: AsJson = False
+    name: SweepName,
+    trials: Annotated[int | None, typer.Option(help="How many in all; default: as before.")] = None,
+    time_budget: Annotated[
+        float | None,
+        typer.Option(
+            parser=_seconds, metavar="DURATION", help="In all, earlier sittings included."
+        ),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster; local: this machine.")
+    ] = None,
+    sweeps_folder: SweepsFolder = Path("sweeps"),
+    as_json: AsJson = False,
 ) -> None:
-    """Continue an interrupted sweep."""
-    from tuning.sweep import open_sweep
+    """Continue an interrupted sweep, or add trials to a finished one."""
+    from tuning.sweep import extend, open_sweep
 
-    _run(open_sweep(name, sweeps_folder), as_json)
+    found = open_sweep(name, sweeps_folder)
+    _run(extend(found, trials=trials, time_budget_seconds=time_budget, address=address), as_json)
 
 
 @app.command()

@@ -6,13 +6,15 @@ import json
 import math
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trainables.errors import InputError
+from trainables.errors import InputError, RunFailed
 from tuning.hosting import BEST
 from tuning.live import View
 from tuning.record import Record, TrialRecord
@@ -146,7 +148,16 @@ def _train(
             f"training trial {trial.number}'s configuration with {n_seeds} seeds, "
             f"{n_workers} workers of {resources.cpus_per_trial:g} CPUs each …"
         )
-        _fit(repetition, resources, n_workers)
+        with _progress(repetition, view):
+            _fit(repetition, resources, n_workers)
+    except (InputError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        details = folder / "error.txt"
+        folder.mkdir(parents=True, exist_ok=True)
+        details.write_text(str(error))
+        reason = str(error).strip().splitlines()[-1]
+        raise RunFailed(f"retraining failed: {reason}; details in {str(details)!r}") from error
     finally:
         raytune.disconnect()
     return [_read(folder, seed, sweep) for seed in repetition.seeds]
@@ -169,6 +180,36 @@ def _worker_resources(sweep: Sweep, n_cpus: float, n_gpus: float, n_workers: int
     return resources
 
 
+@contextmanager
+def _progress(repetition: Repetition, view: View) -> Iterator[None]:
+    """Say each epoch as the first worker writes it down."""
+    done = threading.Event()
+    said: set[tuple[int, str]] = set()
+
+    def look() -> None:
+        for seed in repetition.seeds:
+            path = seed_folder(Path(repetition.folder), seed) / CURVE_FILE
+            curve = json.loads(path.read_text()) if path.exists() else {}
+            for epoch, metrics in curve.items():
+                if (seed, epoch) not in said:
+                    said.add((seed, epoch))
+                    value = metrics[repetition.metric]
+                    view.say(f"seed {seed}, epoch {epoch}: {repetition.metric} {value:.4f}")
+
+    def follow() -> None:
+        while not done.wait(1.0):
+            look()
+        look()
+
+    thread = threading.Thread(target=follow, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
 def _fit(repetition: Repetition, resources: Resources, n_workers: int) -> None:
     import ray.train
     from ray.train.torch import TorchTrainer
@@ -185,7 +226,12 @@ def _fit(repetition: Repetition, resources: Resources, n_workers: int) -> None:
                 use_gpu=bool(resources.gpus_per_trial),
                 resources_per_worker=per_worker,
             ),
-            run_config=ray.train.RunConfig(name="retrain", storage_path=books),
+            run_config=ray.train.RunConfig(
+                name="retrain",
+                storage_path=books,
+                # By default Ray tries for ever to start workers.
+                failure_config=ray.train.FailureConfig(controller_failure_limit=3),
+            ),
         ).fit()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from tuning.record import Record
 from tuning.resources import Resources
 from tuning.results import best_trial, checkpoint_of, summarize
 from tuning.sweep import Sweep, local_resources
-from tuning.tracking import MlflowTracker
+from tuning.tracking import MlflowTracker, quiet_mlflow
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,18 @@ def run_sweep(sweep: Sweep, view: View) -> SweepResult:
         InputError: another process runs this sweep, or no trial fits into the cluster.
     """
     with _sole_driver(sweep):
+        started = time.monotonic()
+        # MLflow takes seconds to import; meanwhile the engine starts.
+        threading.Thread(target=quiet_mlflow, daemon=True).start()
+        engine = ENGINES[sweep.engine]()
+        view.say(f"starting {sweep.engine} …")
+        resources = engine.connect(sweep)  # before anything is written: it may not fit
         sweep.save()
         record = Record(sweep.folder)
         tracker = MlflowTracker(sweep, record, view.say)
         tracker.start()
-        started = time.monotonic()
         interrupted = too_many_failures = False
-        engine = ENGINES[sweep.engine]()
         try:
-            view.say(f"starting {sweep.engine} …")
-            resources = engine.connect(sweep)
             view.say(
                 f"{resources.concurrency} trials at once, "
                 f"each with {resources.cpus_per_trial:g} CPUs"

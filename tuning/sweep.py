@@ -260,8 +260,30 @@ def prepare_data(sweep: Sweep) -> tuple[Sweep, list[str]]:
     return replace(sweep, data_fingerprints=fingerprints), notes
 
 
+def extend(
+    sweep: Sweep, *, trials: int | None, time_budget_seconds: float | None, address: str | None
+) -> Sweep:
+    """A saved sweep with more trials or time, or on another cluster; None leaves it as it was.
+
+    Raises:
+        InputError: a number is out of range, or no cluster answers at the address.
+    """
+    _check_rules(
+        (
+            ("--trials", trials, 1, True),
+            ("--time-budget", time_budget_seconds, 0, False),
+        )
+    )
+    return replace(
+        sweep,
+        trials=trials or sweep.trials,
+        time_budget_seconds=time_budget_seconds or sweep.time_budget_seconds,
+        address=sweep.address if address is None else resolve_address(address),
+    )
+
+
 def _check_numbers(options: SweepOptions) -> None:
-    rules: tuple[tuple[str, float | None, float, bool], ...] = (
+    rules: tuple[_Rule, ...] = (
         ("--trials", options.trials, 1, True),
         ("--time-budget", options.time_budget_seconds, 0, False),
         ("--concurrency", options.concurrency, 1, True),
@@ -271,6 +293,13 @@ def _check_numbers(options: SweepOptions) -> None:
         ("--keep-checkpoints", options.keep_checkpoints, 1, True),
         ("--max-failures", options.max_failures, 0, True),
     )
+    _check_rules(rules)
+
+
+_Rule = tuple[str, float | None, float, bool]  # option, value, least, whether that is allowed
+
+
+def _check_rules(rules: Sequence[_Rule]) -> None:
     for name, value, least, inclusive in rules:
         if value is None:
             continue
@@ -342,14 +371,14 @@ def _with_monitor(space: SearchSpace, metric: str) -> SearchSpace:
 def _with_absolute_paths(space: SearchSpace, row: TaskRow) -> SearchSpace:
     """The space with its files named from the root: workers and later commands run elsewhere."""
 
-    def absolute(value: Any) -> Any:
-        looks_like_a_path = isinstance(value, str) and (os.sep in value or Path(value).suffix)
-        path = Path(value).expanduser() if looks_like_a_path else None
-        return str(path.resolve()) if path is not None and path.exists() else value
+    def absolute(name: str, value: Any) -> Any:
+        known = row.path_fields.get(name)
+        if known is None or not isinstance(value, str) or value in known:
+            return value
+        path = Path(value).expanduser()
+        return str(path.resolve()) if path.exists() else value
 
-    names = row.config_type.PATH_FIELDS
-    fixed = {n: absolute(value) if n in names else value for n, value in space.fixed.items()}
-    return replace(space, fixed=fixed)
+    return replace(space, fixed={name: absolute(name, v) for name, v in space.fixed.items()})
 
 
 def _check_name(sweep: Sweep) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,8 @@ def train_seeds(settings: dict[str, Any]) -> None:
             curve[report.epoch] = dict(report.metrics)
             if run.rank == 0:
                 _keep_best(report, curve, folder, repetition)
+                _write(folder / CURVE_FILE, curve)
             ray_train.report({"seed": seed, "epoch": report.epoch, **report.metrics})
-        if run.rank == 0:
-            (folder / CURVE_FILE).write_text(json.dumps(curve))
     if run.rank == 0:
         for seed in repetition.seeds:
             _test(seed_folder(Path(repetition.folder), seed), replace(run, world_size=1))
@@ -80,7 +80,14 @@ def _test(folder: Path, run: TrainingRun) -> None:
         "classes": list(predictor.classes),
         "confusion": evaluation.meter.confusion().tolist(),
     }
-    (folder / TEST_FILE).write_text(json.dumps(result))
+    _write(folder / TEST_FILE, result)
+
+
+def _write(path: Path, content: object) -> None:
+    """Write JSON that a reader in another process never sees half of."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content))
+    os.replace(partial, path)
 
 
 def _keep_best(
