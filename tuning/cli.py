@@ -329,6 +329,8 @@ def ui(
         "--port",
         str(port),
     ]
+    # Without it the server also starts several processes for jobs that nothing here asks for.
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     print(f"http://127.0.0.1:{port} shows {uri}; stop it with Ctrl-C", flush=True)
     os.execvp(sys.executable, [sys.executable, "-m", *command])
 

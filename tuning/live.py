@@ -134,8 +134,9 @@ class LiveView(_Progress):
     def _table(self) -> Table:
         sweep = self._sweep
         table = Table(title=f"{sweep.name}: {self._status()}", title_justify="left", expand=True)
-        for heading in ("trial", "state", "epoch", sweep.metric, "configuration"):
-            table.add_column(heading, overflow="ellipsis", no_wrap=heading != "configuration")
+        for heading in ("trial", "state", "epoch", sweep.metric):
+            table.add_column(heading, no_wrap=True)
+        table.add_column("configuration", overflow="ellipsis", ratio=1)
         trials = dict(self._history.trials)
         running = [trial for trial in trials.values() if trial.state == "running"]
         best = [trial for trial in ranked(trials, sweep.metric, sweep.mode) if trial not in running]

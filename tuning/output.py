@@ -64,14 +64,10 @@ def sweep_report(sweep: Sweep, result: SweepResult) -> None:
     if result.interrupted:
         _print("", f"interrupted; continue with\n  {_thaw()} resume {sweep.name}")
     elif best is not None:
-        _print(
-            "",
-            "next",
-            f"  {_thaw()} trials {sweep.name}",
-            f"  {_thaw()} retrain {sweep.name} --seeds 3",
-            f"  {_thaw()} predict {_near(best['checkpoint'] or 'MODEL')} FILE…",
-            f"  {_thaw()} ui",
-        )
+        commands = [f"trials {sweep.name}", f"retrain {sweep.name} --seeds 3"]
+        if sweep.space.task is not None and best["checkpoint"] is not None:
+            commands.append(f"predict {_near(best['checkpoint'])} FILE…")
+        _print("", "next", *(f"  {_thaw()} {command}" for command in [*commands, "ui"]))
 
 
 def _thaw() -> str:
