@@ -195,6 +195,27 @@ def test_a_resumed_trial_goes_on_from_its_checkpoint(toy_sweep, run):
     assert lines_after - lines_before == 1  # only the fourth epoch was trained
 
 
+def test_a_damaged_checkpoint_costs_its_epochs_and_no_more(toy_sweep, run):
+    sweep = toy_sweep(trials=1)
+    run_sweep(sweep, InterruptingView(after_epochs=3))
+    best = trial_folder(sweep.folder, 0) / BEST
+    (best / "state.json").write_text("{")
+    assert run(reopened(sweep)).summary["trials"]["completed"] == 1
+    assert sorted(read_history(sweep.folder).trials[0].curve) == [1, 2, 3, 4]
+    assert json.loads((best / "state.json").read_text()) == {"epoch": 4}
+
+
+def test_a_full_disk_is_told_and_does_not_end_a_trial(toy_sweep, run, view):
+    sweep = toy_sweep("fault=full", trials=1)
+    summary = run(sweep).summary
+    assert summary["trials"]["completed"] == 1
+    assert summary["best"]["checkpoint"] is None
+    notes = [event["note"] for event in view.events if event["event"] == "epoch"]
+    assert len(notes) == 4
+    assert all("was not written: [Errno 28] No space left" in note for note in notes)
+    assert str(trial_folder(sweep.folder, 0)) in notes[0]
+
+
 def test_a_finished_sweep_can_be_given_more_trials(toy_sweep, run):
     sweep = toy_sweep(trials=3)
     run(sweep)

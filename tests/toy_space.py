@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.domains import Choice, Float, Int, SearchSpace
-from trainables.errors import Diverged
+from trainables.errors import DamagedCheckpoint, Diverged
 from trainables.task import EpochReport, TrainingRun
 
 SPACE = SearchSpace(
@@ -41,11 +41,18 @@ def train(config: Mapping[str, Any], run: TrainingRun) -> Iterator[EpochReport]:
     """Improve with every epoch; ``fault`` says what goes wrong in trials with x beyond a bound."""
     done = 0
     if run.resume_from is not None:
-        done = json.loads((run.resume_from / "state.json").read_text())["epoch"]
+        try:
+            done = json.loads((run.resume_from / "state.json").read_text())["epoch"]
+        except ValueError as error:
+            raise DamagedCheckpoint(f"{run.resume_from} is damaged") from error
     quality = 1 - (config["x"] - 0.3) ** 2
     for epoch in range(done + 1, config["epochs"] + 1):
         time.sleep(config["seconds"])
-        if config["fault"] != "none" and epoch == 2 and config["x"] > config["fault_beyond"]:
+        if (
+            config["fault"] not in ("none", "full")
+            and epoch == 2
+            and config["x"] > config["fault_beyond"]
+        ):
             marker = Path(run.cache_folder) / "died"
             if config["fault"] != "die" or not marker.exists():
                 if config["fault"] == "die":
@@ -55,6 +62,8 @@ def train(config: Mapping[str, Any], run: TrainingRun) -> Iterator[EpochReport]:
         metrics = {"value": quality * (1 - 0.5**epoch), "x": config["x"], "pid": float(os.getpid())}
 
         def save(folder: Path, epoch: int = epoch) -> None:
+            if config["fault"] == "full":
+                raise OSError(28, "No space left on device")
             (folder / "state.json").write_text(json.dumps({"epoch": epoch}))
 
         yield EpochReport(epoch, metrics, save)

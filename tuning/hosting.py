@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import shutil
 import sys
 import time
 import traceback
@@ -93,8 +94,11 @@ class TrialHost:
         except DamagedCheckpoint:
             if not self._resumable:
                 return Outcome("failed", traceback.format_exc())
+            # Go on from an older one, or from the start. Its value must not keep a good one away.
+            damaged = self._resumable.pop(0)
+            shutil.rmtree(damaged.with_suffix(".damaged"), ignore_errors=True)
+            damaged.rename(damaged.with_suffix(".damaged"))
             self._generator = None
-            self._resumable.pop(0)  # go on from an older one, or from the start
             return self.step()
         except TrialInfeasible as error:
             return Outcome("infeasible", f"{type(error).__name__}: {error}")
