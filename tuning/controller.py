@@ -122,8 +122,8 @@ class Controller:
         """Hear of an epoch; True if the trial should stop, in which case it has ended as pruned."""
         if number not in self._running:
             return True
-        # A trial that went on from a checkpoint repeats some epochs.
-        known = result.epoch in self.trials[number].curve
+        if result.epoch in self.trials[number].curve:
+            return False  # a trial that goes on from a checkpoint repeats some epochs
         self._record.append(
             "epoch",
             trial=number,
@@ -131,8 +131,6 @@ class Controller:
             metrics=dict(result.metrics),
             note=result.note,
         )
-        if known:
-            return False
         value = result.metrics[self.sweep.metric]
         stop = self._study.report(number, result.epoch, value)
         if stop or self.out_of_time:

@@ -76,6 +76,9 @@ class TrialHost:
         self._best: float | None = None
         self._saved_at = time.monotonic()
         self._epochs = 0
+        self._curve: dict[int, dict[str, float]] = {}
+        # Epochs behind the checkpoint gone on from: their reports may have met a dead driver.
+        self._replayed: list[tuple[int, dict[str, float]]] = []
         self._generator: Iterator[EpochReport] | None = None
         self._resumable = checkpoints_of(self._folder)
         self._resumed = bool(self._resumable)
@@ -85,11 +88,14 @@ class TrialHost:
         try:
             if self._generator is None:
                 self._generator = self._start()
+            if self._replayed:
+                return EpochResult(*self._replayed.pop(0))
             report = next(self._generator, None)
             if report is None:
                 return self._completed()
             metrics = self._check(report)
             self._epochs += 1
+            self._curve[report.epoch] = metrics
             return EpochResult(report.epoch, metrics, self._maybe_save(report))
         except DamagedCheckpoint:
             if not self._resumable:
@@ -123,6 +129,10 @@ class TrialHost:
         train = training_function(assignment.task, assignment.train_file)
         best = _progress(self._folder / BEST)
         self._best = None if best is None else best["value"]
+        newest = _progress(self._resumable[0]) if self._resumable else None
+        known = {} if newest is None else newest["curve"]
+        self._curve = {int(epoch): metrics for epoch, metrics in known.items()}
+        self._replayed = sorted(self._curve.items())
         run = TrainingRun(
             cache_folder=Path(assignment.cache_folder),
             device=assignment.device,
@@ -168,18 +178,22 @@ class TrialHost:
         if target is None:
             return None
         try:
-            save_report(report, self._folder / target, value)
+            save_report(report, self._folder / target, value, self._curve)
         except OSError as error:
             return f"checkpoint {str(self._folder / target)!r} was not written: {error}"
         self._saved_at = time.monotonic()
         return None
 
 
-def save_report(report: EpochReport, folder: Path, value: float) -> None:
+def save_report(
+    report: EpochReport, folder: Path, value: float, curve: Mapping[int, Mapping[str, float]]
+) -> None:
     """Save a report's state to ``folder``, whole or not at all, its epoch and value beside it."""
     with whole_folder(folder) as partial:
         report.save(partial)
-        (partial / _PROGRESS_FILE).write_text(json.dumps({"epoch": report.epoch, "value": value}))
+        (partial / _PROGRESS_FILE).write_text(
+            json.dumps({"epoch": report.epoch, "value": value, "curve": curve})
+        )
 
 
 def checkpoints_of(trial_folder: Path) -> list[Path]:

@@ -97,4 +97,4 @@ def _keep_best(
     best = max(values) if repetition.mode == "max" else min(values)
     value = report.metrics[repetition.metric]
     if value == best and values.index(best) == len(values) - 1:
-        save_report(report, folder / BEST, value)
+        save_report(report, folder / BEST, value, curve)
