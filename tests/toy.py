@@ -71,4 +71,6 @@ TASK = Task(
     loss=loss,
     meter=meter,
     encode=encode,
+    n_views=lambda config: 0,
+    cut=lambda model, k, config, info: None,
 )

@@ -25,8 +25,12 @@ class Block:
     def parameters(self, model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         """(dotted name, parameter) of everything below this block's paths."""
         for name, parameter in model.named_parameters():
-            if any(name == path or name.startswith(f"{path}.") for path in self.paths):
+            if self.holds(name):
                 yield name, parameter
+
+    def holds(self, name: str) -> bool:
+        """Whether the module, parameter or buffer of that dotted name is part of this block."""
+        return any(name == path or name.startswith(f"{path}.") for path in self.paths)
 
 
 def check_blocks(model: nn.Module, blocks: Sequence[Block]) -> None:

@@ -108,6 +108,9 @@ class ImageClassificationConfig(TrainingConfig):
     stem: Literal["auto", "small", "standard"] = "auto"
     augmentation: Literal["none", "digits", "photo"] = "none"
     augmentation_strength: float = Field(default=0.5, ge=0, le=1)
+    # Augmented versions of each image to choose from while blocks are frozen, so that what these
+    # output can be kept; 0: each epoch makes new ones, and nothing is kept.
+    cached_views: int = Field(default=0, ge=0, le=100)
 
 
 class TextClassificationConfig(TrainingConfig):

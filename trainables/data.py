@@ -7,13 +7,16 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
 
 from trainables.errors import InputError
 from trainables.files import whole_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor, device
 
 SPLITS = ("train", "val", "test")
 _FORMAT = 1  # raise it when the files below, or how any task prepares its arrays, change
@@ -130,6 +133,18 @@ def _read(folder: Path) -> PreparedData:
         }
         splits[split_name] = Split(targets=arrays.pop("targets"), inputs=arrays)
     return PreparedData(info, splits, folder / "assets")
+
+
+def gather(
+    arrays: Mapping[str, np.ndarray], indices: np.ndarray, device: device
+) -> dict[str, Tensor]:
+    """The rows ``indices`` of each array, copied out of the memory map to ``device``."""
+    import torch
+
+    return {
+        name: torch.from_numpy(array[indices]).to(device, non_blocking=True)
+        for name, array in arrays.items()
+    }
 
 
 def stratified_split(

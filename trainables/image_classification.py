@@ -9,10 +9,11 @@ import torch
 from trainables.augment import augment
 from trainables.classification import loss, meter
 from trainables.image_blocks import blocks
+from trainables.image_cut import cut as cut_between_blocks
 from trainables.image_data import prepare
 from trainables.image_files import encode
 from trainables.image_models import build
-from trainables.task import Task
+from trainables.task import Cut, Task
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -58,6 +59,20 @@ def forward(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     return logits
 
 
+def n_views(config: ImageClassificationConfig) -> int:
+    """How many versions of an image there are: one, the configured number, or 0 for new ones."""
+    if config.augmentation == "none" or config.augmentation_strength == 0:
+        return 1
+    return config.cached_views
+
+
+def cut(model: nn.Module, k: int, config: ImageClassificationConfig, info: DataInfo) -> Cut | None:
+    """The model cut before block ``k``."""
+    return cut_between_blocks(
+        model, k, config, lambda raw, generator: transform(raw, config, info, generator)
+    )
+
+
 TASK = Task(
     name="image_classification",
     prepare=prepare,
@@ -68,4 +83,6 @@ TASK = Task(
     loss=loss,
     meter=meter,
     encode=encode,
+    n_views=n_views,
+    cut=cut,
 )

@@ -29,7 +29,7 @@ from trainables.checkpoint import (
     save_checkpoint,
 )
 from trainables.config import TrainingConfig
-from trainables.data import PreparedData, Split
+from trainables.data import PreparedData, gather
 from trainables.errors import Diverged, InputError, OutOfMemory
 from trainables.freezing import (
     check_frozen_blocks,
@@ -37,9 +37,11 @@ from trainables.freezing import (
     thaw,
     trainable_blocks,
 )
+from trainables.frozen_prefix import FrozenPrefix, freeze_prefix
 from trainables.metrics import METRIC_DIRECTIONS, Meter
 from trainables.optim import make_optimizer, make_schedule
 from trainables.settings import (
+    autocast,
     mix_seed,
     n_threads,
     peak_memory_bytes,
@@ -49,7 +51,6 @@ from trainables.settings import (
 from trainables.task import EpochReport, Task, TrainingRun
 
 _EVALUATION_BATCH = 128  # samples; assumed to fit wherever training with gradients does
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Reading the loss waits for the GPU; on the CPU it is free.
 _STEPS_BETWEEN_CHECKS = {"cuda": 16, "cpu": 1}
 
@@ -70,6 +71,9 @@ class _Training:
     micro_batch_size: int
     replica: nn.Module  # the model, or its DistributedDataParallel wrapper
     trainable: range | None = None
+    prefix: FrozenPrefix | None = None  # of the blocks that are frozen now
+    prefix_note: str = ""  # whether the prefix cache was used, and why not
+    seconds_saved: float = 0.0  # by the prefix cache, in earlier phases
     epochs_done: int = 0
     history: dict[str, Any] = field(default_factory=lambda: {"best": None, "epochs_since_best": 0})
 
@@ -94,7 +98,9 @@ def fit(task: Task, config: TrainingConfig, run: TrainingRun) -> Iterator[EpochR
             _resume(training, run.resume_from)
         while training.epochs_done < config.epochs and not _stopped_early(training):
             metrics = _train_and_validate(training)
-            yield EpochReport(training.epochs_done, metrics, _saver(training, metrics))
+            yield EpochReport(
+                training.epochs_done, metrics, _saver(training, metrics), _tags(training)
+            )
 
 
 def check_precision(config: TrainingConfig, device: str) -> None:
@@ -200,7 +206,7 @@ def _train_and_validate(training: _Training) -> dict[str, float]:
         train_seconds = time.perf_counter() - started
         _share_buffers(training)
         validation = evaluate(
-            training.task, training.model, config, training.data, "val", run
+            training.task, training.model, config, training.data, "val", run, training.prefix
         ).metrics
     training.epochs_done = epoch + 1
     if not math.isfinite(validation["loss"]):
@@ -225,12 +231,45 @@ def _thaw_for(training: _Training, epoch: int) -> None:
     trainable = trainable_blocks(training.config, len(training.blocks), epoch)
     if trainable != training.trainable:
         thaw(training.model, training.blocks, trainable)
+        _freeze_below(training, trainable, epoch)
         if training.run.world_size > 1:  # the wrapper fixes which parameters it averages
             device_ids = [training.device] if training.device.type == "cuda" else None
             training.replica = DistributedDataParallel(training.model, device_ids=device_ids)
         training.trainable = trainable
     set_training_mode(training.replica, (), trainable)
     set_training_mode(training.model, training.blocks, trainable)
+
+
+def _freeze_below(training: _Training, trainable: range, epoch: int) -> None:
+    """Take what the blocks below ``trainable`` give from the prefix cache, where that pays."""
+    config = training.config
+    phase = range(epoch, config.epochs)
+    n_epochs = sum(trainable_blocks(config, len(training.blocks), e) == trainable for e in phase)
+    if training.prefix is not None:
+        training.seconds_saved += training.prefix.seconds_saved
+    training.prefix, reason = freeze_prefix(
+        training.task,
+        training.model,
+        training.blocks,
+        trainable.start,
+        config,
+        training.run,
+        training.data,
+        n_epochs,
+    )
+    if reason is None:
+        training.prefix_note = f"used below block {training.blocks[trainable.start].name}"
+    elif not training.prefix_note.startswith("used"):
+        training.prefix_note = f"not used: {reason}"
+
+
+def _tags(training: _Training) -> dict[str, str]:
+    prefix = training.prefix
+    saved = training.seconds_saved + (0.0 if prefix is None else prefix.seconds_saved)
+    return {
+        "prefix_cache": training.prefix_note,
+        "prefix_cache_seconds_saved": f"{saved:.2f}",
+    }
 
 
 def _batches(
@@ -307,11 +346,18 @@ def _accumulate(training: _Training, batch: np.ndarray, generator: torch.Generat
     training.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=training.device)
     for number, piece in enumerate(pieces):
-        raw, targets = _gather(split, piece, training.device)
-        inputs = task.transform(raw, config, training.data.info, generator)
         last = number == len(pieces) - 1
-        with _no_sync(training.replica, last), _autocast(config, training.device):
-            loss = task.loss(task.forward(training.replica, inputs), targets, config)
+        targets = gather({"targets": split.targets}, piece, training.device)["targets"]
+        inputs = {}
+        if training.prefix is None:
+            raw = gather(split.inputs, piece, training.device)
+            inputs = task.transform(raw, config, training.data.info, generator)
+        with _no_sync(training.replica, last), autocast(config.precision, training.device):
+            if training.prefix is None:
+                logits = task.forward(training.replica, inputs)
+            else:
+                logits = training.prefix.logits("train", piece, training.epochs_done)
+            loss = task.loss(logits, targets, config)
             # The mean over the effective batch; the wrapper divides by the number of workers.
             scaled = training.scaler.scale(loss * (run.world_size / len(batch)))
             torch.autograd.backward(scaled)
@@ -323,23 +369,6 @@ def _no_sync(replica: nn.Module, last: bool) -> contextlib.AbstractContextManage
     if isinstance(replica, DistributedDataParallel) and not last:
         return cast(contextlib.AbstractContextManager[Any], replica.no_sync())
     return contextlib.nullcontext()
-
-
-def _autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
-    return torch.autocast(
-        device.type, dtype=_AUTOCAST.get(config.precision), enabled=config.precision in _AUTOCAST
-    )
-
-
-def _gather(
-    split: Split, indices: np.ndarray | slice, device: torch.device
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Raw inputs and targets [n] at ``indices``, copied out of the memory map to ``device``."""
-
-    def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.array(array[indices])).to(device, non_blocking=True)
-
-    return {name: tensor(array) for name, array in split.inputs.items()}, tensor(split.targets)
 
 
 def _share_buffers(training: _Training) -> None:
@@ -365,6 +394,7 @@ def evaluate(
     data: PreparedData,
     split_name: str,
     run: TrainingRun,
+    prefix: FrozenPrefix | None = None,
 ) -> Evaluation:
     """Measure ``model`` on a split, shared out over the workers; each gets the whole result.
 
@@ -378,9 +408,14 @@ def evaluate(
     model.eval()
     starts = range(0, len(split), _EVALUATION_BATCH)
     for start in starts[run.rank :: run.world_size]:
-        raw, targets = _gather(split, slice(start, start + _EVALUATION_BATCH), device)
-        with _autocast(config, device):
-            logits = task.forward(model, task.transform(raw, config, data.info, None))
+        indices = np.arange(start, min(start + _EVALUATION_BATCH, len(split)))
+        targets = gather({"targets": split.targets}, indices, device)["targets"]
+        with autocast(config.precision, device):
+            if prefix is not None:
+                logits = prefix.logits(split_name, indices, 0)
+            else:
+                raw = gather(split.inputs, indices, device)
+                logits = task.forward(model, task.transform(raw, config, data.info, None))
         total += task.loss(logits.float(), targets, plain)
         meter.update(logits, targets)
     if run.world_size > 1:

@@ -32,6 +32,15 @@ def seeded(*parts: int) -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Compute in ``precision`` (fp32, bf16 or fp16) inside the block, where torch finds it safe."""
+    dtype = _AUTOCAST.get(precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
 @contextmanager
 def n_threads(n: int) -> Iterator[None]:
     """Let torch use ``n`` CPU threads inside the block."""

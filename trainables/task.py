@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +25,9 @@ class TrainingRun:
     rank: int = 0
     world_size: int = 1
     n_threads: int = 1  # CPU threads torch may use
+    # What cached activations of frozen blocks may take on this machine; 0: none are kept; None: a
+    # share of its free memory and disk.
+    prefix_cache_bytes: int | None = None
     resume_from: Path | None = None  # a checkpoint folder
 
 
@@ -38,12 +41,33 @@ class EpochReport:
     epoch: int  # counted from 1
     metrics: Mapping[str, float]
     save: Callable[[Path], None]
+    tags: Mapping[str, str] = field(default_factory=dict)  # said of the trial as a whole so far
 
 
 class TrainingFunction(Protocol):
     """An ordinary PyTorch training that yields after each epoch. It knows nothing of its host."""
 
     def __call__(self, config: Any, run: TrainingRun) -> Iterator[EpochReport]: ...
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A model divided in two before its block k: ``suffix`` of ``prefix`` is the whole model.
+
+    Only while the first k blocks are frozen: ``prefix`` is computed without gradients.
+    """
+
+    # All that decides what ``prefix`` gives, but the data, the weights and the precision.
+    identity: str
+    # (inputs of a split) -> a number for each sample [n]; samples of one number give activations of
+    # one shape, whose first axis counts samples. Others may differ in the second axis.
+    groups: Callable[[Mapping[str, np.ndarray]], np.ndarray]
+    # (raw inputs of samples of one group, that group, a generator per sample if they are to be
+    # augmented) -> activations
+    prefix: Callable[[dict[str, Tensor], int, Sequence[Generator] | None], Tensor]
+    # (activations, zero beyond a sample's own, and the raw inputs if they are needed) -> logits
+    suffix: Callable[[Tensor, dict[str, Tensor] | None], Tensor]
+    suffix_needs_inputs: bool
 
 
 @dataclass(frozen=True)
@@ -72,3 +96,9 @@ class Task:
     # (file contents or texts, config, info, assets) -> raw inputs as a split holds them. Raises
     # InputError.
     encode: Callable[[Sequence[bytes | str], Any, DataInfo, Path], dict[str, np.ndarray]]
+    # (config) -> how many versions of a sample ``transform`` makes: 1 where it does not augment, 0
+    # where each epoch gets new ones.
+    n_views: Callable[[Any], int]
+    # (model, k, config, info) -> the model cut before block k; None where it can not be, or where
+    # nothing worth keeping comes before.
+    cut: Callable[[nn.Module, int, Any, DataInfo], Cut | None]

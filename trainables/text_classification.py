@@ -13,7 +13,8 @@ from trainables import pretrained
 from trainables.blocks import Block
 from trainables.classification import loss, meter
 from trainables.errors import InputError
-from trainables.task import Task
+from trainables.task import Cut, Task
+from trainables.text_cut import cut as cut_between_layers
 from trainables.text_data import encode, prepare, scratch_model
 
 if TYPE_CHECKING:
@@ -178,10 +179,15 @@ def transform(
     Returns:
         ``input_ids`` int64 and ``attention_mask`` int64, both [n, longest of the batch].
     """
+    return _model_inputs(raw, None)
+
+
+def _model_inputs(raw: dict[str, Tensor], n_positions: int | None) -> dict[str, Tensor]:
     length = raw["length"].long()
-    longest = int(length.max()) if len(length) else 0
-    input_ids = raw["input_ids"][:, :longest].long()
-    positions = torch.arange(longest, device=length.device)
+    if n_positions is None:
+        n_positions = int(length.max()) if len(length) else 0
+    input_ids = raw["input_ids"][:, :n_positions].long()
+    positions = torch.arange(input_ids.shape[1], device=length.device)
     return {"input_ids": input_ids, "attention_mask": (positions < length[:, None]).long()}
 
 
@@ -189,6 +195,12 @@ def forward(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """Logits [n, classes]."""
     logits: Tensor = model(**inputs).logits
     return logits
+
+
+def cut(model: nn.Module, k: int, config: TextClassificationConfig, info: DataInfo) -> Cut | None:
+    """The model cut before block ``k``."""
+    layers = list(model.get_submodule(".".join(_way_to_layers(model))).children())
+    return cut_between_layers(model, layers, k, _model_inputs)
 
 
 TASK = Task(
@@ -201,4 +213,6 @@ TASK = Task(
     loss=loss,
     meter=meter,
     encode=encode,
+    n_views=lambda config: 1,  # texts are not augmented
+    cut=cut,
 )
