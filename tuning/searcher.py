@@ -12,13 +12,14 @@ from optuna.trial import TrialState as OptunaState
 
 from search_spaces.domains import SearchSpace
 from trainables.metrics import Direction
+from tuning.bounded_tpe import BoundedTPESampler
 from tuning.convert import suggest
 from tuning.record import ENDED_STATES, TrialRecord, TrialState
 from tuning.schedulers import SCHEDULERS
 
 # name -> sampler from (seed); a grid is enqueued, so its sampler is never asked
 SEARCHERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True),
+    "tpe": lambda seed: BoundedTPESampler(seed=seed),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
     "grid": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
