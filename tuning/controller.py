@@ -43,7 +43,9 @@ class Controller:
         self._running: set[int] = set()
         for trial in self.trials.values():
             self._study.restore(trial, sweep.metric, sweep.mode)
-            if trial.state not in ENDED_STATES:
+            if trial.state in ENDED_STATES:
+                self._keeper.ended(trial)
+            else:
                 self._unfinished.append(trial)
         self._n_proposed = len(self.trials)
         self.n_trials = min(sweep.trials, self._study.limit or sweep.trials)
@@ -85,8 +87,7 @@ class Controller:
     def too_many_failures(self) -> bool:
         """Whether more trials failed than ``max_failures`` allows."""
         limit = self.sweep.max_failures
-        n_failed = sum(trial.state == "failed" for trial in self.trials.values())
-        return limit is not None and n_failed > limit
+        return limit is not None and self._record.history.n_in_state["failed"] > limit
 
     def propose(self) -> Assignment | None:
         """The next trial to run; None if all slots are taken or there is none left."""
@@ -112,7 +113,7 @@ class Controller:
             cache_folder=str(sweep.cache_folder),
             metric=sweep.metric,
             mode=sweep.mode,
-            save_beyond=self._keeper.save_beyond(dict(self.trials)),
+            save_beyond=self._keeper.save_beyond(),
             device="cuda" if self.resources.gpus_per_trial else "cpu",
             n_threads=self.resources.n_threads,
             seconds_between_checkpoints=_SECONDS_BETWEEN_CHECKPOINTS,
@@ -151,7 +152,7 @@ class Controller:
         value = self.trials[number].value(self.sweep.metric, self.sweep.mode)
         self._study.tell(number, outcome.state, value)
         self._record.append("trial_ended", trial=number, state=outcome.state, error=outcome.error)
-        self._keeper.tidy(dict(self.trials))
+        self._keeper.ended(self.trials[number])
 
     def close(self) -> None:
         """End this sitting: what still runs is interrupted, and can be resumed."""

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tuning.record import Event, SweepHistory, ranked
+from tuning.record import ENDED_STATES, Best, Event, SweepHistory
 from tuning.results import count_states, searched
 from tuning.sweep import Sweep
 
-_N_SHOWN = 8  # trials in the live table
+_N_SHOWN = 8  # trials in the live table; more only while more are running
+_N_RUNNING_SHOWN = 24
 
 
 class View(Protocol):
@@ -37,6 +38,14 @@ class _Progress:
         self._history = history
         self._n_trials = n_trials
         self._started = time.monotonic()
+        self._best = Best(_N_SHOWN, sweep.metric, sweep.mode)
+        for trial in history.trials.values():
+            if trial.state in ENDED_STATES:
+                self._best.add(trial)
+
+    def update(self, event: Event) -> None:
+        if event["event"] == "trial_ended" and event["state"] in ENDED_STATES:
+            self._best.add(self._history.trials[event["trial"]])
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._started
@@ -49,8 +58,8 @@ class _Progress:
         for state in ("pruned", "failed", "infeasible"):
             if counts[state]:
                 parts.append(f"{counts[state]} {state}")
-        best = next(iter(ranked(self._history.trials, self._sweep.metric, self._sweep.mode)), None)
-        if best is not None:
+        if best_trials := self._best.trials:
+            best = best_trials[0]
             value = best.value(self._sweep.metric, self._sweep.mode)
             parts.append(f"best {self._sweep.metric} {value:.4f} (trial {best.number})")
         left = self._seconds_left(n_ended)
@@ -79,6 +88,7 @@ class PlainView(_Progress):
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def update(self, event: Event) -> None:
+        super().update(event)
         if event["event"] == "trial_started":
             point = self._history.trials[event["trial"]].point
             chosen = " ".join(f"{name}={_short(value)}" for name, value in point.items())
@@ -120,6 +130,7 @@ class LiveView(_Progress):
         self._live.start()
 
     def update(self, event: Event) -> None:
+        super().update(event)
         if event["event"] == "trial_ended" and event["error"]:
             last_line = event["error"].strip().splitlines()[-1]
             self.say(f"trial {event['trial']} {event['state']}: {last_line}")
@@ -137,10 +148,9 @@ class LiveView(_Progress):
         for heading in ("trial", "state", "epoch", sweep.metric):
             table.add_column(heading, no_wrap=True)
         table.add_column("configuration", overflow="ellipsis", ratio=1)
-        trials = dict(self._history.trials)
-        running = [trial for trial in trials.values() if trial.state == "running"]
-        best = [trial for trial in ranked(trials, sweep.metric, sweep.mode) if trial not in running]
-        for trial in running + best[: max(0, _N_SHOWN - len(running))]:
+        trials = list(self._history.trials.values())
+        running = [trial for trial in trials if trial.state == "running"][:_N_RUNNING_SHOWN]
+        for trial in running + self._best.trials[: max(0, _N_SHOWN - len(running))]:
             value = trial.value(sweep.metric, sweep.mode)
             table.add_row(
                 str(trial.number),

@@ -11,6 +11,8 @@ import json
 import os
 import threading
 import time
+from bisect import insort
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +62,7 @@ class SweepHistory:
     parent_run_id: str | None = None
     experiment: str | None = None
     wall_seconds: float = 0.0  # over all sittings that came to an end
+    n_in_state: Counter[TrialState] = field(default_factory=Counter)
 
     def apply(self, event: Event) -> None:
         """Take one more event into account."""
@@ -71,13 +74,15 @@ class SweepHistory:
                 self.trials[number] = TrialRecord(
                     number, event["config"], event["point"], started=event["time"]
                 )
+                self.n_in_state["running"] += 1
             else:
-                known.state = "running"
+                self._enter(known, "running")
         elif kind == "epoch":
             self.trials[event["trial"]].curve[event["epoch"]] = event["metrics"]
         elif kind == "trial_ended":
             trial = self.trials[event["trial"]]
-            trial.state, trial.error, trial.ended = event["state"], event["error"], event["time"]
+            self._enter(trial, event["state"])
+            trial.error, trial.ended = event["error"], event["time"]
         elif kind == "mlflow_run":
             if event["trial"] is None:
                 self.parent_run_id, self.experiment = event["run_id"], event["experiment"]
@@ -85,6 +90,11 @@ class SweepHistory:
                 self.trials[event["trial"]].mlflow_run_id = event["run_id"]
         elif kind == "sweep_ended":
             self.wall_seconds += event["wall_seconds"]
+
+    def _enter(self, trial: TrialRecord, state: TrialState) -> None:
+        self.n_in_state[trial.state] -= 1
+        self.n_in_state[state] += 1
+        trial.state = state
 
 
 class Record:
@@ -170,18 +180,43 @@ def _cut_incomplete_line(path: Path) -> None:
             file.truncate(whole)
 
 
+_Rank = tuple[float, int]  # smaller is better
+
+
+def _rank(trial: TrialRecord, metric: str, mode: Direction) -> _Rank | None:
+    """Where a trial stands; None without a value, or if it is infeasible or failed."""
+    value = None if trial.state in ("failed", "infeasible") else trial.value(metric, mode)
+    return None if value is None else (-value if mode == "max" else value, trial.number)
+
+
 def ranked(trials: Mapping[int, TrialRecord], metric: str, mode: Direction) -> list[TrialRecord]:
     """Trials that reached a value, best first; infeasible and failed ones are left out."""
-    sign = 1 if mode == "max" else -1
+    ranks = [(_rank(trial, metric, mode), trial) for trial in trials.values()]
+    valid = [(rank, trial) for rank, trial in ranks if rank is not None]
+    return [trial for _, trial in sorted(valid, key=lambda pair: pair[0])]
 
-    def key(trial: TrialRecord) -> tuple[float, int]:
-        value = trial.value(metric, mode)
-        assert value is not None
-        return (-sign * value, trial.number)
 
-    valid = [
-        trial
-        for trial in trials.values()
-        if trial.state not in ("failed", "infeasible") and trial.value(metric, mode) is not None
-    ]
-    return sorted(valid, key=key)
+class Best:
+    """The best few of the trials that ended, known at each end without a look at all others."""
+
+    def __init__(self, n: int, metric: str, mode: Direction) -> None:
+        self._n = n
+        self._metric = metric
+        self._mode = mode
+        self._ranked: list[tuple[_Rank, TrialRecord]] = []
+
+    @property
+    def trials(self) -> list[TrialRecord]:
+        """At most ``n``, best first."""
+        return [trial for _, trial in self._ranked]
+
+    def add(self, trial: TrialRecord) -> TrialRecord | None:
+        """Take in a trial that has ended; returns one that is not among the best, if there is one.
+
+        That is the trial itself, or the one whose place it took.
+        """
+        rank = _rank(trial, self._metric, self._mode)
+        if rank is None:
+            return trial
+        insort(self._ranked, (rank, trial), key=lambda pair: pair[0])
+        return self._ranked.pop()[1] if len(self._ranked) > self._n else None

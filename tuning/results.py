@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,9 +43,9 @@ def find_trial(sweep: Sweep, history: SweepHistory, number: int) -> TrialRecord:
 
 def count_states(history: SweepHistory) -> dict[str, int]:
     """How many trials ended in each state; others than the four only where there are some."""
-    counts: Counter[str] = Counter(trial.state for trial in history.trials.values())
-    others = {state: count for state, count in counts.items() if state not in ENDED_STATES}
-    return {**{state: counts[state] for state in ENDED_STATES}, **others}
+    counts = history.n_in_state.copy()
+    others = [state for state in counts if counts[state] and state not in ENDED_STATES]
+    return {state: counts[state] for state in (*ENDED_STATES, *others)}
 
 
 def checkpoint_of(sweep: Sweep, trial: TrialRecord) -> Path | None:

@@ -12,13 +12,14 @@ from optuna.trial import TrialState as OptunaState
 
 from search_spaces.domains import SearchSpace
 from trainables.metrics import Direction
-from tuning.convert import suggest, to_optuna
-from tuning.record import TrialRecord, TrialState
+from tuning.bounded_tpe import BoundedTPESampler
+from tuning.convert import suggest
+from tuning.record import ENDED_STATES, TrialRecord, TrialState
 from tuning.schedulers import SCHEDULERS
 
 # name -> sampler from (seed); a grid is enqueued, so its sampler is never asked
 SEARCHERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True),
+    "tpe": lambda seed: BoundedTPESampler(seed=seed),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
     "grid": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
@@ -109,31 +110,14 @@ class Study:
 
     def restore(self, record: TrialRecord, metric: str, mode: Direction) -> None:
         """Take over a trial of an earlier sitting: as it ended, or else as running again."""
-        curve = {
-            epoch: metrics[metric] for epoch, metrics in record.curve.items() if metric in metrics
-        }
-        if record.state in ("completed", "pruned", "failed", "infeasible"):
-            self._study.add_trial(self._frozen(record, curve, record.value(metric, mode)))
-            return
+        number = record.number
         self._study.enqueue_trial(dict(record.point))
-        self._ask(record.number)
-        for epoch, value in sorted(curve.items()):
-            self._trials[record.number].report(value, epoch)
-
-    def _frozen(
-        self, record: TrialRecord, curve: Mapping[int, float], value: float | None
-    ) -> optuna.trial.FrozenTrial:
-        states = {"completed": OptunaState.COMPLETE, "pruned": OptunaState.PRUNED}
-        state = states.get(record.state, OptunaState.FAIL)
-        distributions = {name: to_optuna(self._space.domains[name]) for name in record.point}
-        return optuna.trial.create_trial(
-            state=state,
-            value=value if state == OptunaState.COMPLETE else None,
-            params=dict(record.point),
-            distributions=distributions,
-            intermediate_values=dict(curve),
-            constraints={INFEASIBLE: 1.0} if record.state == "infeasible" else None,
-        )
+        self._ask(number)
+        for epoch, metrics in sorted(record.curve.items()):
+            if metric in metrics:
+                self.report(number, epoch, metrics[metric])  # what came of it then stands
+        if record.state in ENDED_STATES:
+            self.tell(number, record.state, record.value(metric, mode))
 
 
 def _sampler_seed(seed: int, n_known: int) -> int:
