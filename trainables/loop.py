@@ -118,7 +118,7 @@ def check_precision(config: TrainingConfig, device: str) -> None:
 
 
 def _start(task: Task, config: TrainingConfig, run: TrainingRun) -> _Training:
-    data = task.prepare(config, run.cache_folder)
+    data = _prepared(task, config, run)
     _check_sizes(config, run, data)
     with seeded(config.seed):
         model = task.build(config, data.info, data.assets, run.resume_from is None).to(run.device)
@@ -140,6 +140,28 @@ def _start(task: Task, config: TrainingConfig, run: TrainingRun) -> _Training:
         micro_batch_size=config.micro_batch_size or config.batch_size,
         replica=model,
     )
+
+
+# The data of the newest training: the next one in this process hardly ever has other data, and
+# looking for it again means asking for the time of every file.
+_newest_data: dict[tuple[Any, ...], PreparedData] = {}
+
+
+def _prepared(task: Task, config: TrainingConfig, run: TrainingRun) -> PreparedData:
+    fields = tuple(getattr(config, name) for name in config.DATA_FIELDS)
+    key = (task.name, run.cache_folder, *fields)
+    known = _newest_data.get(key)
+    if known is not None and known.info.fingerprint == run.data_fingerprint:
+        return known
+    data = task.prepare(config, run.cache_folder)
+    if run.data_fingerprint not in (None, data.info.fingerprint):
+        raise InputError(
+            f"data = {config.data!r}: is not what the sweep began with; its fingerprint is "
+            f"{data.info.fingerprint} now and was {run.data_fingerprint}"
+        )
+    _newest_data.clear()
+    _newest_data[key] = data
+    return data
 
 
 def _check_sizes(config: TrainingConfig, run: TrainingRun, data: PreparedData) -> None:

@@ -28,6 +28,8 @@ class TrainingRun:
     # What cached activations of frozen blocks may take on this machine; 0: none are kept; None: a
     # share of its free memory and disk.
     prefix_cache_bytes: int | None = None
+    # What the data must be, as ``DataInfo.fingerprint`` has it; None: whatever is found.
+    data_fingerprint: str | None = None
     resume_from: Path | None = None  # a checkpoint folder
 
 

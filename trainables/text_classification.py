@@ -197,6 +197,11 @@ def forward(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     return logits
 
 
+def n_views(config: TextClassificationConfig) -> int:
+    """One: texts are not augmented."""
+    return 1
+
+
 def cut(model: nn.Module, k: int, config: TextClassificationConfig, info: DataInfo) -> Cut | None:
     """The model cut before block ``k``."""
     layers = list(model.get_submodule(".".join(_way_to_layers(model))).children())
@@ -213,6 +218,6 @@ TASK = Task(
     loss=loss,
     meter=meter,
     encode=encode,
-    n_views=lambda config: 1,  # texts are not augmented
+    n_views=n_views,
     cut=cut,
 )

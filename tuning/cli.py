@@ -150,6 +150,10 @@ def sweep(
         str | None, typer.Option(help="MLflow experiment; default: the space's name.")
     ] = None,
     address: Annotated[str | None, typer.Option(help="Of a running Ray cluster.")] = None,
+    prefix_cache: Annotated[
+        str,
+        typer.Option(help="Room for what frozen blocks output: auto, off, or such as 20GB."),
+    ] = "auto",
     tracking_uri: TrackingUri = None,
     sweeps_folder: SweepsFolder = Path("sweeps"),
     dry_run: Annotated[
@@ -181,6 +185,7 @@ def sweep(
         keep_checkpoints=keep_checkpoints,
         max_failures=max_failures,
         address=address,
+        prefix_cache=prefix_cache,
     )
     with _stdout_for_json_only():  # a user's file may print
         resolved = resolve(options)

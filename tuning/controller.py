@@ -117,6 +117,8 @@ class Controller:
             device="cuda" if self.resources.gpus_per_trial else "cpu",
             n_threads=self.resources.n_threads,
             seconds_between_checkpoints=_SECONDS_BETWEEN_CHECKPOINTS,
+            prefix_cache_bytes=sweep.prefix_cache_bytes,
+            data_fingerprint=sweep.data_fingerprint(config),
         )
 
     def observe(self, number: int, result: EpochResult) -> bool:
@@ -131,6 +133,7 @@ class Controller:
             epoch=result.epoch,
             metrics=dict(result.metrics),
             note=result.note,
+            tags=dict(result.tags),
         )
         value = result.metrics[self.sweep.metric]
         stop = self._study.report(number, result.epoch, value)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trainables.errors import DamagedCheckpoint, InputError, TrialInfeasible
 from trainables.files import whole_folder
 from trainables.metrics import Direction
+from trainables.process_state import ProcessState
 from trainables.task import EpochReport, TrainingRun
 from tuning.record import TrialState
 from tuning.spaces import training_function
@@ -44,6 +43,8 @@ class Assignment:
     device: str
     n_threads: int
     seconds_between_checkpoints: float
+    prefix_cache_bytes: int | None = None  # this and the next as TrainingRun has them
+    data_fingerprint: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -56,6 +57,7 @@ class EpochResult:
     epoch: int
     metrics: Mapping[str, float]
     note: str | None = None  # what went wrong without ending the trial
+    tags: Mapping[str, str] = field(default_factory=dict)  # said of the trial as a whole so far
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,14 @@ class Outcome:
 class TrialHost:
     """Runs one trial's training function; ``step`` never raises."""
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, *, owns_process: bool = False) -> None:
+        """Host the trial of ``assignment``.
+
+        Args:
+            owns_process: nothing but trials runs in this process, so that ``close`` may put back
+                all of its state.
+        """
+        self._owns_process = owns_process
         self._assignment = assignment
         self._folder = Path(assignment.trial_folder)
         self._sign = 1 if assignment.mode == "max" else -1
@@ -80,6 +89,7 @@ class TrialHost:
         # Epochs behind the checkpoint gone on from: their reports may have met a dead driver.
         self._replayed: list[tuple[int, dict[str, float]]] = []
         self._generator: Iterator[EpochReport] | None = None
+        self._process_state: ProcessState | None = None
         self._resumable = checkpoints_of(self._folder)
         self._resumed = bool(self._resumable)
 
@@ -96,7 +106,8 @@ class TrialHost:
             metrics = self._check(report)
             self._epochs += 1
             self._curve[report.epoch] = metrics
-            return EpochResult(report.epoch, metrics, self._maybe_save(report))
+            note = self._maybe_save(report)
+            return EpochResult(report.epoch, metrics, note, dict(report.tags))
         except DamagedCheckpoint:
             if not self._resumable:
                 return Outcome("failed", traceback.format_exc())
@@ -113,20 +124,24 @@ class TrialHost:
         except Exception:
             return Outcome("failed", traceback.format_exc())
 
-    def close(self) -> None:
-        """Stop the training function and give back the memory it took."""
+    def close(self) -> str | None:
+        """Stop the training function and put the process back as it was before.
+
+        Returns:
+            What could not be put back, so that no other trial should run here; None if all was.
+        """
         close = getattr(self._generator, "close", None)
         self._generator = None
         if close is not None:
             close()
-        gc.collect()
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        state, self._process_state = self._process_state, None
+        return None if state is None else state.restore()
 
     def _start(self) -> Iterator[EpochReport]:
         assignment = self._assignment
         train = training_function(assignment.task, assignment.train_file)
+        if self._process_state is None:  # what the training imports is part of it
+            self._process_state = ProcessState(is_shared=not self._owns_process)
         best = _progress(self._folder / BEST)
         self._best = None if best is None else best["value"]
         newest = _progress(self._resumable[0]) if self._resumable else None
@@ -137,6 +152,8 @@ class TrialHost:
             cache_folder=Path(assignment.cache_folder),
             device=assignment.device,
             n_threads=assignment.n_threads,
+            prefix_cache_bytes=assignment.prefix_cache_bytes,
+            data_fingerprint=assignment.data_fingerprint,
             resume_from=self._resumable[0] if self._resumable else None,
         )
         return iter(train(assignment.config, run))

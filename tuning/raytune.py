@@ -18,7 +18,7 @@ from tuning.controller import Controller
 from tuning.hosting import EpochResult, Outcome
 from tuning.resources import Resources
 from tuning.sweep import Sweep, resources_of
-from tuning.trial import EPOCH, ERROR, METRICS, NOTE, OUTCOME, TrialActor
+from tuning.trial import EPOCH, ERROR, METRICS, NOTE, OUTCOME, TAGS, TrialActor
 
 _RETRIES_AFTER_WORKER_DEATH = 2  # of one trial, each from its last checkpoint
 
@@ -65,14 +65,16 @@ class _Scheduler(_Adapter, FIFOScheduler):
         self._controller = controller
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        metrics = {
-            name.removeprefix(f"{METRICS}/"): value
-            for name, value in result.items()
-            if name.startswith(f"{METRICS}/")
-        }
-        epoch = EpochResult(result[EPOCH], metrics, result.get(NOTE))
+        metrics, tags = _below(METRICS, result), _below(TAGS, result)
+        epoch = EpochResult(result[EPOCH], metrics, result.get(NOTE), tags)
         stop = self._controller.observe(trial.config["trial"], epoch)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+
+def _below(name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """A dictionary that Ray has flattened into the result."""
+    prefix = f"{name}/"
+    return {key.removeprefix(prefix): v for key, v in result.items() if key.startswith(prefix)}
 
 
 class _Callback(_Adapter, tune.Callback):

@@ -41,6 +41,7 @@ class TrialRecord:
     ended: float | None = None
     error: str | None = None
     mlflow_run_id: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)  # what its training said of itself
 
     def best_epoch(self, metric: str, mode: Direction) -> int | None:
         """The epoch with the best ``metric``, the earliest of equals; None before the first."""
@@ -78,7 +79,9 @@ class SweepHistory:
             else:
                 self._enter(known, "running")
         elif kind == "epoch":
-            self.trials[event["trial"]].curve[event["epoch"]] = event["metrics"]
+            trial = self.trials[event["trial"]]
+            trial.curve[event["epoch"]] = event["metrics"]
+            trial.tags |= event.get("tags", {})
         elif kind == "trial_ended":
             trial = self.trials[event["trial"]]
             self._enter(trial, event["state"])

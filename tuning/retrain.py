@@ -143,6 +143,7 @@ def _train(
             mode=sweep.mode,
             n_threads=resources.n_threads,
             device="cuda" if resources.gpus_per_trial else "cpu",
+            prefix_cache_bytes=sweep.prefix_cache_bytes,
         )
         view.say(
             f"training trial {trial.number}'s configuration with {n_seeds} seeds, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -109,10 +110,17 @@ def import_file(path: Path) -> ModuleType:
 def training_function(task: str | None, train_file: str | None) -> Train:
     """The training function of a built-in task, or the ``train`` of a user's file."""
     if train_file is not None:
-        train: Train = import_file(Path(train_file)).train
-        return train
+        path = Path(train_file)
+        return _train_of(path, path.stat().st_mtime_ns)
     assert task is not None
-    from trainables.tasks import train_task
+    from trainables.tasks import task_row, train_task
 
+    task_row(task).load()  # imports what it needs
     name = task
     return lambda values, run: train_task(name, values, run)
+
+
+@functools.lru_cache(maxsize=1)  # the trials of a process share the file as they share all modules
+def _train_of(path: Path, written: int) -> Train:
+    train: Train = import_file(path).train
+    return train

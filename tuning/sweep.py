@@ -59,6 +59,7 @@ class SweepOptions:
     keep_checkpoints: int = 3
     max_failures: int | None = None
     address: str | None = None  # of a running Ray cluster
+    prefix_cache: str = "auto"  # or off, or a size such as 20GB
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,9 @@ class Sweep:
     max_failures: int | None
     address: str | None
     cache_folder: Path
-    data_fingerprints: Mapping[str, str] = field(
-        default_factory=dict
-    )  # value of `data` -> fingerprint
+    prefix_cache_bytes: int | None = None  # 0: off; None: chosen on each machine
+    # what decides the data, as ``data_key`` has it -> its fingerprint
+    data_fingerprints: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def task(self) -> str:
@@ -102,6 +103,12 @@ class Sweep:
             return values
         values.setdefault("monitor", self.metric)
         return check_config(values, task_row(self.space.task).config_type).model_dump()
+
+    def data_fingerprint(self, values: Mapping[str, Any]) -> str | None:
+        """The fingerprint of the data of a full configuration; None for a user's own training."""
+        if self.space.task is None:
+            return None
+        return self.data_fingerprints.get(data_key(values, task_row(self.space.task)))
 
     def max_epochs(self) -> int:
         """The largest number of epochs that a trial may have."""
@@ -206,6 +213,7 @@ def resolve(options: SweepOptions) -> Sweep:
         max_failures=options.max_failures,
         address=resolve_address(options.address) if options.engine == "ray" else None,
         cache_folder=default_cache_folder().resolve(),
+        prefix_cache_bytes=_n_bytes("--prefix-cache", options.prefix_cache),
     )
     _check_name(sweep)
     resources = local_resources(sweep) if sweep.address is None else None
@@ -253,11 +261,16 @@ def prepare_data(sweep: Sweep) -> tuple[Sweep, list[str]]:
             continue
         seen.add(key)
         data = row.prepare(config, sweep.cache_folder)
-        fingerprints[config.data] = data.info.fingerprint
+        fingerprints[data_key(values, row)] = data.info.fingerprint
         counts = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
         notes.append(f"{config.data}: {counts}; {len(data.info.classes)} classes")
         notes += data.info.notes
     return replace(sweep, data_fingerprints=fingerprints), notes
+
+
+def data_key(values: Mapping[str, Any], row: TaskRow) -> str:
+    """The settings that decide what the data of a configuration is, as text."""
+    return json.dumps([values[name] for name in row.config_type.DATA_FIELDS])
 
 
 def extend(
@@ -294,6 +307,19 @@ def _check_numbers(options: SweepOptions) -> None:
         ("--max-failures", options.max_failures, 0, True),
     )
     _check_rules(rules)
+
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def _n_bytes(option: str, text: str) -> int | None:
+    """A size such as 500MB or 20GB in bytes; None for auto, 0 for off."""
+    if text in ("auto", "off"):
+        return None if text == "auto" else 0
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)", text, re.IGNORECASE)
+    if not found:
+        raise InputError(f"{option} = {text!r}: must be auto, off, or a size such as 500MB or 20GB")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
 _Rule = tuple[str, float | None, float, bool]  # option, value, least, whether that is allowed

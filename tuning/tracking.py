@@ -206,10 +206,12 @@ class _Writer:
         state, ended = trial.state, trial.state != "running"
         if self._written_states.get(trial.number) == state:
             return
-        self._client.set_tag(run_id, STATE_TAG, state)
+        tags: dict[str, str] = {STATE_TAG: state}
+        tags |= {f"thaw.{name}": value for name, value in list(trial.tags.items())}
+        if ended and trial.error:
+            tags["thaw.error"] = trial.error[-4000:]
+        self._log_tags(run_id, tags)
         if ended:
-            if trial.error:
-                self._client.set_tag(run_id, "thaw.error", trial.error[-4000:])
             end_time = None if trial.ended is None else int(trial.ended * 1000)
             self._client.set_terminated(run_id, status=_RUN_STATUS[state], end_time=end_time)
         else:
@@ -233,9 +235,7 @@ class _Writer:
                     STATE_TAG: trial.state,
                     "mlflow.parentRunId": self._parent_id,
                     "thaw.freezing": str(trial.config.get("freezing", "")),
-                    "thaw.data_fingerprint": sweep.data_fingerprints.get(
-                        str(trial.config.get("data")), ""
-                    ),
+                    "thaw.data_fingerprint": sweep.data_fingerprint(trial.config) or "",
                 },
             ).info.run_id
         )
@@ -261,6 +261,11 @@ class _Writer:
         params = [Param(name, str(value)) for name, value in values.items() if name not in known]
         for chunk in _chunks(params, _PARAMS_PER_BATCH):
             self._client.log_batch(run_id, params=chunk)
+
+    def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
     def _log_metrics(self, run_id: str, trial: TrialRecord, epochs: list[int]) -> None:
         from mlflow.entities import Metric

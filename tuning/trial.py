@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from ray import tune
@@ -9,25 +10,34 @@ from ray import tune
 from tuning.hosting import Assignment, Outcome, TrialHost
 
 OUTCOME, ERROR, EPOCH, METRICS, NOTE = "outcome", "error", "epoch", "metrics", "note"
+TAGS = "tags"
 
 
 class TrialActor(tune.Trainable):
     """One slot of a sweep: keeps its process, and what is imported in it, from trial to trial."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._host = TrialHost(Assignment(**config))
+        self._host = TrialHost(Assignment(**config), owns_process=True)
+        self._left: str | None = None  # by the trial that ended here
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._host.close()
-        self._host = TrialHost(Assignment(**new_config))
+        if self._host.close() or self._left:
+            # Only a new process is clean. Ray starts one, and this trial in it.
+            os._exit(1)
+        self._host = TrialHost(Assignment(**new_config), owns_process=True)
         return True
 
     def step(self) -> dict[str, Any]:
         result = self._host.step()
         if isinstance(result, Outcome):
-            self._host.close()
+            self._left = self._host.close()
             return {"done": True, OUTCOME: result.state, ERROR: result.error}
-        return {EPOCH: result.epoch, METRICS: dict(result.metrics), NOTE: result.note}
+        return {
+            EPOCH: result.epoch,
+            METRICS: dict(result.metrics),
+            NOTE: result.note,
+            TAGS: dict(result.tags),
+        }
 
     def cleanup(self) -> None:
         self._host.close()

@@ -31,6 +31,7 @@ class Repetition:
     mode: Direction
     n_threads: int
     device: str
+    prefix_cache_bytes: int | None
 
 
 def seed_folder(folder: Path, seed: int) -> Path:
@@ -52,6 +53,7 @@ def train_seeds(settings: dict[str, Any]) -> None:
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         n_threads=repetition.n_threads,
+        prefix_cache_bytes=repetition.prefix_cache_bytes,
     )
     for seed in repetition.seeds:
         folder = seed_folder(Path(repetition.folder), seed)
