@@ -203,6 +203,8 @@ class _Writer:
         self._log_metrics(run_id, trial, epochs)
         if epochs:
             self._logged_epochs[trial.number] = epochs[-1]
+        if trial.packing is not None:
+            self._client.set_tag(run_id, "thaw.packing", trial.packing)
         state, ended = trial.state, trial.state != "running"
         if self._written_states.get(trial.number) == state:
             return
@@ -231,6 +233,7 @@ class _Writer:
                     **sweep_tags(sweep),
                     TRIAL_TAG: str(trial.number),
                     STATE_TAG: trial.state,
+                    "thaw.gpus": f"{trial.gpus:g}",
                     "mlflow.parentRunId": self._parent_id,
                     "thaw.freezing": str(trial.config.get("freezing", "")),
                     "thaw.data_fingerprint": sweep.data_fingerprints.get(
@@ -313,6 +316,7 @@ def _sweep_params(sweep: Sweep) -> dict[str, Any]:
         "scheduler",
         "seed",
         "engine",
+        "gpus_per_trial",
     )
     return {
         "task": sweep.task,
