@@ -189,7 +189,10 @@ def measure(repeats: int, quick: bool) -> list[Figure]:
         figures += [
             _median(f"suggest_{n_trials}", "ms", [_median_of(run, "suggest") for run in ours], 20),
             _median(
-                f"suggest_p99_{n_trials}", "ms", [_percentile(run["suggest"], 99) for run in ours]
+                f"suggest_p99_{n_trials}",
+                "ms",
+                [_percentile(run["suggest"], 99) for run in ours],
+                20,
             ),
             _median(
                 f"suggest_{n_trials}_optuna",

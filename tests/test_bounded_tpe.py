@@ -9,12 +9,16 @@ from itertools import pairwise
 
 import optuna
 import pytest
+from optuna.samplers._tpe.sampler import _split_trials
+from optuna.trial import TrialState as State
 
 from search_spaces.domains import Choice, Float, Int, SearchSpace
 from tuning import searcher
 from tuning.bounded_tpe import BoundedTPESampler
 from tuning.record import TrialRecord
 from tuning.searcher import Study
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 SPACE = SearchSpace(
     name="conditional",
@@ -64,12 +68,6 @@ def search(study: Study, n_trials: int, seed: int, n_at_once: int = 3) -> list[d
     return points
 
 
-def selection_of(sampler: BoundedTPESampler, study: Study) -> list[optuna.trial.FrozenTrial]:
-    """What the next trial would be proposed from."""
-    trial = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING)
-    return sampler._selection(study._study, trial)._get_trials()
-
-
 def records(n: int) -> list[TrialRecord]:
     """Completed trials, none of the rare kind."""
     generator = random.Random(1)
@@ -92,27 +90,40 @@ def test_up_to_the_bound_it_proposes_what_optuna_proposes(make_study, seed):
     assert smaller != expected
 
 
-def test_the_best_and_what_runs_are_always_learned_from(make_study):
+def test_the_good_ones_are_those_that_optuna_finds(make_study):
+    """Also where not all completed, and with so many that no more count as good."""
+    sampler = BoundedTPESampler(seed=0)
+    study = make_study(sampler)
+    for record in records(300):
+        record.state = "pruned" if record.number % 12 else "completed"
+        study.restore(record, "loss", "min")
+    study.ask(300)
+    trials = study._study.get_trials(states=[State.COMPLETE, State.PRUNED])
+    below, above = _split_trials(study._study, trials, 25)
+    assert sorted(number for _, number in sampler._good) == [trial.number for trial in below]
+    assert sampler._others({trial.number for trial in below}) == (
+        [trial.number for trial in above],
+        1.0,
+    )
+
+
+def test_beyond_the_bounds_the_others_are_spread_evenly(make_study):
     sampler = BoundedTPESampler(seed=0, n_ended=100, n_running=10)
     study = make_study(sampler)
     for record in records(700):
         study.restore(record, "loss", "min")
-    points = [study.ask(number) for number in range(700, 708)]
-    seen = selection_of(sampler, study)
-    assert [trial.number for trial in seen] == sorted({trial.number for trial in seen})
-    ended = [trial for trial in seen if trial.value is not None]
-    best = sorted(study._study.get_trials(states=[optuna.trial.TrialState.COMPLETE]), key=by_value)
-    assert {trial.number for trial in best[:25]} <= {trial.number for trial in ended}
-    assert 75 <= len(ended) <= 100
-    assert [trial.number for trial in seen if trial.value is None] == list(range(700, 708))
-    # evenly spread over all of them
-    gaps = [b.number - a.number for a, b in pairwise(ended)]
-    assert max(gaps) <= 10
-    assert len({tuple(point.items()) for point in points}) == 8
-
-
-def by_value(trial):
-    return trial.value, trial.number
+    points = [study.ask(number) for number in range(700, 741)]
+    good = {number for _, number in sampler._good}
+    assert len(good) == 25
+    others, share = sampler._others(good)
+    ended = [number for number in others if number < 700]
+    assert others == sorted(set(others))
+    assert not good & set(others)
+    assert 60 <= len(ended) <= 75
+    assert max(b - a for a, b in pairwise(ended)) <= 40
+    assert len(others) - len(ended) == 10  # of the 40 that run beside the last
+    assert share == pytest.approx(len(others) / (675 + 40))
+    assert len({tuple(point.items()) for point in points}) == 41
 
 
 def test_a_branch_that_left_the_selection_is_still_known(make_study):
@@ -128,23 +139,13 @@ def test_a_branch_that_left_the_selection_is_still_known(make_study):
     )
     for record in found:
         study.restore(record, "loss", "min")
-    selected = selection_of(sampler, study)
-    assert not any("seldom" in trial.params for trial in selected)
+    study.ask(400)
+    others, _ = sampler._others({number for _, number in sampler._good})
+    assert 1 not in others
     trial = study._study.ask()
     assert {"seldom", "scale", "shift"} <= set(
         sampler.infer_relative_search_space(study._study, trial)
     )
-
-
-def test_many_running_trials_are_thinned_out(make_study):
-    sampler = BoundedTPESampler(seed=0, n_running=20)
-    study = make_study(sampler)
-    for record in records(30):
-        study.restore(record, "loss", "min")
-    points = [study.ask(number) for number in range(30, 130)]
-    seen = selection_of(sampler, study)
-    assert sum(trial.value is None for trial in seen) == 20
-    assert len({tuple(point.items()) for point in points}) == 100
 
 
 def test_a_proposal_costs_the_same_after_some_thousand_trials(make_study):

@@ -82,6 +82,15 @@ def test_a_dry_run_starts_nothing(thaw, workplace):
     assert not (workplace / "sweeps").exists()
 
 
+def test_gpus_are_a_number_or_auto(thaw):
+    command = ("sweep", TOY_SPACE, "--metric", "value:max", "--dry-run", "--json")
+    for text, value in (("auto", "auto"), ("0", 0.0)):
+        code, out, err = thaw(*command, "--gpus-per-trial", text)
+        assert (code, json.loads(out)["sweep"]["gpus_per_trial"]) == (0, value), err
+    _, out, _ = thaw(*command[:-1], "--gpus-per-trial", "auto")
+    assert "gpus_per_trial" in out
+
+
 def test_spaces_and_tasks_describe_themselves(thaw):
     code, out, _ = thaw("spaces")
     assert code == 0

@@ -197,6 +197,15 @@ AT_ONCE = [
     Wrong("vague budget", "sweep digits --time-budget soon", "--time-budget", "'soon'", "90s, 10m"),
     Wrong("negative budget", "sweep digits --time-budget -5s", "--time-budget = -5", "than 0"),
     Wrong("endless budget", "sweep digits --time-budget inf", "--time-budget = inf", "finite"),
+    Wrong(
+        "gpus in words",
+        "sweep digits --gpus-per-trial all",
+        "'all'",
+        "a number, such as 0.5, or auto",
+    ),
+    Wrong(
+        "negative gpus", "sweep digits --gpus-per-trial -1", "--gpus-per-trial = -1", "at least 0"
+    ),
     Wrong("no concurrency", "sweep digits --concurrency 0", "--concurrency = 0", "at least 1"),
     Wrong(
         "too many CPUs",

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from test_sweep import InterruptingView
 
 from tuning import tracking
-from tuning.record import read_history
+from tuning.record import Record, read_history
 from tuning.runner import run_sweep
 from tuning.tracking import STATE_TAG, TRIAL_TAG
 
@@ -153,3 +153,20 @@ def wait_for(uri: str) -> None:
         except (URLError, OSError):
             time.sleep(0.5)
     raise AssertionError(f"the MLflow server at {uri} did not start within 60 s")
+
+
+def test_a_trial_that_changed_the_packing_says_so(toy_sweep):
+    sweep = toy_sweep(trials=1)
+    sweep.save()
+    record = Record(sweep.folder)
+    tracker = tracking.MlflowTracker(sweep, record, print)
+    tracker.start()
+    record.append("trial_started", trial=0, point={}, config={}, gpus=0.25)
+    record.append("packing", trial=0, trials_per_gpu=3, reason="it ran out of memory")
+    record.append("trial_ended", trial=0, state="completed", error=None)
+    record.append("sweep_ended", status="FINISHED", wall_seconds=1.0)
+    assert tracker.close()
+    record.close()
+    tags = runs_of(sweep)["0"].data.tags
+    assert tags["thaw.gpus"] == "0.25"
+    assert tags["thaw.packing"] == "3 trials share a GPU from now on: it ran out of memory"

@@ -23,7 +23,13 @@ SPACE = SearchSpace(
         "kind": Choice("plain", "scaled"),
         "scale": Int(1, 3, when={"kind": "scaled"}),
     },
-    fixed={"epochs": 4, "seconds": 0.0, "fault": "none", "fault_beyond": 0.5},
+    fixed={
+        "epochs": 4,
+        "seconds": 0.0,
+        "fault": "none",
+        "fault_beyond": 0.5,
+        "gpu_share": 0.0,  # of the memory of a GPU that is not there, as the training reports it
+    },
     starting_points=[{"x": 0.5, "kind": "plain"}],
 )
 
@@ -60,6 +66,8 @@ def train(config: Mapping[str, Any], run: TrainingRun) -> Iterator[EpochReport]:
                     marker.touch()
                 _fail(config["fault"], epoch)
         metrics = {"value": quality * (1 - 0.5**epoch), "x": config["x"], "pid": float(os.getpid())}
+        if config["gpu_share"]:
+            metrics |= {"gpu_memory_bytes": 1e11, "peak_memory_bytes": 1e11 * config["gpu_share"]}
 
         def save(folder: Path, epoch: int = epoch) -> None:
             if config["fault"] == "full":

@@ -113,6 +113,16 @@ def _seconds(text: str) -> float:
         raise typer.BadParameter(f"{text!r} must be a duration such as 90s, 10m or 1.5h") from None
 
 
+def _gpus(text: str) -> float | str:
+    """A number of GPUs, or auto."""
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} must be a number, such as 0.5, or auto") from None
+
+
 @app.command()
 def sweep(
     space: Annotated[str, typer.Argument(help="A built-in search space, or a .py file.")],
@@ -137,7 +147,14 @@ def sweep(
     ] = "asha",
     concurrency: Annotated[int | None, typer.Option(help="Trials at once, at most.")] = None,
     cpus_per_trial: Annotated[float | None, typer.Option()] = None,
-    gpus_per_trial: Annotated[float | None, typer.Option(help="May be a fraction.")] = None,
+    gpus_per_trial: Annotated[
+        Any,
+        typer.Option(
+            parser=_gpus,
+            metavar="NUMBER|auto",
+            help="May be a fraction; auto: as many trials share a GPU as their memory allows.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the search and of every training.")] = 0,
     engine: Annotated[str, typer.Option(help="ray, or inprocess: no Ray, one by one.")] = "ray",
     keep_checkpoints: Annotated[

@@ -11,11 +11,13 @@ from collections.abc import Mapping
 
 from tuning.checkpoints import CheckpointKeeper, trial_folder
 from tuning.hosting import Assignment, EpochResult, Outcome
+from tuning.packing import Packing
 from tuning.record import ENDED_STATES, Record, TrialRecord
-from tuning.resources import Resources
+from tuning.resources import Resources, Slot
 from tuning.searcher import Study
 from tuning.sweep import Sweep
 
+_ROUNDING = 1e-6
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0  # what a killed trial may lose, against what a checkpoint costs
 
 
@@ -40,7 +42,8 @@ class Controller:
             n_known=len(record.history.trials),
         )
         self._unfinished: list[TrialRecord] = []
-        self._running: set[int] = set()
+        self._running: dict[int, Slot] = {}
+        self._packing = Packing(resources.most_per_gpu)
         for trial in self.trials.values():
             self._study.restore(trial, sweep.metric, sweep.mode)
             if trial.state in ENDED_STATES:
@@ -63,11 +66,16 @@ class Controller:
     @property
     def exhausted(self) -> bool:
         """Whether no further trial will ever be proposed in this sitting."""
-        return (
-            (not self._unfinished and self._n_proposed >= self.n_trials)
-            or self.out_of_time
-            or self.too_many_failures
+        if self.out_of_time or self.too_many_failures:
+            return True
+        # A packed trial that runs out of memory comes back.
+        return self._all_proposed and all(
+            slot.trials_per_gpu == 1 for slot in self._running.values()
         )
+
+    @property
+    def _all_proposed(self) -> bool:
+        return not self._unfinished and self._n_proposed >= self.n_trials
 
     @property
     def out_of_time(self) -> bool:
@@ -91,7 +99,8 @@ class Controller:
 
     def propose(self) -> Assignment | None:
         """The next trial to run; None if all slots are taken or there is none left."""
-        if self.exhausted or self.n_running >= self.resources.concurrency:
+        slot = self.resources.slot(self._packing.trials_per_gpu)
+        if self.exhausted or self._all_proposed or not self._has_room(slot):
             return None
         if self._unfinished:
             trial = self._unfinished.pop(0)
@@ -101,8 +110,10 @@ class Controller:
             self._n_proposed += 1
             point = self._study.ask(number)
             config = self.sweep.configuration(point)
-        self._running.add(number)
-        self._record.append("trial_started", trial=number, point=point, config=config)
+        self._running[number] = slot
+        self._record.append(
+            "trial_started", trial=number, point=point, config=config, gpus=slot.gpus
+        )
         sweep = self.sweep
         return Assignment(
             trial=number,
@@ -114,12 +125,23 @@ class Controller:
             metric=sweep.metric,
             mode=sweep.mode,
             save_beyond=self._keeper.save_beyond(),
-            device="cuda" if self.resources.gpus_per_trial else "cpu",
-            n_threads=self.resources.n_threads,
+            device="cuda" if slot.gpus else "cpu",
+            cpus=slot.cpus,
+            gpus=slot.gpus,
+            n_threads=slot.n_threads,
             seconds_between_checkpoints=_SECONDS_BETWEEN_CHECKPOINTS,
             prefix_cache_bytes=sweep.prefix_cache_bytes,
             data_fingerprint=sweep.data_fingerprint(config),
         )
+
+    def _has_room(self, slot: Slot) -> bool:
+        """Whether one more may run: Ray is not asked for what it would have to wait for."""
+        if self.n_running >= self.resources.concurrency:
+            return False
+        if self.resources.most_per_gpu == 1:
+            return True
+        taken = sum(running.gpus for running in self._running.values())
+        return taken + slot.gpus <= self.resources.n_gpus + _ROUNDING
 
     def observe(self, number: int, result: EpochResult) -> bool:
         """Hear of an epoch; True if the trial should stop, in which case it has ended as pruned."""
@@ -127,14 +149,17 @@ class Controller:
             return True
         if result.epoch in self.trials[number].curve:
             return False  # a trial that goes on from a checkpoint repeats some epochs
+        halved = self._halved(number, result)
+        notes = [note for note in (result.note, halved) if note]
         self._record.append(
             "epoch",
             trial=number,
             epoch=result.epoch,
             metrics=dict(result.metrics),
-            note=result.note,
+            note="; ".join(notes) or None,
             tags=dict(result.tags),
         )
+        self._learn_memory(number, result, ran_out=halved is not None)
         value = result.metrics[self.sweep.metric]
         stop = self._study.report(number, result.epoch, value)
         if stop or self.out_of_time:
@@ -151,15 +176,52 @@ class Controller:
         """Hear how a trial ended. A second call for the same trial is ignored."""
         if number not in self._running:
             return
-        self._running.discard(number)
+        if outcome.out_of_memory:
+            self._learn_memory(number, None, ran_out=True)
+        slot = self._running.pop(number)
+        if outcome.out_of_memory and slot.trials_per_gpu > 1:
+            # It may fit where fewer share the GPU: only then is it infeasible.
+            reason = f"out of memory with {slot.trials_per_gpu} trials on a GPU"
+            self._record.append("trial_retried", trial=number, reason=reason)
+            self._unfinished.insert(0, self.trials[number])
+            return
         value = self.trials[number].value(self.sweep.metric, self.sweep.mode)
         self._study.tell(number, outcome.state, value)
         self._record.append("trial_ended", trial=number, state=outcome.state, error=outcome.error)
         self._keeper.ended(self.trials[number])
 
+    def _halved(self, number: int, result: EpochResult) -> str | None:
+        """A note if the trial's micro-batch has become smaller in this epoch."""
+        trial = self.trials[number]
+        size = result.metrics.get("micro_batch_size")
+        newest = trial.curve[max(trial.curve)] if trial.curve else {}
+        before = newest.get("micro_batch_size") or (
+            trial.config.get("micro_batch_size") or trial.config.get("batch_size")
+        )
+        if size is None or before is None or size >= before:
+            return None
+        return f"out of memory with a micro-batch of {before:g}; it is {size:g} now"
+
+    def _learn_memory(self, number: int, result: EpochResult | None, *, ran_out: bool) -> None:
+        """Let what a trial needed decide how many share a GPU from now on."""
+        before = self._packing.trials_per_gpu
+        reason = "it ran out of memory"
+        metrics = {} if result is None else result.metrics
+        if {"peak_memory_bytes", "gpu_memory_bytes"} <= set(metrics):
+            peak, gpu = metrics["peak_memory_bytes"], metrics["gpu_memory_bytes"]
+            self._packing.measured(peak, gpu)
+            if not ran_out:
+                reason = f"its tensors took {peak / 2**30:.1f} of {gpu / 2**30:.1f} GiB"
+        if ran_out:
+            self._packing.ran_out(self._running[number].trials_per_gpu)
+        now = self._packing.trials_per_gpu
+        if now != before:
+            self._record.append("packing", trial=number, trials_per_gpu=now, reason=reason)
+
     def close(self) -> None:
         """End this sitting: what still runs is interrupted, and can be resumed."""
-        for number in sorted(self._running):
+        waiting = {trial.number for trial in self._unfinished if trial.state == "running"}
+        for number in sorted(waiting | set(self._running)):
             self._record.append("trial_ended", trial=number, state="interrupted", error=None)
         self._running.clear()
         self._keeper.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainables.errors import DamagedCheckpoint, InputError, TrialInfeasible
+from trainables.errors import DamagedCheckpoint, InputError, OutOfMemory, TrialInfeasible
 from trainables.files import whole_folder
 from trainables.metrics import Direction
 from trainables.process_state import ProcessState
@@ -41,6 +42,8 @@ class Assignment:
     mode: Direction
     save_beyond: float | None  # a checkpoint not better than this would be deleted at once
     device: str
+    cpus: float
+    gpus: float
     n_threads: int
     seconds_between_checkpoints: float
     prefix_cache_bytes: int | None = None  # this and the next as TrainingRun has them
@@ -66,6 +69,7 @@ class Outcome:
 
     state: TrialState
     error: str | None = None
+    out_of_memory: bool = False
 
 
 class TrialHost:
@@ -118,11 +122,14 @@ class TrialHost:
             self._generator = None
             return self.step()
         except TrialInfeasible as error:
-            return Outcome("infeasible", f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+            return Outcome("infeasible", reason, isinstance(error, OutOfMemory))
         except InputError as error:
             return Outcome("failed", str(error))
-        except Exception:
-            return Outcome("failed", traceback.format_exc())
+        except Exception as error:
+            # torch's own, of a user's training
+            out_of_memory = type(error).__name__ == "OutOfMemoryError"
+            return Outcome("failed", traceback.format_exc(), out_of_memory)
 
     def close(self) -> str | None:
         """Stop the training function and put the process back as it was before.
@@ -178,7 +185,8 @@ class TrialHost:
             )
         if not math.isfinite(metrics[metric]):
             raise TrialInfeasible(f"{metric} is {metrics[metric]} after epoch {report.epoch}")
-        return {name: value for name, value in metrics.items() if math.isfinite(value)}
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        return {**_gpu_memory(), **metrics}
 
     def _maybe_save(self, report: EpochReport) -> str | None:
         """Save to ``best``, ``last`` or not at all; a disk that refuses is a note, not the end."""
@@ -200,6 +208,17 @@ class TrialHost:
             return f"checkpoint {str(self._folder / target)!r} was not written: {error}"
         self._saved_at = time.monotonic()
         return None
+
+
+def _gpu_memory() -> dict[str, float]:
+    """What the GPU has and what tensors took of it at their peak; nothing where none is used."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    return {
+        "gpu_memory_bytes": float(torch.cuda.get_device_properties(0).total_memory),
+        "peak_memory_bytes": float(torch.cuda.max_memory_allocated()),
+    }
 
 
 def save_report(

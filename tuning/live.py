@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tuning.record import ENDED_STATES, Best, Event, SweepHistory
+from tuning.record import ENDED_STATES, Best, Event, SweepHistory, describe_packing
 from tuning.results import count_states, searched
 from tuning.sweep import Sweep
 
@@ -172,9 +172,11 @@ def make_view() -> PlainView | LiveView:
 
 
 def _trouble(event: Event) -> str | None:
-    """What went wrong without ending a trial."""
+    """What went wrong without ending a trial, and what came of it."""
     if event["event"] == "trial_retried":
         return f"trial {event['trial']} starts again: {event['reason']}"
+    if event["event"] == "packing":
+        return f"trial {event['trial']}: {describe_packing(event)}"
     if event["event"] == "epoch" and event.get("note"):
         return f"trial {event['trial']}: {event['note']}"
     return None

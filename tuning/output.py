@@ -99,7 +99,7 @@ def trials_table(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> None:
     table.add_column("configuration", overflow="fold", ratio=1)
     for row in ordered:
         chosen = [f"{n}={show(row[n])}" for n in sweep.space.domains if row[n] is not None]
-        error = [f"[{row['error']}]"] if row["error"] else []
+        error = [f"[{row[name]}]" for name in ("packing", "error") if row[name]]
         numbers = (row[sweep.metric], row["epochs"], row["training_seconds"])
         cells = (str(row["trial"]), row["state"], *map(show, numbers))
         table.add_row(*cells, " ".join(chosen + error))
@@ -204,7 +204,8 @@ def dry_run_tables(sweep: Sweep, samples: Sequence[Mapping[str, Any]]) -> None:
         name: getattr(sweep, name)
         for name in (
             "name", "folder", "task", "metric", "mode", "trials", "time_budget_seconds", "searcher",
-            "scheduler", "engine", "seed", "tracking_uri", "experiment", "cache_folder",
+            "scheduler", "engine", "cpus_per_trial", "gpus_per_trial", "concurrency", "seed",
+            "tracking_uri", "experiment", "cache_folder",
         )
     }  # fmt: skip
     _print(_settings_table("sweep (nothing was started)", shown))

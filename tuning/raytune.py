@@ -18,7 +18,16 @@ from tuning.controller import Controller
 from tuning.hosting import EpochResult, Outcome
 from tuning.resources import Resources
 from tuning.sweep import Sweep, resources_of
-from tuning.trial import EPOCH, ERROR, METRICS, NOTE, OUTCOME, TAGS, TrialActor
+from tuning.trial import (
+    EPOCH,
+    ERROR,
+    METRICS,
+    NOTE,
+    OUT_OF_MEMORY,
+    OUTCOME,
+    TAGS,
+    TrialActor,
+)
 
 _RETRIES_AFTER_WORKER_DEATH = 2  # of one trial, each from its last checkpoint
 
@@ -64,6 +73,9 @@ class _Scheduler(_Adapter, FIFOScheduler):
         super().__init__()
         self._controller = controller
 
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """None: Tune starts what is pending anyway, without the walk over all trials of FIFO."""
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         metrics, tags = _below(METRICS, result), _below(TAGS, result)
         epoch = EpochResult(result[EPOCH], metrics, result.get(NOTE), tags)
@@ -87,7 +99,7 @@ class _Callback(_Adapter, tune.Callback):
         self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
     ) -> None:
         if OUTCOME in result:
-            outcome = Outcome(result[OUTCOME], result[ERROR])
+            outcome = Outcome(result[OUTCOME], result[ERROR], result[OUT_OF_MEMORY])
             self._controller.ended(trial.config["trial"], outcome)
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -143,14 +155,17 @@ def disconnect() -> None:
     ray.shutdown()
 
 
+def _resources_of(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What Ray sets aside for a trial; an actor is reused for trials that get the same."""
+    gpus = {"GPU": config["gpus"]} if config["gpus"] else {}
+    return tune.PlacementGroupFactory([{"CPU": config["cpus"], **gpus}])
+
+
 def run(controller: Controller) -> None:
     """Run the controller's trials until it has none left."""
-    resources = controller.resources
     # Read when the run begins. By default Ray starts the second actor only after the first one.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources.concurrency)
-    trainable = tune.with_resources(
-        TrialActor, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
-    )
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(controller.resources.concurrency)
+    trainable = tune.with_resources(TrialActor, _resources_of)
     with tempfile.TemporaryDirectory(prefix="thaw-ray-tune-") as folder:
         tune.Tuner(
             trainable,

@@ -1,8 +1,8 @@
 """What happened in a sweep, as lines of JSON, only ever appended: the source of every other view.
 
-Each line is an event: ``trial_started``, ``trial_retried``, ``epoch``, ``trial_ended``,
-``sweep_ended``, ``mlflow_run``, ``retrained``. Reading them back gives the trials; a line cut short
-by a crash is left out.
+Each line is an event: ``trial_started``, ``trial_retried``, ``epoch``, ``packing``,
+``trial_ended``, ``sweep_ended``, ``mlflow_run``, ``retrained``. Reading them back gives the trials;
+a line cut short by a crash is left out.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class TrialRecord:
     ended: float | None = None
     error: str | None = None
     mlflow_run_id: str | None = None
-    tags: dict[str, str] = field(default_factory=dict)  # what its training said of itself
+    gpus: float = 0.0  # what it had the last time it started
+    tags: dict[str, str] = field(default_factory=dict)  # what was said of it as a whole
 
     def best_epoch(self, metric: str, mode: Direction) -> int | None:
         """The epoch with the best ``metric``, the earliest of equals; None before the first."""
@@ -78,10 +79,13 @@ class SweepHistory:
                 self.n_in_state["running"] += 1
             else:
                 self._enter(known, "running")
+            self.trials[number].gpus = event.get("gpus", 0.0)
         elif kind == "epoch":
             trial = self.trials[event["trial"]]
             trial.curve[event["epoch"]] = event["metrics"]
             trial.tags |= event.get("tags", {})
+        elif kind == "packing":
+            self.trials[event["trial"]].tags["packing"] = describe_packing(event)
         elif kind == "trial_ended":
             trial = self.trials[event["trial"]]
             self._enter(trial, event["state"])
@@ -98,6 +102,12 @@ class SweepHistory:
         self.n_in_state[trial.state] -= 1
         self.n_in_state[state] += 1
         trial.state = state
+
+
+def describe_packing(event: Event) -> str:
+    """A ``packing`` event in words."""
+    n = event["trials_per_gpu"]
+    return f"{n} {'trials share' if n > 1 else 'trial has'} a GPU from now on: {event['reason']}"
 
 
 class Record:

@@ -100,7 +100,9 @@ def trial_rows(sweep: Sweep, history: SweepHistory) -> list[dict[str, Any]]:
                 "best_epoch": trial.best_epoch(sweep.metric, sweep.mode),
                 "epochs": max(trial.curve, default=0),
                 "training_seconds": round(seconds, 2),
+                "gpus": trial.gpus,
                 **{name: trial.point.get(name) for name in sweep.space.domains},
+                "packing": trial.tags.get("packing"),
                 "error": None if trial.error is None else trial.error.strip().splitlines()[-1],
             }
         )

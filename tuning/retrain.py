@@ -141,7 +141,7 @@ def _train(
             cache_folder=str(sweep.cache_folder),
             metric=sweep.metric,
             mode=sweep.mode,
-            n_threads=resources.n_threads,
+            n_threads=resources.slot().n_threads,
             device="cuda" if resources.gpus_per_trial else "cpu",
             prefix_cache_bytes=sweep.prefix_cache_bytes,
         )
@@ -170,7 +170,11 @@ def _worker_resources(sweep: Sweep, n_cpus: float, n_gpus: float, n_workers: int
     if cpus is None and n_workers > 1:
         cpus = max(1.0, n_cpus // n_workers)
     resources = share_out(
-        n_cpus, n_gpus, cpus_per_trial=cpus, gpus_per_trial=sweep.gpus_per_trial, concurrency=None
+        n_cpus,
+        n_gpus,
+        cpus_per_trial=cpus,
+        gpus_per_trial=None if sweep.gpus_per_trial == "auto" else sweep.gpus_per_trial,
+        concurrency=None,
     )
     if resources.concurrency < n_workers and n_workers > 1:
         raise InputError(

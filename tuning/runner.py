@@ -60,7 +60,7 @@ def _inprocess() -> _Engine:
     from tuning import inprocess
 
     def connect(sweep: Sweep) -> Resources:
-        return replace(local_resources(sweep), concurrency=1)
+        return replace(local_resources(sweep), concurrency=1, most_per_gpu=1)
 
     return _Engine(connect, inprocess.run, lambda: None)
 
@@ -98,9 +98,10 @@ def run_sweep(sweep: Sweep, view: View) -> SweepResult:
         interrupted = too_many_failures = False
         try:
             view.say(
-                f"{resources.concurrency} trials at once, "
+                f"{resources.n_at_first} trials at once, "
                 f"each with {resources.cpus_per_trial:g} CPUs"
                 + (f" and {resources.gpus_per_trial:g} GPUs" if resources.gpus_per_trial else "")
+                + _packing_note(resources)
             )
             controller = Controller(sweep, record, resources)
             interrupted = _run_trials(controller, record, engine, view)
@@ -121,6 +122,12 @@ def run_sweep(sweep: Sweep, view: View) -> SweepResult:
         return SweepResult(
             summarize(sweep, record.history), interrupted, complete, too_many_failures
         )
+
+
+def _packing_note(resources: Resources) -> str:
+    if resources.most_per_gpu == 1:
+        return ""
+    return f"; up to {resources.most_per_gpu} on each GPU once their memory is measured"
 
 
 def _run_trials(controller: Controller, record: Record, engine: _Engine, view: View) -> bool:

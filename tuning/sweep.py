@@ -19,7 +19,7 @@ from trainables.errors import InputError, unknown
 from trainables.metrics import METRIC_DIRECTIONS, Direction
 from trainables.tasks import TaskRow, task_row
 from tuning.addresses import check_writable, resolve_address, resolve_tracking_uri
-from tuning.resources import Resources, share_out, this_machine
+from tuning.resources import Gpus, Resources, share_out, this_machine
 from tuning.spaces import load_space
 
 SWEEP_FILE = "sweep.json"
@@ -47,7 +47,7 @@ class SweepOptions:
     time_budget_seconds: float | None = None
     concurrency: int | None = None
     cpus_per_trial: float | None = None
-    gpus_per_trial: float | None = None
+    gpus_per_trial: Gpus | None = None
     seed: int = 0
     metric: str | None = None  # NAME, or NAME:max, NAME:min
     searcher: str = "tpe"
@@ -75,7 +75,7 @@ class Sweep:
     trials: int
     time_budget_seconds: float | None
     cpus_per_trial: float | None
-    gpus_per_trial: float | None
+    gpus_per_trial: Gpus | None
     concurrency: int | None
     seed: int
     searcher: str
@@ -296,12 +296,13 @@ def extend(
 
 
 def _check_numbers(options: SweepOptions) -> None:
+    gpus = options.gpus_per_trial
     rules: tuple[_Rule, ...] = (
         ("--trials", options.trials, 1, True),
         ("--time-budget", options.time_budget_seconds, 0, False),
         ("--concurrency", options.concurrency, 1, True),
         ("--cpus-per-trial", options.cpus_per_trial, 0, False),
-        ("--gpus-per-trial", options.gpus_per_trial, 0, True),
+        ("--gpus-per-trial", None if gpus == "auto" else gpus, 0, True),
         ("--seed", options.seed, 0, True),
         ("--keep-checkpoints", options.keep_checkpoints, 1, True),
         ("--max-failures", options.max_failures, 0, True),

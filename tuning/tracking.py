@@ -146,7 +146,7 @@ class _Writer:
         self._client: Any = quiet_mlflow().MlflowClient(tracking_uri=sweep.tracking_uri)
         self._experiment_id = ""
         self._logged_epochs: dict[int, int] = {}  # trial -> newest epoch that is in MLflow
-        self._written_states: dict[int, str] = {}
+        self._written_states: dict[int, tuple[str, str | None]] = {}
         self._parent_id = ""
 
     def open(self) -> None:
@@ -204,7 +204,9 @@ class _Writer:
         if epochs:
             self._logged_epochs[trial.number] = epochs[-1]
         state, ended = trial.state, trial.state != "running"
-        if self._written_states.get(trial.number) == state:
+        # Other tags change with every epoch; what they come to is known at the end.
+        written = (state, trial.tags.get("packing"))
+        if self._written_states.get(trial.number) == written:
             return
         tags: dict[str, str] = {STATE_TAG: state}
         tags |= {f"thaw.{name}": value for name, value in list(trial.tags.items())}
@@ -216,7 +218,7 @@ class _Writer:
             self._client.set_terminated(run_id, status=_RUN_STATUS[state], end_time=end_time)
         else:
             self._client.update_run(run_id, status="RUNNING")
-        self._written_states[trial.number] = state
+        self._written_states[trial.number] = written
 
     def _start_trial(self, trial: TrialRecord) -> str:
         sweep = self._sweep
@@ -233,6 +235,7 @@ class _Writer:
                     **sweep_tags(sweep),
                     TRIAL_TAG: str(trial.number),
                     STATE_TAG: trial.state,
+                    "thaw.gpus": f"{trial.gpus:g}",
                     "mlflow.parentRunId": self._parent_id,
                     "thaw.freezing": str(trial.config.get("freezing", "")),
                     "thaw.data_fingerprint": sweep.data_fingerprint(trial.config) or "",
@@ -318,6 +321,7 @@ def _sweep_params(sweep: Sweep) -> dict[str, Any]:
         "scheduler",
         "seed",
         "engine",
+        "gpus_per_trial",
     )
     return {
         "task": sweep.task,

@@ -9,8 +9,8 @@ from ray import tune
 
 from tuning.hosting import Assignment, Outcome, TrialHost
 
-OUTCOME, ERROR, EPOCH, METRICS, NOTE = "outcome", "error", "epoch", "metrics", "note"
-TAGS = "tags"
+OUTCOME, ERROR, OUT_OF_MEMORY = "outcome", "error", "out_of_memory"
+EPOCH, METRICS, NOTE, TAGS = "epoch", "metrics", "note", "tags"
 
 
 class TrialActor(tune.Trainable):
@@ -31,7 +31,12 @@ class TrialActor(tune.Trainable):
         result = self._host.step()
         if isinstance(result, Outcome):
             self._left = self._host.close()
-            return {"done": True, OUTCOME: result.state, ERROR: result.error}
+            return {
+                "done": True,
+                OUTCOME: result.state,
+                ERROR: result.error,
+                OUT_OF_MEMORY: result.out_of_memory,
+            }
         return {
             EPOCH: result.epoch,
             METRICS: dict(result.metrics),

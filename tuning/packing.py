@@ -1,0 +1,49 @@
+"""How many trials share a GPU, decided by the memory that the trials so far have needed."""
+
+from __future__ import annotations
+
+# Bytes that torch's allocator holds for each byte allocated at the peak. Assumed: its blocks are
+# rounded up, and freed ones do not always fit what is asked for next.
+FRAGMENTATION = 1.25
+# Of each process, besides tensors: CUDA context, kernels, workspaces of cuBLAS and cuDNN. Assumed;
+# torch does not count them.
+CONTEXT_BYTES = 768 * 2**20
+
+
+class Packing:
+    """One trial per GPU until memory is measured, then as many as fit.
+
+    Trials need different amounts, for their batch sizes and for what they train; the neediest one
+    seen so far decides, for any of them may be followed by its like. So once there is a measurement
+    the packing is only ever lowered.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Begin without a measurement.
+
+        Args:
+            most: trials that may share a GPU whatever the memory.
+        """
+        self._most = most
+        self._neediest: float | None = None  # share of a GPU
+
+    @property
+    def trials_per_gpu(self) -> int:
+        """How many trials should share a GPU from now on."""
+        if self._neediest is None:
+            return 1
+        return max(1, min(self._most, int(1 / self._neediest)))
+
+    def measured(self, peak_bytes: float, gpu_bytes: float) -> None:
+        """Hear of a trial's peak of allocated memory, on a GPU that has ``gpu_bytes``."""
+        share = (FRAGMENTATION * peak_bytes + CONTEXT_BYTES) / gpu_bytes
+        self._neediest = max(share, self._neediest or 0.0)
+
+    def ran_out(self, trials_per_gpu: int) -> None:
+        """Hear that a trial ran out of memory while so many shared its GPU: that was one too many.
+
+        All that ran then may say so, and the packing is lowered by one. A trial that was alone says
+        nothing of others.
+        """
+        if trials_per_gpu > 1:
+            self._most = min(self._most, trials_per_gpu - 1)
