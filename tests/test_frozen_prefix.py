@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainables import frozen_prefix
+from trainables import frozen_prefix, loop
 from trainables.config import check_config
 from trainables.loop import fit
 from trainables.prefix_cache import PrefixCache
@@ -229,6 +229,28 @@ def test_a_damaged_entry_is_computed_anew(pictures, run):
     again, tags = train("image_classification", run, freezing="head", **settings)
     assert again == first
     assert tags["prefix_cache"].startswith("used")
+
+
+def test_reading_is_much_faster_than_computing(pictures, run, monkeypatch):
+    """A cheap version of ``benchmarks/prefix.py``, which measures 50 times and more."""
+    config = check_config(
+        {
+            "data": str(pictures),
+            "image_size": 64,
+            "stem": "standard",
+            "freezing": "head",
+            "epochs": 4,
+        },
+        TASKS["image_classification"].config_type,
+    )
+
+    def epoch_seconds() -> float:
+        reports = fit(TASKS["image_classification"].load(), config, run)
+        return min([report.metrics["seconds"] for report in reports][1:])
+
+    with_cache = epoch_seconds()
+    monkeypatch.setattr(loop, "freeze_prefix", lambda *arguments: (None, "measured without it"))
+    assert epoch_seconds() > 5 * with_cache
 
 
 def test_what_does_not_pay_is_not_cached(pictures, run, monkeypatch):

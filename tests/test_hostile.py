@@ -120,6 +120,13 @@ AT_ONCE = [
     Wrong(
         "condition on nothing", "sweep condition.py", "domain dropout", "'colour'", "valid: none"
     ),
+    Wrong(
+        "prefix cache without unit",
+        "sweep digits --prefix-cache 20",
+        "--prefix-cache = '20': must be auto, off, or a size such as 500MB or 20GB",
+    ),
+    Wrong("negative prefix cache", "sweep digits --prefix-cache -1GB", "'-1GB': must be auto"),
+    Wrong("too many views", "sweep digits --set cached_views=1000", "cached_views = '1000'", "100"),
     # Settings
     Wrong("--set without =", "sweep digits --set epochs", "--set 'epochs': must be key=value"),
     Wrong("--set without key", "sweep digits --set =3", "--set '=3': must be key=value"),
