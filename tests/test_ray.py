@@ -28,12 +28,12 @@ def one_ray():
     prepare_ray()
     import ray
 
-    from tuning import raytune
+    from tuning import cluster
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    shutdown, raytune.disconnect = raytune.disconnect, lambda: None
+    shutdown, cluster.disconnect = cluster.disconnect, lambda: None
     yield
-    raytune.disconnect = shutdown
+    cluster.disconnect = shutdown
     ray.shutdown()
 
 

@@ -125,10 +125,10 @@ def _train(
 ) -> list[SeedResult]:
     """Train under Ray Train, and read back what the workers wrote."""
     prepare_ray()
-    from tuning import raytune
+    from tuning import cluster
 
     view.say("starting ray …")
-    n_cpus, n_gpus = raytune.start(sweep)
+    n_cpus, n_gpus = cluster.start(sweep)
     try:
         resources = _worker_resources(sweep, n_cpus, n_gpus, n_workers)
         first = int(trial.config.get("seed", sweep.seed))
@@ -160,7 +160,7 @@ def _train(
         reason = str(error).strip().splitlines()[-1]
         raise RunFailed(f"retraining failed: {reason}; details in {str(details)!r}") from error
     finally:
-        raytune.disconnect()
+        cluster.disconnect()
     return [_read(folder, seed, sweep) for seed in repetition.seeds]
 
 

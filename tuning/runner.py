@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import threading
@@ -30,6 +31,7 @@ class _Engine:
     connect: Callable[[Sweep], Resources]
     run: Callable[[Controller], None]
     disconnect: Callable[[], None]
+    module: str | None = None  # what `run` needs and takes seconds to import
 
 
 def prepare_ray() -> None:
@@ -51,9 +53,14 @@ def prepare_ray() -> None:
 
 def _ray() -> _Engine:
     prepare_ray()
-    from tuning import raytune
+    from tuning import cluster
 
-    return _Engine(raytune.connect, raytune.run, raytune.disconnect)
+    def run(controller: Controller) -> None:
+        from tuning import raytune
+
+        raytune.run(controller)
+
+    return _Engine(cluster.connect, run, cluster.disconnect, module="tuning.raytune")
 
 
 def _inprocess() -> _Engine:
@@ -86,9 +93,8 @@ def run_sweep(sweep: Sweep, view: View) -> SweepResult:
     """
     with _sole_driver(sweep):
         started = time.monotonic()
-        # MLflow takes seconds to import; meanwhile the engine starts.
-        threading.Thread(target=quiet_mlflow, daemon=True).start()
         engine = ENGINES[sweep.engine]()
+        threading.Thread(target=_import_ahead, args=(engine,), daemon=True).start()
         view.say(f"starting {sweep.engine} …")
         resources = engine.connect(sweep)  # before anything is written: it may not fit
         sweep.save()
@@ -122,6 +128,13 @@ def run_sweep(sweep: Sweep, view: View) -> SweepResult:
         return SweepResult(
             summarize(sweep, record.history), interrupted, complete, too_many_failures
         )
+
+
+def _import_ahead(engine: _Engine) -> None:
+    """Import what takes seconds while the engine starts, what is needed first coming first."""
+    if engine.module is not None:
+        importlib.import_module(engine.module)
+    quiet_mlflow()
 
 
 def _packing_note(resources: Resources) -> str:
