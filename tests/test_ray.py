@@ -17,6 +17,7 @@ from trainables.errors import RunFailed
 from tuning.record import Record, read_history
 from tuning.retrain import retrain
 from tuning.runner import prepare_ray
+from tuning.sweep import SweepOptions, resolve
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 THAW = str(Path(sysconfig.get_path("scripts")) / "thaw")
@@ -98,6 +99,55 @@ def test_a_trial_whose_worker_dies_goes_on_elsewhere(toy_sweep, run):
     trial = read_history(sweep.folder).trials[0]
     assert sorted(trial.curve) == [1, 2, 3, 4]
     assert len({metrics["pid"] for metrics in trial.curve.values()}) == 2
+
+
+def test_a_trial_that_hangs_costs_its_process_and_nothing_else(toy_sweep, run):
+    sweep = toy_sweep(
+        "fault=hang",
+        "fault_beyond=0.4",
+        engine="ray",
+        trials=6,
+        searcher="random",
+        scheduler="none",
+        epoch_timeout_seconds=2.0,
+    )
+    summary = run(sweep).summary
+    trials = read_history(sweep.folder).trials.values()
+    hung = [trial for trial in trials if trial.config["x"] > 0.4]
+    assert 0 < len(hung) < 6
+    assert summary["trials"]["failed"] == len(hung)
+    assert summary["trials"]["completed"] == 6 - len(hung)
+    assert all("no epoch report within 2 s" in (trial.error or "") for trial in hung)
+
+
+LEAKY = """
+import os
+from search_spaces.domains import Int, SearchSpace
+from trainables.task import EpochReport
+
+SPACE = SearchSpace(name="leaky", domains={"x": Int(0, 5)})
+KEPT = []
+
+def train(config, run):
+    if config["x"] == 0:
+        KEPT.extend(open(os.devnull) for _ in range(100))
+    yield EpochReport(1, {"value": float(config["x"]), "pid": float(os.getpid())}, lambda f: None)
+"""
+
+
+def test_a_trial_that_leaks_costs_its_process_and_nothing_else(workplace, run):
+    (workplace / "leaky.py").write_text(LEAKY)
+    options = {"metric": "value:max", "searcher": "grid", "scheduler": "none", "concurrency": 1}
+    sweep = resolve(SweepOptions(space="leaky.py", name="leaky", **options))
+    summary = run(sweep).summary
+    assert summary["trials"]["completed"] == 6
+    trials = list(read_history(sweep.folder).trials.values())
+    pids = [trial.curve[1]["pid"] for trial in trials]
+    leak = next(i for i, trial in enumerate(trials) if trial.config["x"] == 0)
+    before, after = set(pids[: leak + 1]), set(pids[leak + 1 :])
+    assert len(before) == 1
+    assert len(after) == (leak < 5)
+    assert not before & after
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])

@@ -39,6 +39,8 @@ def _fail(fault: str, epoch: int) -> None:
         raise RuntimeError(f"something broke in epoch {epoch}")
     if fault == "diverge":
         raise Diverged(f"the loss is nan in epoch {epoch}")
+    if fault == "hang":
+        time.sleep(3600)
     if fault == "die":
         os.kill(os.getpid(), 9)
 

@@ -163,6 +163,12 @@ def sweep(
     max_failures: Annotated[
         int | None, typer.Option(help="Give up after more failed trials than this.")
     ] = None,
+    epoch_timeout: Annotated[
+        float | None,
+        typer.Option(
+            parser=_seconds, metavar="DURATION", help="A trial silent for longer has failed."
+        ),
+    ] = None,
     experiment: Annotated[
         str | None, typer.Option(help="MLflow experiment; default: the space's name.")
     ] = None,
@@ -201,6 +207,7 @@ def sweep(
         experiment=experiment,
         keep_checkpoints=keep_checkpoints,
         max_failures=max_failures,
+        epoch_timeout_seconds=epoch_timeout,
         address=address,
         prefix_cache=prefix_cache,
     )

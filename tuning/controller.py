@@ -43,6 +43,7 @@ class Controller:
         )
         self._unfinished: list[TrialRecord] = []
         self._running: dict[int, Slot] = {}
+        self._heard: dict[int, float] = {}  # running trial -> time.monotonic() of its last sign
         self._packing = Packing(resources.most_per_gpu)
         for trial in self.trials.values():
             self._study.restore(trial, sweep.metric, sweep.mode)
@@ -147,6 +148,7 @@ class Controller:
         """Hear of an epoch; True if the trial should stop, in which case it has ended as pruned."""
         if number not in self._running:
             return True
+        self.began(number)
         if result.epoch in self.trials[number].curve:
             return False  # a trial that goes on from a checkpoint repeats some epochs
         halved = self._halved(number, result)
@@ -167,9 +169,26 @@ class Controller:
             return True
         return False
 
+    def began(self, number: int) -> None:
+        """Hear that a trial's process is up: from now on it may not be silent for too long."""
+        self._heard[number] = time.monotonic()
+
+    def give_up_silent(self) -> list[int]:
+        """End the trials that have not reported within the epoch timeout, as failed; say which."""
+        limit = self.sweep.epoch_timeout_seconds
+        if limit is None:
+            return []
+        now = time.monotonic()
+        silent = [number for number in self._running if now - self._heard.get(number, now) > limit]
+        for number in silent:
+            reason = f"no epoch report within {limit:g} s (--epoch-timeout); its process was ended"
+            self.ended(number, Outcome("failed", reason))
+        return silent
+
     def retried(self, number: int, reason: str) -> None:
         """Hear that a trial starts again, from its last checkpoint if it has one."""
         if number in self._running:
+            self._heard.pop(number, None)
             self._record.append("trial_retried", trial=number, reason=reason)
 
     def ended(self, number: int, outcome: Outcome) -> None:
@@ -179,6 +198,7 @@ class Controller:
         if outcome.out_of_memory:
             self._learn_memory(number, None, ran_out=True)
         slot = self._running.pop(number)
+        self._heard.pop(number, None)
         if outcome.out_of_memory and slot.trials_per_gpu > 1:
             # It may fit where fewer share the GPU: only then is it infeasible.
             reason = f"out of memory with {slot.trials_per_gpu} trials on a GPU"

@@ -6,6 +6,7 @@ import os
 import tempfile
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -95,6 +96,16 @@ class _Callback(_Adapter, tune.Callback):
         if OUTCOME in result:
             outcome = Outcome(result[OUTCOME], result[ERROR], result[OUT_OF_MEMORY])
             self._controller.ended(trial.config["trial"], outcome)
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._controller.began(trial.config["trial"])
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        silent = self._controller.give_up_silent()
+        for trial in trials if silent else ():
+            if trial.config["trial"] in silent and trial.temporary_state.ray_actor is not None:
+                trial.max_failures = 0  # it has had its time, and is not tried again
+                ray.kill(trial.temporary_state.ray_actor)
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self._controller.retried(trial.config["trial"], "its worker process died or hung")

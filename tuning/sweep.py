@@ -58,6 +58,7 @@ class SweepOptions:
     experiment: str | None = None
     keep_checkpoints: int = 3
     max_failures: int | None = None
+    epoch_timeout_seconds: float | None = None
     address: str | None = None  # of a running Ray cluster
     prefix_cache: str = "auto"  # or off, or a size such as 20GB
 
@@ -85,6 +86,7 @@ class Sweep:
     experiment: str
     keep_checkpoints: int
     max_failures: int | None
+    epoch_timeout_seconds: float | None  # without a report; the trial has failed, its process ends
     address: str | None
     cache_folder: Path
     prefix_cache_bytes: int | None = None  # 0: off; None: chosen on each machine
@@ -211,6 +213,7 @@ def resolve(options: SweepOptions) -> Sweep:
         experiment=space.name if options.experiment is None else options.experiment,
         keep_checkpoints=options.keep_checkpoints,
         max_failures=options.max_failures,
+        epoch_timeout_seconds=options.epoch_timeout_seconds,
         address=resolve_address(options.address) if options.engine == "ray" else None,
         cache_folder=default_cache_folder().resolve(),
         prefix_cache_bytes=_n_bytes("--prefix-cache", options.prefix_cache),
@@ -306,6 +309,7 @@ def _check_numbers(options: SweepOptions) -> None:
         ("--seed", options.seed, 0, True),
         ("--keep-checkpoints", options.keep_checkpoints, 1, True),
         ("--max-failures", options.max_failures, 0, True),
+        ("--epoch-timeout", options.epoch_timeout_seconds, 0, False),
     )
     _check_rules(rules)
 
