@@ -33,7 +33,7 @@ from trainables.tasks import task_row
 _GOAL = 0.97
 _BATCH_SIZE = 32
 _SHARED = {"batch_size": _BATCH_SIZE, "epochs": 1000, "schedule": "constant", "weight_decay": 0.0}
-_N_PAIRS = 6
+_N_PAIRS = 3
 
 
 @dataclass(frozen=True)
