@@ -70,6 +70,8 @@ def assign(tmp_path: Path):
             "mode": "min",
             "save_beyond": -1e9,  # never
             "device": "cpu",
+            "cpus": 1.0,
+            "gpus": 0.0,
             "n_threads": 1,
             "seconds_between_checkpoints": 1e9,
         }
