@@ -122,10 +122,10 @@ def test_a_trial_that_hangs_costs_its_process_and_nothing_else(toy_sweep, run):
 
 LEAKY = """
 import os
-from search_spaces.domains import Int, SearchSpace
+from search_spaces.domains import Choice, SearchSpace
 from trainables.task import EpochReport
 
-SPACE = SearchSpace(name="leaky", domains={"x": Int(0, 5)})
+SPACE = SearchSpace(name="leaky", domains={"x": Choice(0, 1, 2, 3, 4, 5)})
 KEPT = []
 
 def train(config, run):

@@ -18,19 +18,21 @@ class TrialActor(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         self._host = TrialHost(Assignment(**config), owns_process=True)
-        self._left: str | None = None  # by the trial that ended here
+        self._is_clean = True  # no trial has left anything in this process
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        if self._host.close() or self._left:
-            # Only a new process is clean. Ray starts one, and this trial in it.
-            os._exit(1)
+        self._is_clean = self._is_clean and self._host.close() is None
         self._host = TrialHost(Assignment(**new_config), owns_process=True)
         return True
 
     def step(self) -> dict[str, Any]:
+        if not self._is_clean:
+            # Only a new process is: Ray starts one, and this trial in it. Not in `reset_config`,
+            # where Ray would take the death of the process for the end of the trial.
+            os._exit(1)
         result = self._host.step()
         if isinstance(result, Outcome):
-            self._left = self._host.close()
+            self._is_clean = self._host.close() is None
             return {
                 "done": True,
                 OUTCOME: result.state,
