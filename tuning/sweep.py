@@ -86,10 +86,11 @@ class Sweep:
     experiment: str
     keep_checkpoints: int
     max_failures: int | None
-    epoch_timeout_seconds: float | None  # without a report; the trial has failed, its process ends
     address: str | None
     cache_folder: Path
     prefix_cache_bytes: int | None = None  # 0: off; None: chosen on each machine
+    # Without a report: the trial has failed then, and its process ends.
+    epoch_timeout_seconds: float | None = None
     # what decides the data, as ``data_key`` has it -> its fingerprint
     data_fingerprints: Mapping[str, str] = field(default_factory=dict)
 
