@@ -55,12 +55,12 @@ class FrozenPrefix:
         self,
         cut: Cut,
         n_views: int,
-        weights_digest: str,
         config: TrainingConfig,
         run: TrainingRun,
         data: PreparedData,
     ) -> None:
         self._cut = cut
+        self._n_threads = run.n_threads
         self._n_views = n_views
         self._config = config
         self._data = data
@@ -70,17 +70,9 @@ class FrozenPrefix:
         self._rows = {name: _rows_within(groups) for name, groups in self._groups.items()}
         train_views = range(n_views) if n_views > 1 else (_AS_IT_IS,)
         self._arrays = [("val", _AS_IT_IS), *(("train", view) for view in train_views)]
-        self._keys = {
-            (split, view): self._key(split, view, weights_digest, run)
-            for split, view in self._arrays
-        }
+        self._keys: dict[tuple[str, int], str] = {}
         self._entries: dict[tuple[str, int], Entry] = {}
         self._seconds_reading = self._seconds_filling = self._seconds_saved = 0.0
-
-    @property
-    def n_bytes(self) -> int:
-        """Size of the entries in use; 0 if the cache is not used."""
-        return sum(entry.n_bytes for entry in self._entries.values())
 
     @property
     def seconds_saved(self) -> float:
@@ -139,14 +131,14 @@ class FrozenPrefix:
             with torch.no_grad(), autocast(self._config.precision, self._device):
                 yield self._cut.prefix(raw, group, generators)[: len(part)]
 
-    def use_cache(self, cache: PrefixCache, n_epochs: int) -> str | None:
+    def use_cache(self, cache: PrefixCache, weights_digest: str, n_epochs: int) -> str | None:
         """Read from ``cache`` from now on, filling it where that pays; else the reason why not.
 
         Args:
+            weights_digest: of all that the frozen blocks hold.
             n_epochs: how many epochs these blocks stay frozen.
         """
-        if cache.budget_bytes == 0:
-            return "it is switched off"
+        self._keys = {array: self._key(*array, weights_digest) for array in self._arrays}
         try:
             entries = {array: cache.read(self._keys[array]) for array in self._arrays}
             missing = [array for array, entry in entries.items() if entry is None]
@@ -181,14 +173,9 @@ class FrozenPrefix:
         return _Cost(seconds / scale, copied.nbytes / scale, copying)
 
     def _check_that_it_pays(self, cache: PrefixCache, n_epochs: int, cost: _Cost) -> None:
-        per_epoch = sum(float(np.maximum(groups, 1).sum()) for groups in self._groups.values())
-        train = float(np.maximum(self._groups["train"], 1).sum())
-        in_all = per_epoch + train * (len(self._arrays) - 2)
-        if in_all * cost.n_bytes > cache.budget_bytes:
-            raise NotCached(
-                f"{in_all * cost.n_bytes:,.0f} bytes are more than the budget of "
-                f"{cache.budget_bytes:,}"
-            )
+        per_epoch = sum(map(_units, self._groups.values()))
+        in_all = sum(_units(self._groups[split]) for split, _ in self._arrays)
+        cache.check_budget(int(in_all * cost.n_bytes))
         computing, copying = cost.seconds, cost.seconds_to_copy
         saved = (n_epochs + _EPOCHS_ELSEWHERE) * per_epoch * (computing - _READING * copying)
         if saved <= in_all * (computing + _WRITING * copying):
@@ -204,13 +191,13 @@ class FrozenPrefix:
                 for chunk in self._compute(split, view, group, np.flatnonzero(groups == group)):
                     yield group, chunk
 
-        units = sum(size * max(group, 1) for group, size in sizes.items())
         started = time.perf_counter()
-        entry = cache.make(self._keys[split, view], sizes, int(units * cost.n_bytes), chunks())
+        n_bytes = int(_units(groups) * cost.n_bytes)
+        entry = cache.make(self._keys[split, view], sizes, n_bytes, chunks())
         self._seconds_filling += time.perf_counter() - started
         return entry
 
-    def _key(self, split: str, view: int, weights_digest: str, run: TrainingRun) -> str:
+    def _key(self, split: str, view: int, weights_digest: str) -> str:
         config, info = self._config, self._data.info
         identity = {
             "format": _FORMAT,
@@ -218,7 +205,7 @@ class FrozenPrefix:
             "prefix": [self._cut.identity, weights_digest],
             "precision": config.precision,
             # Rounding differs between devices, numbers of threads, and builds of torch.
-            "device": [_device_name(self._device), run.n_threads, torch.__version__],
+            "device": [_device_name(self._device), self._n_threads, torch.__version__],
         }
         if view != _AS_IT_IS:
             augmentation = {
@@ -257,9 +244,11 @@ def freeze_prefix(
     cut = task.cut(model, k, config, data.info)
     if cut is None:
         return None, f"{config.model} can not be cut before its block {blocks[k].name}"
-    prefix = FrozenPrefix(cut, n_views, _weights_digest(model, blocks[:k]), config, run, data)
+    prefix = FrozenPrefix(cut, n_views, config, run, data)
+    if run.prefix_cache_bytes == 0:
+        return prefix, "it is switched off"
     cache = PrefixCache(activations_folder(run.cache_folder), run.prefix_cache_bytes)
-    return prefix, prefix.use_cache(cache, n_epochs)
+    return prefix, prefix.use_cache(cache, _weights_digest(model, blocks[:k]), n_epochs)
 
 
 def activations_folder(cache_folder: Path) -> Path:
@@ -281,6 +270,11 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _units(groups: np.ndarray) -> int:
+    """What the samples cost together, in units of ``_Cost``."""
+    return int(np.maximum(groups, 1).sum())
 
 
 def _rows_within(groups: np.ndarray) -> np.ndarray:

@@ -70,6 +70,17 @@ class PrefixCache:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return int(min(disk * _SHARE_OF_FREE_DISK, memory * _SHARE_OF_MEMORY))
 
+    def check_budget(self, n_bytes: int) -> int:
+        """The budget, if ``n_bytes`` fit into it at all.
+
+        Raises:
+            NotCached: they do not.
+        """
+        budget = self.budget_bytes
+        if n_bytes > budget:
+            raise NotCached(f"{n_bytes:,} bytes are more than the budget of {budget:,}")
+        return budget
+
     def read(self, key: str) -> Entry | None:
         """The entry, if it is there and whole; a damaged one is removed."""
         folder = self._folder / key
@@ -153,9 +164,7 @@ class PrefixCache:
     @contextmanager
     def _room(self, n_bytes: int) -> Iterator[None]:
         """Evict until ``n_bytes`` more fit; nobody else takes the room while the block runs."""
-        budget = self.budget_bytes
-        if n_bytes > budget:
-            raise NotCached(f"{n_bytes:,} bytes are more than the budget of {budget:,}")
+        budget = self.check_budget(n_bytes)
         with FileLock(self._folder / "room.lock", timeout=_SECONDS_TO_WAIT):
             self._remove_abandoned()
             entries = sorted(self._entries())
