@@ -135,16 +135,18 @@ def _read(folder: Path) -> PreparedData:
     return PreparedData(info, splits, folder / "assets")
 
 
+def rows(array: np.ndarray, indices: np.ndarray, device: device) -> Tensor:
+    """The rows ``indices`` of ``array``, copied out of the memory map to ``device``."""
+    import torch
+
+    return torch.from_numpy(array[indices]).to(device, non_blocking=True)
+
+
 def gather(
     arrays: Mapping[str, np.ndarray], indices: np.ndarray, device: device
 ) -> dict[str, Tensor]:
-    """The rows ``indices`` of each array, copied out of the memory map to ``device``."""
-    import torch
-
-    return {
-        name: torch.from_numpy(array[indices]).to(device, non_blocking=True)
-        for name, array in arrays.items()
-    }
+    """``rows`` of each array."""
+    return {name: rows(array, indices, device) for name, array in arrays.items()}
 
 
 def stratified_split(

@@ -29,7 +29,7 @@ from trainables.checkpoint import (
     save_checkpoint,
 )
 from trainables.config import TrainingConfig
-from trainables.data import PreparedData, gather
+from trainables.data import PreparedData, gather, rows
 from trainables.errors import Diverged, InputError, OutOfMemory
 from trainables.freezing import (
     check_frozen_blocks,
@@ -369,7 +369,7 @@ def _accumulate(training: _Training, batch: np.ndarray, generator: torch.Generat
     total = torch.zeros((), device=training.device)
     for number, piece in enumerate(pieces):
         last = number == len(pieces) - 1
-        targets = gather({"targets": split.targets}, piece, training.device)["targets"]
+        targets = rows(split.targets, piece, training.device)
         inputs = {}
         if training.prefix is None:
             raw = gather(split.inputs, piece, training.device)
@@ -431,7 +431,7 @@ def evaluate(
     starts = range(0, len(split), _EVALUATION_BATCH)
     for start in starts[run.rank :: run.world_size]:
         indices = np.arange(start, min(start + _EVALUATION_BATCH, len(split)))
-        targets = gather({"targets": split.targets}, indices, device)["targets"]
+        targets = rows(split.targets, indices, device)
         with autocast(config.precision, device):
             if prefix is not None:
                 logits = prefix.logits(split_name, indices, 0)

@@ -119,38 +119,42 @@ def _torch_settings() -> Callable[[], None]:
         )
         for name in names
     ]
-    setters: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
-        (torch.set_default_dtype, (torch.get_default_dtype(),)),
-        (torch.set_grad_enabled, (torch.is_grad_enabled(),)),
-        (torch.set_num_threads, (torch.get_num_threads(),)),
-        (torch.set_float32_matmul_precision, (torch.get_float32_matmul_precision(),)),
-        (
-            torch.use_deterministic_algorithms,
-            (torch.are_deterministic_algorithms_enabled(),),
-        ),
-        (torch.autograd.set_detect_anomaly, (torch.is_anomaly_enabled(),)),
-        (torch.set_rng_state, (torch.get_rng_state(),)),
-        *(
-            (torch.set_autocast_enabled, (kind, torch.is_autocast_enabled(kind)))
-            for kind in ("cpu", "cuda")
-        ),
-        *(
-            (torch.set_autocast_dtype, (kind, torch.get_autocast_dtype(kind)))
-            for kind in ("cpu", "cuda")
-        ),
+    kinds = ("cpu", "cuda")
+    settings: list[tuple[Callable[..., Any], Callable[..., None], tuple[Any, ...]]] = [
+        (torch.get_default_dtype, torch.set_default_dtype, ()),
+        (torch.is_grad_enabled, torch.set_grad_enabled, ()),
+        (torch.get_num_threads, torch.set_num_threads, ()),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, ()),
+        (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, ()),
+        (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly, ()),
+        *((torch.is_autocast_enabled, torch.set_autocast_enabled, (kind,)) for kind in kinds),
+        *((torch.get_autocast_dtype, torch.set_autocast_dtype, (kind,)) for kind in kinds),
     ]
-    if torch.cuda.is_initialized():
-        setters.append((torch.cuda.set_rng_state_all, (torch.cuda.get_rng_state_all(),)))
+    values = [getter(*arguments) for getter, _, arguments in settings]
+    random_state = torch.get_rng_state()
+    gpu_random_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
     def restore() -> None:
         torch.set_default_device(None)
         for owner, name, value in flags:
             if getattr(owner, name) != value:
                 setattr(owner, name, value)
-        for setter, arguments in setters:
-            setter(*arguments)
+        for (getter, setter, arguments), value in zip(settings, values, strict=True):
+            # Some setters import much of torch, even to set what is set already.
+            if _differs(getter, arguments, value):
+                setter(*arguments, value)
+        torch.set_rng_state(random_state)
+        if gpu_random_states is not None:
+            torch.cuda.set_rng_state_all(gpu_random_states)
 
     return restore
+
+
+def _differs(getter: Callable[..., Any], arguments: tuple[Any, ...], value: Any) -> bool:
+    try:
+        return bool(getter(*arguments) != value)
+    except RuntimeError:  # torch refuses to tell a precision set through two interfaces
+        return True
 
 
 def _n_open_files() -> int:

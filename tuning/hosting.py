@@ -88,14 +88,12 @@ class TrialHost:
         self._sign = 1 if assignment.mode == "max" else -1
         self._best: float | None = None
         self._saved_at = time.monotonic()
-        self._epochs = 0
         self._curve: dict[int, dict[str, float]] = {}
         # Epochs behind the checkpoint gone on from: their reports may have met a dead driver.
         self._replayed: list[tuple[int, dict[str, float]]] = []
         self._generator: Iterator[EpochReport] | None = None
         self._process_state: ProcessState | None = None
         self._resumable = checkpoints_of(self._folder)
-        self._resumed = bool(self._resumable)
 
     def step(self) -> EpochResult | Outcome:
         """Train one more epoch, and save a checkpoint if it may be needed."""
@@ -108,7 +106,6 @@ class TrialHost:
             if report is None:
                 return self._completed()
             metrics = self._check(report)
-            self._epochs += 1
             self._curve[report.epoch] = metrics
             note = self._maybe_save(report)
             return EpochResult(report.epoch, metrics, note, dict(report.tags))
@@ -166,7 +163,7 @@ class TrialHost:
         return iter(train(assignment.config, run))
 
     def _completed(self) -> Outcome:
-        if self._epochs == 0 and not self._resumed:
+        if not self._curve:
             return Outcome("failed", "the training function ended without a single epoch report")
         return Outcome("completed")
 
