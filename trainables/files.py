@@ -32,3 +32,42 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             os.rename(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def restore_folder(folder: Path) -> None:
+    """Clean up after a ``whole_folder`` whose process was killed.
+
+    Call it only while nobody writes to ``folder``. Killed between its two renames, ``whole_folder``
+    has left the old folder under another name: it is put back.
+    """
+    leftovers = sorted(folder.parent.glob(f".{folder.name}-*"))
+    for leftover in leftovers:
+        if (leftover / "old").is_dir() and not folder.exists():
+            os.rename(leftover / "old", folder)
+    for leftover in leftovers:
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that has its old content or the new one, whatever happens meanwhile.
+
+    Raises:
+        OSError: the disk is full, or the folder can not be written.
+    """
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(partial, 0o666 & ~_umask())
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

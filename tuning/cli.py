@@ -299,6 +299,7 @@ def retrain(
     as_json: AsJson = False,
 ) -> None:
     """Train the best configuration anew, test it once, register it as champion."""
+    from tuning.driver_lock import sole_driver
     from tuning.live import make_view
     from tuning.output import champion_table
     from tuning.record import Record
@@ -306,7 +307,8 @@ def retrain(
     from tuning.sweep import open_sweep
 
     found = open_sweep(name, sweeps_folder)
-    with _stdout_for_json_only():
+    # Not beside a running sweep: the best is not known yet, and the test split is read only once.
+    with _stdout_for_json_only(), sole_driver(found.name, found.folder):
         record = Record(found.folder)
         document = run(
             found, record, trial_number=trial, n_workers=workers, n_seeds=seeds, view=make_view()

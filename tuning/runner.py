@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from trainables.errors import InputError
 from tuning.controller import Controller
+from tuning.driver_lock import sole_driver
 from tuning.live import View
 from tuning.record import Record
 from tuning.resources import Resources
@@ -91,7 +88,7 @@ def run_sweep(sweep: Sweep, view: View) -> SweepResult:
     Raises:
         InputError: another process runs this sweep, or no trial fits into the cluster.
     """
-    with _sole_driver(sweep):
+    with sole_driver(sweep.name, sweep.folder):
         started = time.monotonic()
         engine = ENGINES[sweep.engine]()
         threading.Thread(target=_import_ahead, args=(engine,), daemon=True).start()
@@ -175,21 +172,3 @@ def _log_best_model(sweep: Sweep, record: Record, view: View) -> bool:
     except Exception as error:
         view.say(f"MLflow did not take the model: {type(error).__name__}: {error}")
         return False
-
-
-@contextmanager
-def _sole_driver(sweep: Sweep) -> Iterator[None]:
-    """Hold the sweep's lock, so that no second process runs it."""
-    sweep.folder.mkdir(parents=True, exist_ok=True)
-    holder = sweep.folder / "driver.txt"
-    lock = FileLock(sweep.folder / "driver.lock", timeout=0)
-    try:
-        with lock:
-            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-            yield
-    except Timeout:
-        who = holder.read_text() if holder.exists() else "another process"
-        raise InputError(f"sweep {sweep.name} is being run by {who}") from None
-    finally:
-        if not lock.is_locked and holder.exists() and str(os.getpid()) in holder.read_text():
-            holder.unlink()

@@ -16,6 +16,7 @@ from typing import Any
 from search_spaces.domains import SearchSpace, SpaceError
 from trainables.config import TrainingConfig, check_config, parse_setting
 from trainables.errors import InputError, unknown
+from trainables.files import write_whole
 from trainables.metrics import METRIC_DIRECTIONS, Direction
 from trainables.tasks import TaskRow, task_row
 from tuning.addresses import check_writable, resolve_address, resolve_tracking_uri
@@ -139,7 +140,7 @@ class Sweep:
             copy = self.folder / self.train_file.name
             if copy != self.train_file:
                 copy.write_bytes(self.train_file.read_bytes())
-        (self.folder / SWEEP_FILE).write_text(json.dumps(values, indent=1))
+        write_whole(self.folder / SWEEP_FILE, json.dumps(values, indent=1))
 
 
 def open_sweep(name: str, sweeps_folder: Path) -> Sweep:
