@@ -232,14 +232,27 @@ def resume(
     address: Annotated[
         str | None, typer.Option(help="Of a running Ray cluster; local: this machine.")
     ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(help="Go on in this search space: wider or narrower, by name or .py file."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value: search this setting no longer. May be repeated."),
+    ] = None,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on although code or data have changed.")
+    ] = False,
     sweeps_folder: SweepsFolder = Path("sweeps"),
     as_json: AsJson = False,
 ) -> None:
     """Continue an interrupted sweep, or add trials to a finished one."""
-    from tuning.sweep import extend, open_sweep
+    from tuning.sweep import change_space, extend, open_sweep
 
-    found = open_sweep(name, sweeps_folder)
-    _run(extend(found, trials=trials, time_budget_seconds=time_budget, address=address), as_json)
+    with _stdout_for_json_only():  # a user's file may print
+        found = change_space(open_sweep(name, sweeps_folder), space, settings or ())
+    found = extend(found, trials=trials, time_budget_seconds=time_budget, address=address)
+    _run(found, as_json, accept_changes)
 
 
 @app.command()
@@ -400,7 +413,7 @@ def tasks(as_json: AsJson = False) -> None:
         tasks_table()
 
 
-def _run(resolved: Sweep, as_json: bool) -> None:
+def _run(resolved: Sweep, as_json: bool, accept_changes: bool = False) -> None:
     from tuning.live import make_view
     from tuning.output import sweep_report
     from tuning.sweep import prepare_data
@@ -412,7 +425,7 @@ def _run(resolved: Sweep, as_json: bool) -> None:
             view.say(note)
         from tuning.runner import run_sweep
 
-        result = run_sweep(resolved, view)
+        result = run_sweep(resolved, view, accept_changes=accept_changes)
     if as_json:
         print(json.dumps(result.summary, indent=1))
     else:

@@ -15,6 +15,7 @@ from tuning.packing import Packing
 from tuning.record import ENDED_STATES, Record, TrialRecord
 from tuning.resources import Resources, Slot
 from tuning.searcher import Study
+from tuning.space_changes import split_by_fit
 from tuning.sweep import Sweep
 
 _ROUNDING = 1e-6
@@ -45,12 +46,17 @@ class Controller:
         self._running: dict[int, Slot] = {}
         self._heard: dict[int, float] = {}  # running trial -> time.monotonic() of its last sign
         self._packing = Packing(resources.most_per_gpu)
-        for trial in self.trials.values():
+        fitting, self.dropped = split_by_fit(sweep, record.history)
+        for trial in fitting:
             self._study.restore(trial, sweep.metric, sweep.mode)
+        outside = {trial.number for trial in self.dropped}
+        for trial in self.trials.values():
             if trial.state in ENDED_STATES:
                 self._keeper.ended(trial)
-            else:
+            elif trial.number not in outside:
                 self._unfinished.append(trial)
+            elif trial.state == "running":  # when its driver was killed
+                record.append("trial_ended", trial=trial.number, state="interrupted", error=None)
         self._n_proposed = len(self.trials)
         self.n_trials = min(sweep.trials, self._study.limit or sweep.trials)
 

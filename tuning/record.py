@@ -1,8 +1,8 @@
 """What happened in a sweep, as lines of JSON, only ever appended: the source of every other view.
 
-Each line is an event: ``trial_started``, ``trial_retried``, ``epoch``, ``packing``,
-``trial_ended``, ``sweep_ended``, ``mlflow_run``, ``retrained``. Reading them back gives the trials;
-a line cut short by a crash is left out.
+Each line is an event: ``sitting_started``, ``trial_started``, ``trial_retried``, ``epoch``,
+``packing``, ``trial_ended``, ``sweep_ended``, ``mlflow_run``, ``retrained``, ``trouble``. Reading
+them back gives the trials; a line cut short by a crash is left out.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import time
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from trainables.errors import InputError
+from trainables.errors import InputError, RunFailed
 from trainables.metrics import Direction
+from tuning.moving import relocate
 
 Event = dict[str, Any]
 TrialState = Literal["running", "completed", "pruned", "failed", "infeasible", "interrupted"]
@@ -64,6 +66,9 @@ class SweepHistory:
     parent_run_id: str | None = None
     experiment: str | None = None
     wall_seconds: float = 0.0  # over all sittings that came to an end
+    fingerprints: dict[str, Any] = field(default_factory=dict)  # of the newest sitting
+    space: dict[str, Any] | None = None  # likewise, as ``SearchSpace.to_json`` has it
+    space_changed: bool = False  # since it began: there may be trials that do not fit into it
     n_in_state: Counter[TrialState] = field(default_factory=Counter)
 
     def apply(self, event: Event) -> None:
@@ -97,6 +102,17 @@ class SweepHistory:
                 self.trials[event["trial"]].mlflow_run_id = event["run_id"]
         elif kind == "sweep_ended":
             self.wall_seconds += event["wall_seconds"]
+        elif kind == "sitting_started":
+            self._sit_down(event)
+
+    def _sit_down(self, event: Event) -> None:
+        moved = event["moved"]
+        if self.space is not None:
+            before = {**self.space, "fixed": relocate(self.space["fixed"], moved)}
+            self.space_changed |= before != event["space"]
+        self.space, self.fingerprints = event["space"], event["fingerprints"]
+        for trial in self.trials.values():
+            trial.config = relocate(trial.config, moved)
 
     def _enter(self, trial: TrialRecord, state: TrialState) -> None:
         self.n_in_state[trial.state] -= 1
@@ -111,7 +127,10 @@ def describe_packing(event: Event) -> str:
 
 
 class Record:
-    """The events of one sweep: appended to its file, folded into its history, told to listeners."""
+    """The events of one sweep: appended to its file, folded into its history, told to listeners.
+
+    Where the disk is full, events wait in memory and are written when there is room again.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Open the record in ``folder``, creating it if there is none yet.
@@ -122,11 +141,13 @@ class Record:
         self._path = folder / EVENTS_FILE
         self._lock = threading.Lock()
         self._listeners: list[Callable[[Event], None]] = []
+        self._unwritten = b""
+        self._warned = False
         self.history = read_history(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _cut_incomplete_line(self._path)
-            self._file = self._path.open("a", encoding="utf-8")
+            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         except OSError as error:
             raise InputError(f"sweep folder {str(folder)!r} can not be written: {error}") from error
 
@@ -135,20 +156,51 @@ class Record:
         self._listeners.append(listener)
 
     def append(self, event: str, **values: Any) -> None:
-        """Write one event. It is on its way to the disk when this returns."""
+        """Write one event. It is on its way to the disk when this returns, if the disk takes it."""
         whole: Event = {"event": event, "time": time.time(), **values}
         with self._lock:
-            self._file.write(json.dumps(whole) + "\n")
-            self._file.flush()
+            self._unwritten += json.dumps(whole).encode() + b"\n"
+            error = self._write()
             self.history.apply(whole)
         for listener in self._listeners:
             listener(whole)
+        if error is not None and not self._warned:
+            self._warned = True
+            self.append(
+                "trouble",
+                message=f"record {str(self._path)!r} can not be written: {error}; the sweep goes "
+                "on, and what happens is written as soon as there is room",
+            )
+
+    def _write(self) -> OSError | None:
+        """Write what waits, as far as the disk takes it; the next call goes on from there."""
+        try:
+            while self._unwritten:
+                n_written = os.write(self._file, self._unwritten)
+                self._unwritten = self._unwritten[n_written:]
+        except OSError as error:
+            return error
+        self._warned = False
+        return None
 
     def close(self) -> None:
-        """Make sure that everything is on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Make sure that everything is on the disk.
+
+        Raises:
+            RunFailed: the disk does not take it.
+        """
+        with self._lock:
+            error = self._write()
+            n_lost = self._unwritten.count(b"\n")
+            with suppress(OSError):
+                os.fsync(self._file)
+            os.close(self._file)
+            self._file = -1  # a thread that comes late must not write elsewhere
+        if error is not None:
+            raise RunFailed(
+                f"record {str(self._path)!r} lacks the last {n_lost} events: {error}; "
+                "`thaw resume` goes on from what it has"
+            )
 
 
 def read_events(folder: Path) -> Iterator[Event]:

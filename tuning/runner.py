@@ -14,9 +14,11 @@ from trainables.errors import InputError
 from tuning.controller import Controller
 from tuning.driver_lock import sole_driver
 from tuning.live import View
-from tuning.record import Record
+from tuning.record import Record, read_history
 from tuning.resources import Resources
 from tuning.results import best_trial, checkpoint_of, summarize
+from tuning.sitting import begin_sitting, use_users_file
+from tuning.space_changes import describe_dropped
 from tuning.sweep import Sweep, local_resources
 from tuning.tracking import MlflowTracker, quiet_mlflow
 
@@ -82,20 +84,27 @@ class SweepResult:
     too_many_failures: bool
 
 
-def run_sweep(sweep: Sweep, view: View) -> SweepResult:
+def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> SweepResult:
     """Run a sweep, or what is left of it, and log its best model.
 
+    Args:
+        accept_changes: go on even if code or data are not what they were when it last ran.
+
     Raises:
-        InputError: another process runs this sweep, or no trial fits into the cluster.
+        InputError: another process runs this sweep, code or data have changed, or no trial fits
+            into the cluster.
     """
     with sole_driver(sweep.name, sweep.folder):
         started = time.monotonic()
+        sweep = use_users_file(sweep)
+        sitting = begin_sitting(sweep, read_history(sweep.folder), view.say, accept_changes)
         engine = ENGINES[sweep.engine]()
         threading.Thread(target=_import_ahead, args=(engine,), daemon=True).start()
         view.say(f"starting {sweep.engine} …")
         resources = engine.connect(sweep)  # before anything is written: it may not fit
-        sweep.save()
         record = Record(sweep.folder)
+        record.append("sitting_started", **sitting)
+        sweep.save()
         tracker = MlflowTracker(sweep, record, view.say)
         tracker.start()
         interrupted = too_many_failures = False
@@ -107,6 +116,8 @@ def run_sweep(sweep: Sweep, view: View) -> SweepResult:
                 + _packing_note(resources)
             )
             controller = Controller(sweep, record, resources)
+            if controller.dropped:
+                view.say(describe_dropped(controller.dropped, len(controller.trials)))
             interrupted = _run_trials(controller, record, engine, view)
             too_many_failures = controller.too_many_failures
         except KeyboardInterrupt:

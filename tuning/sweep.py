@@ -20,8 +20,9 @@ from trainables.files import write_whole
 from trainables.metrics import METRIC_DIRECTIONS, Direction
 from trainables.tasks import TaskRow, task_row
 from tuning.addresses import check_writable, resolve_address, resolve_tracking_uri
+from tuning.moving import Moved, find_moved, relocate
 from tuning.resources import Gpus, Resources, share_out, this_machine
-from tuning.spaces import load_space
+from tuning.spaces import LoadedSpace, load_space
 
 SWEEP_FILE = "sweep.json"
 ENGINE_NAMES = ("ray", "inprocess")
@@ -94,6 +95,9 @@ class Sweep:
     epoch_timeout_seconds: float | None = None
     # what decides the data, as ``data_key`` has it -> its fingerprint
     data_fingerprints: Mapping[str, str] = field(default_factory=dict)
+    train_source: Path | None = None  # where the user keeps it; ``train_file`` may be our copy
+    began_in: Path | None = None  # the folder that the sweep had at first
+    moved: Moved = field(default_factory=dict)  # since the last sitting; not saved
 
     @property
     def task(self) -> str:
@@ -130,9 +134,12 @@ class Sweep:
         """Write the description into the sweep's folder."""
         values = {
             **{name: value for name, value in vars(self).items() if name != "space"},
-            "folder": None,  # wherever it is found
+            "folder": str(self.folder),  # to see what has moved; it is wherever it is found
             "train_file": None if self.train_file is None else self.train_file.name,
+            "train_source": None if self.train_source is None else str(self.train_source),
+            "began_in": str(self.began_in or self.folder),
             "cache_folder": None,
+            "moved": {},
             "space": self.space.to_json(),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -156,20 +163,39 @@ def open_sweep(name: str, sweeps_folder: Path) -> Sweep:
         hint = f"{unknown('sweep', name, names)}" if names else f"unknown sweep {name!r}"
         raise InputError(f"{hint}; looked in {str(sweeps_folder.resolve())!r}")
     try:
-        values = json.loads(path.read_text())
-        train_file = values["train_file"]
-        return Sweep(
-            **{
-                **values,
-                "folder": folder.resolve(),
-                "train_file": None if train_file is None else (folder / train_file).resolve(),
-                "cache_folder": default_cache_folder(),
-                "space": SearchSpace.from_json(values["space"]),
-            }
-        )
+        return _from_json(json.loads(path.read_text()), folder.resolve())
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise InputError(f"sweep description {str(path)!r} is damaged: {reason}") from error
+
+
+def _from_json(values: Mapping[str, Any], folder: Path) -> Sweep:
+    """The sweep as saved, with what has moved along with its folder at the new places."""
+    space = SearchSpace.from_json(values["space"])
+    tracking_file = values["tracking_uri"].removeprefix("sqlite:///")
+    source = values.get("train_source")
+    moved: Moved = {}
+    if values["folder"] is not None:
+        paths = {**space.fixed, ".tracking": tracking_file, ".source": source}
+        moved = find_moved(paths, Path(values["folder"]), folder)
+    source = None if source is None else Path(moved.get(source, source))
+    train_file = values["train_file"]
+    began_in = values.get("began_in") or values["folder"]
+    return Sweep(
+        **{
+            **values,
+            "folder": folder,
+            "train_file": None if train_file is None else folder / train_file,
+            "train_source": source,
+            "began_in": None if began_in is None else Path(began_in),
+            "cache_folder": default_cache_folder(),
+            "space": replace(space, fixed=relocate(space.fixed, moved)),
+            "tracking_uri": values["tracking_uri"].replace(
+                tracking_file, moved.get(tracking_file, tracking_file)
+            ),
+            "moved": moved,
+        }
+    )
 
 
 def resolve(options: SweepOptions) -> Sweep:
@@ -200,6 +226,7 @@ def resolve(options: SweepOptions) -> Sweep:
         folder=(options.sweeps_folder / name).resolve(),
         space=space,
         train_file=loaded.train_file,
+        train_source=loaded.train_file,
         metric=metric,
         mode=mode,
         trials=options.trials,
@@ -298,6 +325,53 @@ def extend(
         time_budget_seconds=time_budget_seconds or sweep.time_budget_seconds,
         address=sweep.address if address is None else resolve_address(address),
     )
+
+
+def change_space(sweep: Sweep, name_or_path: str | None, settings: Sequence[str]) -> Sweep:
+    """A saved sweep that goes on in another space: the one given, else its own, with ``settings``.
+
+    Domains may be widened, narrowed, fixed or added. What is fixed before and after may not change:
+    the trials so far could not be compared with those to come.
+
+    Raises:
+        InputError: the space is not valid, or not for this sweep.
+    """
+    if name_or_path is None and not settings:
+        return sweep
+    if sweep.searcher == "grid":
+        raise InputError(
+            f"--space, --set: sweep {sweep.name} searches a grid, which is another one in another "
+            "space; `thaw sweep` begins a new one"
+        )
+    loaded = LoadedSpace(sweep.space, sweep.train_file)
+    if name_or_path is not None:
+        loaded = load_space(name_or_path)
+        if loaded.space.task != sweep.space.task:
+            raise InputError(
+                f"--space {name_or_path!r}: its task is {loaded.space.task}, and that of sweep "
+                f"{sweep.name} is {sweep.space.task}"
+            )
+    row = None if sweep.space.task is None else task_row(sweep.space.task)
+    space = _override(loaded.space, settings, row)
+    if row is not None:
+        space = _with_absolute_paths(_with_monitor(space, sweep.metric), row)
+    source = sweep.train_source if name_or_path is None else loaded.train_file
+    changed = replace(sweep, space=space, train_file=loaded.train_file, train_source=source)
+    _check_comparable(sweep, changed)
+    _check_space(changed, row, None if sweep.address else local_resources(sweep))
+    return changed
+
+
+def _check_comparable(old: Sweep, new: Sweep) -> None:
+    searched = {*old.space.domains, *new.space.domains}
+    for name in new.space.fixed:
+        known = old.space.task is not None or name in old.space.fixed
+        before, now = old.configuration_default(name), new.configuration_default(name)
+        if known and name not in searched and before != now:
+            raise InputError(
+                f"{name} = {now!r}: was {before!r} in sweep {old.name}, and trials of the two can "
+                "not be compared; `thaw sweep` begins a new sweep"
+            )
 
 
 def _check_numbers(options: SweepOptions) -> None:

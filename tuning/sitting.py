@@ -1,0 +1,55 @@
+"""The beginning of a sitting: is everything as it was at the end of the last one?"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from trainables.errors import InputError
+from tuning.fingerprints import describe_differences, differences, take_fingerprints
+from tuning.record import SweepHistory
+from tuning.sweep import Sweep
+
+
+def use_users_file(sweep: Sweep) -> Sweep:
+    """The sweep with the user's own training file where that still is, else with its copy of it.
+
+    A file may look for others beside itself; that it has not changed is seen by its fingerprint.
+    """
+    source = sweep.train_source
+    return sweep if source is None or not source.is_file() else replace(sweep, train_file=source)
+
+
+def begin_sitting(
+    sweep: Sweep, history: SweepHistory, say: Callable[[str], None], accept_changes: bool
+) -> dict[str, Any]:
+    """Compare with the last sitting; returns what the ``sitting_started`` event holds.
+
+    Raises:
+        InputError: code or data have changed, and that is not accepted.
+    """
+    now = take_fingerprints(sweep)
+    changed: list[str] = []
+    notes: list[str] = []
+    if history.fingerprints:
+        changed, notes = differences(history.fingerprints, now, sweep.moved)
+    if changed and not accept_changes:
+        raise InputError(
+            f"sweep {sweep.name}: what its trials measure has changed since it last ran:\n"
+            f"{describe_differences(changed)}\n"
+            "put it back, or continue with --accept-changes, and let the trials so far stand "
+            "beside those to come"
+        )
+    if changed or notes:
+        say("changed since this sweep last ran:\n" + describe_differences(changed + notes))
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "space": sweep.space.to_json(),
+        "fingerprints": now,
+        "moved": dict(sweep.moved),
+        "accepted": changed,
+    }

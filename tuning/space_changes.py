@@ -1,0 +1,58 @@
+"""Trials of a sweep whose search space has changed: which of them still say something about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from search_spaces.domains import SpaceError
+from trainables.errors import InputError
+from tuning.record import SweepHistory, TrialRecord
+from tuning.sweep import Sweep
+
+
+def split_by_fit(
+    sweep: Sweep, history: SweepHistory
+) -> tuple[list[TrialRecord], list[TrialRecord]]:
+    """The trials that fit into the sweep's space, each with its point there, and the others."""
+    if not history.space_changed:
+        return list(history.trials.values()), []
+    fitting, others = [], []
+    for trial in history.trials.values():
+        point = point_in_space(sweep, trial.config)
+        if point is None:
+            others.append(trial)
+        else:
+            fitting.append(replace(trial, point=point))
+    return fitting, others
+
+
+def point_in_space(sweep: Sweep, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The point of the sweep's space with just this full configuration; None if there is none."""
+    space = sweep.space
+    point: dict[str, Any] = {}
+    for name, domain in space.domains.items():
+        if space.is_active(name, point):
+            if name not in config or not domain.contains(config[name]):
+                return None
+            point[name] = config[name]
+    try:
+        there = json.loads(json.dumps(sweep.configuration(point)))
+    except (InputError, SpaceError):
+        return None
+    if space.task is None and not config.keys() <= there.keys():
+        return None  # a training of the user's would now use a value of its own
+    equal = all(there[name] == value for name, value in config.items() if name in there)
+    return point if equal else None
+
+
+def describe_dropped(dropped: list[TrialRecord], n_trials: int) -> str:
+    """What to say of trials that do not fit."""
+    numbers = ", ".join(str(trial.number) for trial in dropped[:12])
+    more = f" and {len(dropped) - 12} more" if len(dropped) > 12 else ""
+    return (
+        f"{len(dropped)} of {n_trials} earlier trials are outside of the changed search space: "
+        f"they stay in the record, and the sampler does not hear of them (trials {numbers}{more})"
+    )
