@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuning.checkpoints import CheckpointKeeper, trial_folder
-from tuning.hosting import BEST, LAST
 from tuning.record import ENDED_STATES, Best, SweepHistory, TrialRecord, ranked
 
 STATES = st.sampled_from(ENDED_STATES)
@@ -58,23 +60,44 @@ def test_states_are_counted_as_they_change(events):
         assert +history.n_in_state == states
 
 
-def test_a_keeper_deletes_what_is_not_among_the_best(tmp_path):
-    keeper = CheckpointKeeper(tmp_path, 2, "m", "max")
-    assert keeper.save_beyond() is None
-    trials = make_trials(
-        [("completed", 0.5), ("failed", 0.9), ("pruned", 0.7), ("completed", 0.6), ("pruned", None)]
+FILL = """
+import json, resource, sys
+from pathlib import Path
+from tuning.record import Record, read_events
+folder = Path(sys.argv[1])
+record = Record(folder)
+record.append("mark", text="x" * 900)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY))
+messages = []
+record.listen(lambda event: messages.append(event.get("message")))
+for number in range(4):
+    record.append("mark", number=number, text="x" * 300)
+full = (folder / "events.jsonl").stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+record.append("mark", number=4)
+record.close()
+numbers = [event.get("number") for event in read_events(folder)]
+print(json.dumps([full, numbers, [m for m in messages if m]]))
+"""
+
+
+def test_events_wait_while_the_disk_is_full_and_are_written_whole(tmp_path):
+    """A limit on the size of files refuses what a full disk refuses: in the middle of a line."""
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n{FILL}",
+            str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ},
     )
-    bounds = []
-    for trial in trials:
-        for name in (BEST, LAST):
-            (trial_folder(tmp_path, trial.number) / name).mkdir(parents=True)
-        keeper.ended(trial)
-        bounds.append(keeper.save_beyond())
-    keeper.close()
-    assert bounds == [None, None, 0.5, 0.6, 0.6]
-    left = {
-        (trial.number, folder.name)
-        for trial in trials
-        for folder in trial_folder(tmp_path, trial.number).iterdir()
-    }
-    assert left == {(2, BEST), (3, BEST)}
+    assert result.returncode == 0, result.stderr
+    full, numbers, messages = json.loads(result.stdout)
+    assert full == 1500
+    assert numbers == [None, 0, 1, None, 2, 3, 4]
+    assert len(messages) == 1
+    assert str(tmp_path / "events.jsonl") in messages[0]

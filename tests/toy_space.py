@@ -28,6 +28,7 @@ SPACE = SearchSpace(
         "seconds": 0.0,
         "fault": "none",
         "fault_beyond": 0.5,
+        "checkpoint_bytes": 0,
         "gpu_share": 0.0,  # of the memory of a GPU that is not there, as the training reports it
     },
     starting_points=[{"x": 0.5, "kind": "plain"}],
@@ -74,6 +75,7 @@ def train(config: Mapping[str, Any], run: TrainingRun) -> Iterator[EpochReport]:
         def save(folder: Path, epoch: int = epoch) -> None:
             if config["fault"] == "full":
                 raise OSError(28, "No space left on device")
+            (folder / "weights").write_bytes(bytes(config["checkpoint_bytes"]))
             (folder / "state.json").write_text(json.dumps({"epoch": epoch}))
 
         yield EpochReport(epoch, metrics, save)

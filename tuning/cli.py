@@ -160,6 +160,10 @@ def sweep(
     keep_checkpoints: Annotated[
         int, typer.Option(help="Best checkpoints of the sweep to keep.")
     ] = 3,
+    checkpoint_budget: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Room for all of them, such as 20GB; fewer are kept."),
+    ] = None,
     max_failures: Annotated[
         int | None, typer.Option(help="Give up after more failed trials than this.")
     ] = None,
@@ -206,6 +210,7 @@ def sweep(
         tracking_uri=tracking_uri,
         experiment=experiment,
         keep_checkpoints=keep_checkpoints,
+        checkpoint_budget=checkpoint_budget,
         max_failures=max_failures,
         epoch_timeout_seconds=epoch_timeout,
         address=address,

@@ -31,7 +31,12 @@ class Controller:
         self._record = record
         self._started = time.monotonic()
         self._keeper = CheckpointKeeper(
-            sweep.folder, sweep.keep_checkpoints, sweep.metric, sweep.mode
+            sweep.folder,
+            sweep.keep_checkpoints,
+            sweep.metric,
+            sweep.mode,
+            budget_bytes=sweep.checkpoint_budget_bytes,
+            warn=lambda message: record.append("trouble", message=message),
         )
         self._study = Study(
             sweep.space,
@@ -156,6 +161,8 @@ class Controller:
             return True
         self.began(number)
         if result.epoch in self.trials[number].curve:
+            if result.note:
+                self._record.append("trouble", message=f"trial {number}: {result.note}")
             return False  # a trial that goes on from a checkpoint repeats some epochs
         halved = self._halved(number, result)
         notes = [note for note in (result.note, halved) if note]
@@ -168,6 +175,7 @@ class Controller:
             tags=dict(result.tags),
         )
         self._learn_memory(number, result, ran_out=halved is not None)
+        self._keeper.look()
         value = result.metrics[self.sweep.metric]
         stop = self._study.report(number, result.epoch, value)
         if stop or self.out_of_time:

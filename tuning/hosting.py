@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import DamagedCheckpoint, InputError, OutOfMemory, TrialInfeasible
-from trainables.files import whole_folder
+from trainables.files import restore_folder, whole_folder
 from trainables.metrics import Direction
 from trainables.process_state import ProcessState
 from trainables.task import EpochReport, TrainingRun
@@ -93,7 +93,10 @@ class TrialHost:
         self._replayed: list[tuple[int, dict[str, float]]] = []
         self._generator: Iterator[EpochReport] | None = None
         self._process_state: ProcessState | None = None
+        for name in (BEST, LAST):
+            restore_folder(self._folder / name)
         self._resumable = checkpoints_of(self._folder)
+        self._trouble: list[str] = []  # to be noted with the next report
 
     def step(self) -> EpochResult | Outcome:
         """Train one more epoch, and save a checkpoint if it may be needed."""
@@ -101,21 +104,24 @@ class TrialHost:
             if self._generator is None:
                 self._generator = self._start()
             if self._replayed:
-                return EpochResult(*self._replayed.pop(0))
+                return EpochResult(*self._replayed.pop(0), self._take_trouble())
             report = next(self._generator, None)
             if report is None:
                 return self._completed()
             metrics = self._check(report)
             self._curve[report.epoch] = metrics
-            note = self._maybe_save(report)
-            return EpochResult(report.epoch, metrics, note, dict(report.tags))
-        except DamagedCheckpoint:
+            if note := self._maybe_save(report):
+                self._trouble.append(note)
+            return EpochResult(report.epoch, metrics, self._take_trouble(), dict(report.tags))
+        except DamagedCheckpoint as error:
             if not self._resumable:
                 return Outcome("failed", traceback.format_exc())
             # Go on from an older one, or from the start. Its value must not keep a good one away.
             damaged = self._resumable.pop(0)
             shutil.rmtree(damaged.with_suffix(".damaged"), ignore_errors=True)
             damaged.rename(damaged.with_suffix(".damaged"))
+            left = f"the checkpoint {str(self._resumable[0])!r}" if self._resumable else "the start"
+            self._trouble.append(f"{error}; it goes on from {left}")
             self._generator = None
             return self.step()
         except TrialInfeasible as error:
@@ -161,6 +167,10 @@ class TrialHost:
             resume_from=self._resumable[0] if self._resumable else None,
         )
         return iter(train(assignment.config, run))
+
+    def _take_trouble(self) -> str | None:
+        notes, self._trouble = self._trouble, []
+        return "; ".join(notes) or None
 
     def _completed(self) -> Outcome:
         if not self._curve:

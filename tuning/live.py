@@ -179,6 +179,8 @@ def _trouble(event: Event) -> str | None:
         return f"trial {event['trial']}: {describe_packing(event)}"
     if event["event"] == "epoch" and event.get("note"):
         return f"trial {event['trial']}: {event['note']}"
+    if event["event"] == "trouble":
+        return str(event["message"])
     return None
 
 

@@ -273,7 +273,7 @@ class Best:
     @property
     def trials(self) -> list[TrialRecord]:
         """At most ``n``, best first."""
-        return [trial for _, trial in self._ranked]
+        return [trial for _, trial in list(self._ranked)]
 
     def add(self, trial: TrialRecord) -> TrialRecord | None:
         """Take in a trial that has ended; returns one that is not among the best, if there is one.
@@ -285,3 +285,7 @@ class Best:
             return trial
         insort(self._ranked, (rank, trial), key=lambda pair: pair[0])
         return self._ranked.pop()[1] if len(self._ranked) > self._n else None
+
+    def drop_worst(self) -> TrialRecord | None:
+        """Take out the worst and return it, but never the only one."""
+        return self._ranked.pop()[1] if len(self._ranked) > 1 else None

@@ -17,7 +17,7 @@ from tuning.live import View
 from tuning.record import Record, read_history
 from tuning.resources import Resources
 from tuning.results import best_trial, checkpoint_of, summarize
-from tuning.sitting import begin_sitting, use_users_file
+from tuning.sitting import begin_sitting, check_disk, use_users_file
 from tuning.space_changes import describe_dropped
 from tuning.sweep import Sweep, local_resources
 from tuning.tracking import MlflowTracker, quiet_mlflow
@@ -98,6 +98,7 @@ def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> Swee
         started = time.monotonic()
         sweep = use_users_file(sweep)
         sitting = begin_sitting(sweep, read_history(sweep.folder), view.say, accept_changes)
+        check_disk(sweep, view.say)
         engine = ENGINES[sweep.engine]()
         threading.Thread(target=_import_ahead, args=(engine,), daemon=True).start()
         view.say(f"starting {sweep.engine} …")

@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from trainables.errors import InputError
+from tuning.checkpoints import checkpoint_sizes
+from tuning.disk import check_free_space
 from tuning.fingerprints import describe_differences, differences, take_fingerprints
 from tuning.record import SweepHistory
 from tuning.sweep import Sweep
@@ -53,3 +55,11 @@ def begin_sitting(
         "moved": dict(sweep.moved),
         "accepted": changed,
     }
+
+
+def check_disk(sweep: Sweep, say: Callable[[str], None]) -> None:
+    """Raise InputError where the sweep's disk can not take even one more checkpoint."""
+    sizes = checkpoint_sizes(sweep.folder).values()
+    budget = sweep.checkpoint_budget_bytes
+    left = None if budget is None else budget - sum(sizes)
+    check_free_space(sweep.folder, max(sizes, default=0), left, say)

@@ -59,6 +59,7 @@ class SweepOptions:
     tracking_uri: str | None = None
     experiment: str | None = None
     keep_checkpoints: int = 3
+    checkpoint_budget: str | None = None  # a size such as 20GB
     max_failures: int | None = None
     epoch_timeout_seconds: float | None = None
     address: str | None = None  # of a running Ray cluster
@@ -91,6 +92,7 @@ class Sweep:
     address: str | None
     cache_folder: Path
     prefix_cache_bytes: int | None = None  # 0: off; None: chosen on each machine
+    checkpoint_budget_bytes: int | None = None  # of the whole sweep
     # Without a report: the trial has failed then, and its process ends.
     epoch_timeout_seconds: float | None = None
     # what decides the data, as ``data_key`` has it -> its fingerprint
@@ -246,6 +248,9 @@ def resolve(options: SweepOptions) -> Sweep:
         address=resolve_address(options.address) if options.engine == "ray" else None,
         cache_folder=default_cache_folder().resolve(),
         prefix_cache_bytes=_n_bytes("--prefix-cache", options.prefix_cache),
+        checkpoint_budget_bytes=None
+        if options.checkpoint_budget is None
+        else _size("--checkpoint-budget", options.checkpoint_budget, "a size"),
     )
     _check_name(sweep)
     resources = local_resources(sweep) if sweep.address is None else None
@@ -397,9 +402,13 @@ def _n_bytes(option: str, text: str) -> int | None:
     """A size such as 500MB or 20GB in bytes; None for auto, 0 for off."""
     if text in ("auto", "off"):
         return None if text == "auto" else 0
+    return _size(option, text, "auto, off, or a size")
+
+
+def _size(option: str, text: str, wanted: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)", text, re.IGNORECASE)
     if not found:
-        raise InputError(f"{option} = {text!r}: must be auto, off, or a size such as 500MB or 20GB")
+        raise InputError(f"{option} = {text!r}: must be {wanted} such as 500MB or 20GB")
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
