@@ -85,6 +85,8 @@ class CheckpointKeeper:
     def ended(self, trial: TrialRecord) -> None:
         """Delete, in the background, what is not needed now that ``trial`` has ended."""
         self._deletions.submit(self._delete_all_but_best, trial)
+        if not (trial_folder(self._sweep_folder, trial.number) / BEST).is_dir():
+            return  # the disk did not take it, or it was not good enough to be saved
         with self._lock:
             dropped = self._best.add(trial)
         if dropped is not None:
