@@ -33,6 +33,7 @@ def test_a_keeper_deletes_what_is_not_among_the_best(tmp_path):
         for name in (BEST, LAST):
             (trial_folder(tmp_path, trial.number) / name).mkdir(parents=True)
         keeper.ended(trial)
+        keeper.settle()
         bounds.append(keeper.save_beyond())
     keeper.close()
     assert bounds == [None, None, 0.5, 0.6, 0.6]
@@ -63,6 +64,7 @@ def test_a_budget_keeps_fewer_and_never_touches_what_has_not_ended(tmp_path):
     for trial in make_trials([("completed", value) for value in values]):
         write_checkpoint(tmp_path, trial.number, BEST, 1000)
         keeper.ended(trial)
+        keeper.settle()
     keeper.close()
     assert kept(tmp_path) == {(9, BEST), (9, LAST), (1, BEST), (3, BEST)}
     assert keeper.save_beyond() == 0.4  # there is no room for a third
@@ -75,6 +77,7 @@ def test_the_best_stays_whatever_the_budget(tmp_path):
     for trial in make_trials([("completed", 0.2), ("completed", 0.1)]):
         write_checkpoint(tmp_path, trial.number, BEST, 1000)
         keeper.ended(trial)
+        keeper.settle()
     keeper.look()
     keeper.close()
     assert kept(tmp_path) == {(1, BEST)}
@@ -87,6 +90,7 @@ def test_with_room_for_all_a_budget_changes_nothing(tmp_path):
     for trial in make_trials([("completed", 0.2), ("completed", 0.1)]):
         write_checkpoint(tmp_path, trial.number, BEST, 1000)
         keeper.ended(trial)
+        keeper.settle()
     keeper.close()
     assert kept(tmp_path) == {(0, BEST), (1, BEST)}
     assert keeper.save_beyond() is None

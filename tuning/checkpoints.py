@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -62,14 +61,15 @@ class CheckpointKeeper:
         self._budget_bytes = budget_bytes
         self._warn = warn
         self._best = Best(n_kept, metric, mode)
-        self._lock = threading.Lock()  # of the above and the next
         self._is_short = False  # of room: fewer than n_kept are kept
         self._warned: set[str] = set()
         self._seconds_between_looks = (
             _SECONDS_BETWEEN_LOOKS if budget_bytes is None else _SECONDS_BETWEEN_LOOKS_WITH_BUDGET
         )
         self._looked_at = -self._seconds_between_looks
-        self._deletions = ThreadPoolExecutor(max_workers=1, thread_name_prefix="delete-checkpoints")
+        self._background = ThreadPoolExecutor(
+            max_workers=1, thread_name_prefix="delete-checkpoints"
+        )
 
     def save_beyond(self) -> float | None:
         """The value a new checkpoint must beat to be among those kept; None while there is room.
@@ -77,20 +77,13 @@ class CheckpointKeeper:
         A worker that knows an old one saves too often, never too seldom: it only ever rises (or
         falls, where less is better) but for one that was dropped for want of room.
         """
-        with self._lock:
-            best = self._best.trials
-            has_room = len(best) < self._n_kept and not (self._is_short and best)
-            return None if has_room else best[-1].value(self._metric, self._mode)
+        best = self._best.trials
+        has_room = len(best) < self._n_kept and not (self._is_short and best)
+        return None if has_room else best[-1].value(self._metric, self._mode)
 
     def ended(self, trial: TrialRecord) -> None:
         """Delete, in the background, what is not needed now that ``trial`` has ended."""
-        self._deletions.submit(self._delete_all_but_best, trial)
-        if not (trial_folder(self._sweep_folder, trial.number) / BEST).is_dir():
-            return  # the disk did not take it, or it was not good enough to be saved
-        with self._lock:
-            dropped = self._best.add(trial)
-        if dropped is not None:
-            self._deletions.submit(self._delete_best, dropped)
+        self._background.submit(self._take_in, trial)
         self.look()
 
     def look(self) -> None:
@@ -98,12 +91,26 @@ class CheckpointKeeper:
         now = time.monotonic()
         if now - self._looked_at >= self._seconds_between_looks:
             self._looked_at = now
-            self._deletions.submit(self._make_room)
+            self._background.submit(self._make_room)
+
+    def settle(self) -> None:
+        """Wait until everything that was to be deleted is."""
+        self._background.submit(self._make_room).result()
 
     def close(self) -> None:
-        """Wait until everything that was to be deleted is."""
-        self._deletions.submit(self._make_room)
-        self._deletions.shutdown(wait=True)
+        """Settle, and delete nothing from now on."""
+        self.settle()
+        self._background.shutdown()
+
+    # What follows runs in the background thread, which alone changes which are the best.
+
+    def _take_in(self, trial: TrialRecord) -> None:
+        self._delete_all_but_best(trial)
+        if not (trial_folder(self._sweep_folder, trial.number) / BEST).is_dir():
+            return  # the disk did not take it, or it was not good enough to be saved
+        dropped = self._best.add(trial)
+        if dropped is not None:
+            self._delete_best(dropped)
 
     def _make_room(self) -> None:
         """Drop the worst of the kept checkpoints until the rest fits the budget and the disk."""
@@ -155,8 +162,7 @@ class CheckpointKeeper:
 
     def _drop_worst(self, sizes: dict[Path, int]) -> int | None:
         """Delete the worst kept checkpoint, never the best; its bytes, or None if there is none."""
-        with self._lock:
-            trial = self._best.drop_worst()
+        trial = self._best.drop_worst()
         if trial is None:
             return None
         self._delete_best(trial)
