@@ -20,6 +20,8 @@ from tuning.live import View
 from tuning.record import Record
 from tuning.resources import Resources
 from tuning.results import best_trial, checkpoint_of, summarize
+from tuning.samplers import search_notes
+from tuning.study_mirror import make_mirror
 from tuning.sweep import Sweep, local_resources
 from tuning.tracking import MlflowTracker, quiet_mlflow
 
@@ -101,6 +103,10 @@ def run_sweep(sweep: Sweep, view: View) -> SweepResult:
         record = Record(sweep.folder)
         tracker = MlflowTracker(sweep, record, view.say)
         tracker.start()
+        mirror = make_mirror(sweep, record, view.say)
+        mirror.start()
+        for note in search_notes(sweep):
+            view.say(note)
         interrupted = too_many_failures = False
         try:
             view.say(
@@ -122,6 +128,7 @@ def run_sweep(sweep: Sweep, view: View) -> SweepResult:
             )
             engine.disconnect()
             complete = tracker.close()
+            mirror.close()
             record.close()
         if complete and not interrupted:
             complete = _log_best_model(sweep, record, view)

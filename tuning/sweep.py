@@ -16,15 +16,18 @@ from typing import Any
 from search_spaces.domains import SearchSpace, SpaceError
 from trainables.config import TrainingConfig, check_config, parse_setting
 from trainables.errors import InputError, unknown
-from trainables.metrics import METRIC_DIRECTIONS, Direction
+from trainables.metrics import METRIC_ALIASES, METRIC_DIRECTIONS, Direction
 from trainables.tasks import TaskRow, task_row
 from tuning.addresses import check_writable, resolve_address, resolve_tracking_uri
 from tuning.resources import Gpus, Resources, share_out, this_machine
 from tuning.spaces import load_space
+from tuning.starting_points import with_defaults_first
 
 SWEEP_FILE = "sweep.json"
 ENGINE_NAMES = ("ray", "inprocess")
-SEARCHER_NAMES = ("tpe", "random", "grid")  # of searcher.SEARCHERS, which imports optuna
+# of samplers.SEARCHERS, which imports optuna
+SEARCHER_NAMES = ("tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid")
+OF_ONE_OBJECTIVE = ("cmaes",)
 SCHEDULER_NAMES = ("asha", "none")  # of schedulers.SCHEDULERS, likewise
 _N_SAMPLES_CHECKED = 32  # beside all corners of the space
 _MAX_EPOCHS_WITHOUT_FIELD = 100  # for a user's own training that has no `epochs` setting
@@ -50,6 +53,7 @@ class SweepOptions:
     gpus_per_trial: Gpus | None = None
     seed: int = 0
     metric: str | None = None  # NAME, or NAME:max, NAME:min
+    more_metrics: Sequence[str] = ()  # further objectives, likewise
     searcher: str = "tpe"
     scheduler: str = "asha"
     engine: str = "ray"
@@ -61,6 +65,8 @@ class SweepOptions:
     epoch_timeout_seconds: float | None = None
     address: str | None = None  # of a running Ray cluster
     prefix_cache: str = "auto"  # or off, or a size such as 20GB
+    storage: str | None = None  # of the Optuna study; None: a journal in the sweep's folder
+    warm_start: str | None = None  # an earlier sweep, or URL#NAME of an Optuna study
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,14 @@ class Sweep:
     epoch_timeout_seconds: float | None = None
     # what decides the data, as ``data_key`` has it -> its fingerprint
     data_fingerprints: Mapping[str, str] = field(default_factory=dict)
+    other_metrics: Mapping[str, Direction] = field(default_factory=dict)  # objectives but the first
+    storage: str | None = None
+    warm_start: Mapping[str, Any] = field(default_factory=dict)  # as warm_start.py has it
+
+    @property
+    def objectives(self) -> dict[str, Direction]:
+        """What trials are compared by. By the first alone they are stopped, kept and ranked."""
+        return {self.metric: self.mode, **self.other_metrics}
 
     @property
     def task(self) -> str:
@@ -132,14 +146,31 @@ class Sweep:
             "folder": None,  # wherever it is found
             "train_file": None if self.train_file is None else self.train_file.name,
             "cache_folder": None,
+            "searcher": _searcher_in(None, self.searcher),
             "space": self.space.to_json(),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.train_file is not None:
-            copy = self.folder / self.train_file.name
-            if copy != self.train_file:
-                copy.write_bytes(self.train_file.read_bytes())
+            _copy(self.train_file, self.folder / self.train_file.name)
+        if ":" in self.searcher:
+            copy = _searcher_in(self.folder, self.searcher)
+            _copy(Path(self.searcher.rpartition(":")[0]), Path(copy.rpartition(":")[0]))
         (self.folder / SWEEP_FILE).write_text(json.dumps(values, indent=1))
+
+
+def _searcher_in(folder: Path | None, searcher: str) -> str:
+    """``FILE.py:NAME`` with the file in a sweep's folder, or with no folder; others as they are."""
+    file, colon, name = searcher.rpartition(":")
+    if not colon:
+        return searcher
+    # A folder of its own: the user's training may be in a file of the same name.
+    return f"{Path(file).name if folder is None else folder / 'searcher' / Path(file).name}:{name}"
+
+
+def _copy(file: Path, copy: Path) -> None:
+    if copy != file:
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(file.read_bytes())
 
 
 def open_sweep(name: str, sweeps_folder: Path) -> Sweep:
@@ -163,6 +194,7 @@ def open_sweep(name: str, sweeps_folder: Path) -> Sweep:
                 "folder": folder.resolve(),
                 "train_file": None if train_file is None else (folder / train_file).resolve(),
                 "cache_folder": default_cache_folder(),
+                "searcher": _searcher_in(folder.resolve(), values["searcher"]),
                 "space": SearchSpace.from_json(values["space"]),
             }
         )
@@ -183,14 +215,16 @@ def resolve(options: SweepOptions) -> Sweep:
         ("scheduler", options.scheduler, SCHEDULER_NAMES),
         ("engine", options.engine, ENGINE_NAMES),
     ):
-        if value not in valid:
+        if value not in valid and not (kind == "searcher" and ":" in value):
             raise InputError(unknown(kind, value, valid))
     loaded = load_space(options.space)
     row = None if loaded.space.task is None else task_row(loaded.space.task)
     space = _override(loaded.space, options.settings, row)
     metric, mode = _metric(options.metric, space, row)
+    other_metrics = _other_metrics(options, metric, space, row)
     if row is not None:
         space = _with_absolute_paths(_with_monitor(space, metric), row)
+        space = with_defaults_first(space, row.config_type)
     name = options.name
     if name is None:
         name = f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -207,7 +241,7 @@ def resolve(options: SweepOptions) -> Sweep:
         gpus_per_trial=options.gpus_per_trial,
         concurrency=options.concurrency,
         seed=options.seed,
-        searcher=options.searcher,
+        searcher=_searcher(options.searcher),
         scheduler=options.scheduler,
         engine=options.engine,
         tracking_uri=resolve_tracking_uri(options.tracking_uri),
@@ -218,11 +252,46 @@ def resolve(options: SweepOptions) -> Sweep:
         address=resolve_address(options.address) if options.engine == "ray" else None,
         cache_folder=default_cache_folder().resolve(),
         prefix_cache_bytes=_n_bytes("--prefix-cache", options.prefix_cache),
+        other_metrics=other_metrics,
+        storage=None if options.storage is None else _storage(options.storage),
     )
     _check_name(sweep)
     resources = local_resources(sweep) if sweep.address is None else None
     _check_space(sweep, row, resources)
+    if sweep.storage is not None:
+        from tuning.study_mirror import check_study  # imports optuna
+
+        check_study(sweep)
+    if options.warm_start is not None:
+        from tuning.warm_start import read_warm_start  # which opens sweeps
+
+        sweep = replace(sweep, warm_start=read_warm_start(options.warm_start, sweep))
     return sweep
+
+
+def _searcher(name: str) -> str:
+    """A searcher's name; a user's own by its file's whole path, once it is seen to work."""
+    file, colon, sampler = name.rpartition(":")
+    if not colon:
+        return name
+    from tuning.samplers import own_sampler  # imports optuna, as the file does
+
+    own_sampler(name)
+    return f"{Path(file).expanduser().resolve()}:{sampler}"
+
+
+def _storage(url: str) -> str:
+    """A study's storage; a SQLite file by its whole path, for a resume from elsewhere."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.partition("+")[0] not in ("sqlite", "postgresql"):
+        raise InputError(
+            f"--storage = {url!r}: must be such as sqlite:///FILE.db or "
+            "postgresql://USER@HOST/DATABASE"
+        )
+    if scheme != "sqlite":
+        return url
+    path = Path(rest.removeprefix("/")).expanduser()
+    return f"{scheme}:///{path.resolve()}"
 
 
 def local_resources(sweep: Sweep) -> Resources:
@@ -383,6 +452,7 @@ def _metric(given: str | None, space: SearchSpace, row: TaskRow | None) -> tuple
     name, colon, direction = (given or str(space.fixed.get("monitor", "val_accuracy"))).partition(
         ":"
     )
+    name = METRIC_ALIASES.get(name, name)
     if colon and direction not in ("max", "min"):
         raise InputError(f"--metric {given!r}: after the colon must be max or min")
     if row is not None and name not in METRIC_DIRECTIONS:
@@ -393,6 +463,24 @@ def _metric(given: str | None, space: SearchSpace, row: TaskRow | None) -> tuple
     if row is not None and colon and direction != natural:
         raise InputError(f"--metric {given!r}: of {name}, the better is the {natural}imum")
     return name, "min" if (direction or natural) == "min" else "max"
+
+
+def _other_metrics(
+    options: SweepOptions, metric: str, space: SearchSpace, row: TaskRow | None
+) -> dict[str, Direction]:
+    others: dict[str, Direction] = {}
+    for given in options.more_metrics:
+        name, mode = _metric(given, space, row)
+        if name in (metric, *others):
+            raise InputError(f"--metric {given!r}: given twice")
+        others[name] = mode
+    if others and options.searcher in OF_ONE_OBJECTIVE:
+        valid = ", ".join(name for name in SEARCHER_NAMES if name not in OF_ONE_OBJECTIVE)
+        raise InputError(
+            f"--searcher {options.searcher}: searches by one metric, and {1 + len(others)} are "
+            f"given; valid for several: {valid}"
+        )
+    return others
 
 
 def _with_monitor(space: SearchSpace, metric: str) -> SearchSpace:
