@@ -1,4 +1,4 @@
-"""What every sampler must hold over every space, and what becomes of a search when it is resumed."""
+"""What every sampler must hold over every space, and what a search knows when it is resumed."""
 
 from __future__ import annotations
 

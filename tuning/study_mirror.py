@@ -7,6 +7,7 @@ once, under its own number; after a crash it is brought up to date from the reco
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -173,3 +174,4 @@ def _own_journal(path: Path) -> Any:
 
 def _quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
