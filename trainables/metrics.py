@@ -22,6 +22,7 @@ METRIC_DIRECTIONS: dict[str, Direction] = {
     "trainable_parameters": "min",
     "peak_memory_bytes": "min",
 }
+METRIC_ALIASES = {"seconds_per_epoch": "seconds"}  # an epoch report's seconds are of one epoch
 
 
 class Meter(Protocol):

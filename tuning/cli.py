@@ -139,9 +139,18 @@ def sweep(
         typer.Option(parser=_seconds, metavar="DURATION", help="Stop after 90s, 10m, 1.5h …"),
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="What to compare trials by; NAME, NAME:max or NAME:min.")
+        list[str] | None,
+        typer.Option(
+            help="What to compare trials by; NAME, NAME:max or NAME:min. If repeated, stopping and "
+            "`best` go by the first."
+        ),
     ] = None,
-    searcher: Annotated[str, typer.Option(help="tpe, random or grid.")] = "tpe",
+    searcher: Annotated[
+        str,
+        typer.Option(
+            help="tpe, gp, cmaes, nsga2, nsga3, qmc, random, grid, or FILE.py:NAME of your own."
+        ),
+    ] = "tpe",
     scheduler: Annotated[
         str, typer.Option(help="asha stops poor trials early; none does not.")
     ] = "asha",
@@ -181,6 +190,19 @@ def sweep(
         str,
         typer.Option(help="Room for what frozen blocks output: auto, off, or such as 20GB."),
     ] = "auto",
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the Optuna study: sqlite:///… or postgresql://…; default: a journal in the "
+            "sweep's folder."
+        ),
+    ] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SWEEP|URL#STUDY", help="Tell the searcher an earlier one's finished trials."
+        ),
+    ] = None,
     tracking_uri: TrackingUri = None,
     sweeps_folder: SweepsFolder = Path("sweeps"),
     dry_run: Annotated[
@@ -202,7 +224,8 @@ def sweep(
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,
         seed=seed,
-        metric=metric,
+        metric=metric[0] if metric else None,
+        more_metrics=metric[1:] if metric else (),
         searcher=searcher,
         scheduler=scheduler,
         engine=engine,
@@ -215,6 +238,8 @@ def sweep(
         epoch_timeout_seconds=epoch_timeout,
         address=address,
         prefix_cache=prefix_cache,
+        storage=storage,
+        warm_start=warm_start,
     )
     with _stdout_for_json_only():  # a user's file may print
         resolved = resolve(options)
@@ -289,14 +314,14 @@ def trials(
 def best(
     name: SweepName, sweeps_folder: SweepsFolder = Path("sweeps"), as_json: AsJson = False
 ) -> None:
-    """Show a sweep's best configuration."""
+    """Show a sweep's best configuration; with several metrics, those that none beats in all."""
     from tuning.output import best_table
     from tuning.record import read_history
-    from tuning.results import best_trial, describe_trial
+    from tuning.results import describe_best
     from tuning.sweep import open_sweep
 
     found = open_sweep(name, sweeps_folder)
-    document = describe_trial(found, best_trial(found, read_history(found.folder)))
+    document = describe_best(found, read_history(found.folder))
     if as_json:
         print(json.dumps(document, indent=1))
     else:

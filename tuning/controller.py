@@ -17,6 +17,7 @@ from tuning.resources import Resources, Slot
 from tuning.searcher import Study
 from tuning.space_changes import split_by_fit
 from tuning.sweep import Sweep
+from tuning.warm_start import warm_trials
 
 _ROUNDING = 1e-6
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0  # what a killed trial may lose, against what a checkpoint costs
@@ -46,14 +47,15 @@ class Controller:
             epochs=sweep.max_epochs(),
             seed=sweep.seed,
             n_known=len(record.history.trials),
+            other_directions=tuple(sweep.other_metrics.values()),
         )
         self._unfinished: list[TrialRecord] = []
         self._running: dict[int, Slot] = {}
         self._heard: dict[int, float] = {}  # running trial -> time.monotonic() of its last sign
         self._packing = Packing(resources.most_per_gpu)
+        self._study.learn(warm_trials(sweep), sweep.objectives)
         fitting, self.dropped = split_by_fit(sweep, record.history)
-        for trial in fitting:
-            self._study.restore(trial, sweep.metric, sweep.mode)
+        self._study.restore_all(fitting, sweep.objectives)
         outside = {trial.number for trial in self.dropped}
         for trial in self.trials.values():
             if trial.state in ENDED_STATES:
@@ -136,6 +138,7 @@ class Controller:
             cache_folder=str(sweep.cache_folder),
             metric=sweep.metric,
             mode=sweep.mode,
+            other_metrics=tuple(sweep.other_metrics),
             save_beyond=self._keeper.save_beyond(),
             device="cuda" if slot.gpus else "cpu",
             cpus=slot.cpus,
@@ -219,8 +222,9 @@ class Controller:
             self._record.append("trial_retried", trial=number, reason=reason)
             self._unfinished.insert(0, self.trials[number])
             return
-        value = self.trials[number].value(self.sweep.metric, self.sweep.mode)
-        self._study.tell(number, outcome.state, value)
+        values = self.trials[number].values(self.sweep.objectives)
+        value, others = (None, ()) if values is None else (values[0], values[1:])
+        self._study.tell(number, outcome.state, value, others)
         self._record.append("trial_ended", trial=number, state=outcome.state, error=outcome.error)
         self._keeper.ended(self.trials[number])
 

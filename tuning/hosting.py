@@ -48,6 +48,7 @@ class Assignment:
     seconds_between_checkpoints: float
     prefix_cache_bytes: int | None = None  # this and the next as TrainingRun has them
     data_fingerprint: str | None = None
+    other_metrics: tuple[str, ...] = ()  # of further objectives
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -184,14 +185,14 @@ class TrialHost:
                 "it must yield EpochReport"
             )
         metrics = {name: float(value) for name, value in report.metrics.items()}
-        metric = self._assignment.metric
-        if metric not in metrics:
-            raise InputError(
-                f"metric {metric!r} is not in the epoch report; "
-                f"reported: {', '.join(sorted(metrics))}"
-            )
-        if not math.isfinite(metrics[metric]):
-            raise TrialInfeasible(f"{metric} is {metrics[metric]} after epoch {report.epoch}")
+        for metric in (self._assignment.metric, *self._assignment.other_metrics):
+            if metric not in metrics:
+                raise InputError(
+                    f"metric {metric!r} is not in the epoch report; "
+                    f"reported: {', '.join(sorted(metrics))}"
+                )
+            if not math.isfinite(metrics[metric]):
+                raise TrialInfeasible(f"{metric} is {metrics[metric]} after epoch {report.epoch}")
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         return {**_gpu_memory(), **metrics}
 

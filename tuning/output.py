@@ -12,6 +12,7 @@ from rich.table import Table
 
 from search_spaces.domains import SearchSpace
 from tuning.results import searched
+from tuning.study_storage import study_address
 from tuning.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -54,10 +55,12 @@ def sweep_report(sweep: Sweep, result: SweepResult) -> None:
     if best is not None:
         title = f"best: trial {best['trial']}, {sweep.metric} {best['value']:.4f}"
         _print(_settings_table(title, searched(sweep, best["config"])))
+    _pareto_table(sweep, summary)
     _print(
         f"folder      {_near(sweep.folder)}",
         f"checkpoint  {_near(best['checkpoint']) if best else '–'}",
         f"MLflow      {sweep.tracking_uri}, experiment {sweep.experiment}",
+        f"study       {_near(study_address(sweep))}",
     )
     if not result.mlflow_complete:
         _print(f"MLflow lacks some of it; `thaw resume {sweep.name}` writes the rest")
@@ -95,12 +98,12 @@ def trials_table(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> None:
             sign * (row[sweep.metric] or 0.0),
         ),
     )
-    table = _table(f"sweep {sweep.name}", "trial", "state", sweep.metric, "epochs", "seconds")
+    table = _table(f"sweep {sweep.name}", "trial", "state", *sweep.objectives, "epochs", "seconds")
     table.add_column("configuration", overflow="fold", ratio=1)
     for row in ordered:
         chosen = [f"{n}={show(row[n])}" for n in sweep.space.domains if row[n] is not None]
         error = [f"[{row[name]}]" for name in ("packing", "error") if row[name]]
-        numbers = (row[sweep.metric], row["epochs"], row["training_seconds"])
+        numbers = [row[name] for name in (*sweep.objectives, "epochs", "training_seconds")]
         cells = (str(row["trial"]), row["state"], *map(show, numbers))
         table.add_row(*cells, " ".join(chosen + error))
     _print(table)
@@ -112,10 +115,25 @@ def best_table(sweep: Sweep, document: Mapping[str, Any]) -> None:
     rest = {name: value for name, value in document["config"].items() if name not in chosen}
     title = f"sweep {sweep.name}, trial {document['trial']}: {sweep.metric} {document['value']:.4f}"
     _print(_settings_table(title, chosen), _settings_table("not searched", rest))
+    _pareto_table(sweep, document)
     _print(
         f"checkpoint  {_near(document['checkpoint'])}",
         f"MLflow run  {document['mlflow_run_id'] or '–'}",
     )
+
+
+def _pareto_table(sweep: Sweep, document: Mapping[str, Any]) -> None:
+    """With several objectives: the completed trials that none beats in all of them."""
+    front = document.get("pareto_front")
+    if not front:
+        return
+    table = _table("Pareto front", "trial", *sweep.objectives)
+    table.add_column("configuration", overflow="fold", ratio=1)
+    for trial in front:
+        chosen = searched(sweep, trial["config"])
+        settings = " ".join(f"{name}={show(value)}" for name, value in chosen.items())
+        table.add_row(str(trial["trial"]), *map(show, trial["values"].values()), settings)
+    _print(table)
 
 
 def champion_table(document: Mapping[str, Any]) -> None:

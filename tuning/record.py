@@ -57,6 +57,14 @@ class TrialRecord:
         epoch = self.best_epoch(metric, mode)
         return None if epoch is None else self.curve[epoch][metric]
 
+    def values(self, objectives: Mapping[str, Direction]) -> list[float] | None:
+        """Of each metric at the best epoch of the first; None where one was not reported then."""
+        primary = next(iter(objectives))
+        epoch = self.best_epoch(primary, objectives[primary])
+        found = [None if epoch is None else self.curve[epoch].get(name) for name in objectives]
+        values = [value for value in found if value is not None]
+        return values if len(values) == len(found) else None
+
 
 @dataclass
 class SweepHistory:
@@ -146,7 +154,7 @@ class Record:
         self.history = read_history(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _cut_incomplete_line(self._path)
+            cut_incomplete_line(self._path)
             self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         except OSError as error:
             raise InputError(f"sweep folder {str(folder)!r} can not be written: {error}") from error
@@ -235,7 +243,7 @@ def read_history(folder: Path) -> SweepHistory:
     return history
 
 
-def _cut_incomplete_line(path: Path) -> None:
+def cut_incomplete_line(path: Path) -> None:
     if not path.exists():
         return
     content = path.read_bytes()

@@ -11,6 +11,7 @@ from typing import Any
 from trainables.errors import InputError
 from tuning.checkpoints import trial_folder
 from tuning.hosting import BEST
+from tuning.pareto import pareto_front
 from tuning.record import ENDED_STATES, SweepHistory, TrialRecord, ranked
 from tuning.sweep import Sweep
 
@@ -57,13 +58,27 @@ def checkpoint_of(sweep: Sweep, trial: TrialRecord) -> Path | None:
 def describe_trial(sweep: Sweep, trial: TrialRecord) -> dict[str, Any]:
     """A trial as a JSON document."""
     checkpoint = checkpoint_of(sweep, trial)
+    values = trial.values(sweep.objectives) if sweep.other_metrics else None
     return {
         "trial": trial.number,
         "config": trial.config,
         "value": trial.value(sweep.metric, sweep.mode),
+        **({} if values is None else {"values": dict(zip(sweep.objectives, values, strict=True))}),
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "mlflow_run_id": trial.mlflow_run_id,
     }
+
+
+def describe_best(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
+    """The best trial by the first objective; with several, the Pareto front beside it."""
+    return {**describe_trial(sweep, best_trial(sweep, history)), **_front(sweep, history)}
+
+
+def _front(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
+    if not sweep.other_metrics:
+        return {}
+    front = pareto_front(history.trials, sweep.objectives)
+    return {"pareto_front": [describe_trial(sweep, trial) for trial in front]}
 
 
 def summarize(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
@@ -77,6 +92,7 @@ def summarize(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
         "mode": sweep.mode,
         "trials": count_states(history),
         "best": describe_trial(sweep, trials[0]) if trials else None,
+        **_front(sweep, history),
         "mlflow": {
             "tracking_uri": sweep.tracking_uri,
             "experiment": sweep.experiment,
@@ -97,6 +113,7 @@ def trial_rows(sweep: Sweep, history: SweepHistory) -> list[dict[str, Any]]:
                 "trial": number,
                 "state": trial.state,
                 sweep.metric: trial.value(sweep.metric, sweep.mode),
+                **_other_values(sweep, trial),
                 "best_epoch": trial.best_epoch(sweep.metric, sweep.mode),
                 "epochs": max(trial.curve, default=0),
                 "training_seconds": round(seconds, 2),
@@ -107,6 +124,13 @@ def trial_rows(sweep: Sweep, history: SweepHistory) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _other_values(sweep: Sweep, trial: TrialRecord) -> dict[str, float | None]:
+    values = trial.values(sweep.objectives)
+    if values is None:
+        return dict.fromkeys(sweep.other_metrics)
+    return dict(zip(sweep.other_metrics, values[1:], strict=True))
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:

@@ -17,8 +17,10 @@ from tuning.live import View
 from tuning.record import Record, read_history
 from tuning.resources import Resources
 from tuning.results import best_trial, checkpoint_of, summarize
+from tuning.samplers import search_notes
 from tuning.sitting import begin_sitting, check_disk, use_users_file
 from tuning.space_changes import describe_dropped
+from tuning.study_mirror import make_mirror
 from tuning.sweep import Sweep, local_resources
 from tuning.tracking import MlflowTracker, quiet_mlflow
 
@@ -108,6 +110,10 @@ def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> Swee
         sweep.save()
         tracker = MlflowTracker(sweep, record, view.say)
         tracker.start()
+        mirror = make_mirror(sweep, record, view.say)
+        mirror.start()
+        for note in search_notes(sweep):
+            view.say(note)
         interrupted = too_many_failures = False
         try:
             view.say(
@@ -131,6 +137,7 @@ def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> Swee
             )
             engine.disconnect()
             complete = tracker.close()
+            mirror.close()
             record.close()
         if complete and not interrupted:
             complete = _log_best_model(sweep, record, view)

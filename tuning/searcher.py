@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState as OptunaState
+from optuna.samplers._ga import BaseGASampler
+from optuna.trial import FrozenTrial
 
 from search_spaces.domains import SearchSpace
 from trainables.metrics import Direction
-from tuning.bounded_tpe import BoundedTPESampler
 from tuning.convert import suggest
 from tuning.record import ENDED_STATES, TrialRecord, TrialState
+from tuning.samplers import KNOW_FROM_TRIALS, SEARCHERS, make_sampler
 from tuning.schedulers import SCHEDULERS
+from tuning.told import INFEASIBLE, OPTUNA_DIRECTIONS, Objectives, ending, frozen_trial
 
-# name -> sampler from (seed); a grid is enqueued, so its sampler is never asked
-SEARCHERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
-    "tpe": lambda seed: BoundedTPESampler(seed=seed),
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-    "grid": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-}
+__all__ = ["SEARCHERS", "Study"]
 
-INFEASIBLE = "infeasible"  # name of the constraint that a diverged or too large trial breaks
+# What Optuna says to people who wrote the calls themselves
+_SILENCED = (
+    "Constraints have been set, but CmaEsSampler",  # it sees the worst value instead
+    "Clip non-finite values",  # of infeasible trials, for the GP
+)
 
 
 class Study:
     """Engine-free: the Ray engine and the in-process one ask it for points and tell it results.
 
-    It lives in memory; ``restore`` fills it from a sweep's record.
+    It lives in memory; ``restore`` fills it from a sweep's record. With several objectives Optuna
+    hears their values at the end, and schedulers judge by the first.
     """
 
     def __init__(
@@ -43,25 +46,43 @@ class Study:
         epochs: int,
         seed: int,
         n_known: int = 0,
+        other_directions: Sequence[Direction] = (),
     ) -> None:
         """Begin a study.
 
         Args:
             n_known: trials of earlier sittings. A sampler that began anew from the same seed would
-                propose what it proposed then.
+                propose what it proposed then; those that are led through what they were asked
+                then need the same seed.
+            other_directions: of the objectives beside the first.
         """
         # Optuna logs one line per trial at level INFO; the live view shows the same.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         # `group`, experimental since 2021: nothing else samples conditional spaces jointly.
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        for message in _SILENCED:
+            warnings.filterwarnings("ignore", message=message)
         self._space = space
         self._epochs = epochs
+        self._directions = (direction, *other_directions)
+        self._asks_again = searcher not in KNOW_FROM_TRIALS
+        sampler_seed = seed if self._asks_again else _sampler_seed(seed, n_known)
+        pruner = SCHEDULERS[scheduler](epochs)
         self._study = optuna.create_study(
-            direction="maximize" if direction == "max" else "minimize",
-            sampler=SEARCHERS[searcher](_sampler_seed(seed, n_known)),
-            pruner=SCHEDULERS[scheduler](epochs),
+            directions=[OPTUNA_DIRECTIONS[each] for each in self._directions],
+            sampler=make_sampler(searcher, sampler_seed, len(self._directions)),
+            pruner=pruner,
         )
+        # Optuna takes curves only where there is one objective.
+        self._judge = self._study
+        if other_directions:
+            self._judge = optuna.create_study(
+                direction=OPTUNA_DIRECTIONS[direction],
+                sampler=optuna.samplers.RandomSampler(seed=seed),
+                pruner=pruner,
+            )
         self._trials: dict[int, optuna.Trial] = {}
+        self._judged: dict[int, optuna.Trial] = {}  # the same trials, in the judge's study
         points: list[Mapping[str, Any]] = list(space.starting_points)
         if searcher == "grid":
             # In random order: a sweep cut short by its budget has seen all corners of the grid.
@@ -88,36 +109,121 @@ class Study:
             if self._space.is_active(name, point):
                 point[name] = suggest(trial, name, domain)
         self._trials[number] = trial
+        self._judged[number] = trial if self._judge is self._study else self._judge.ask()
         return point
 
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Hear the value after ``epoch`` (counted from 1); True if the trial should stop now."""
-        trial = self._trials[number]
+        trial = self._judged[number]
         trial.report(value, epoch)
         return epoch < self._epochs and trial.should_prune()
 
-    def tell(self, number: int, state: TrialState, value: float | None) -> None:
+    def tell(
+        self, number: int, state: TrialState, value: float | None, others: Sequence[float] = ()
+    ) -> None:
         """Hear how a trial ended: completed with its best value, pruned, failed or infeasible."""
-        trial = self._trials.pop(number)
-        if state == "completed" and value is not None:
-            self._study.tell(trial, value)
-        elif state == "pruned":
-            self._study.tell(trial, state=OptunaState.PRUNED)
-        else:
-            if state == "infeasible":
-                trial.set_constraint(INFEASIBLE, 1.0)
-            self._study.tell(trial, state=OptunaState.FAIL)
+        trial, judged = self._trials.pop(number), self._judged.pop(number)
+        values = None if value is None else [value, *others]
+        if values is not None and len(values) != len(self._directions):
+            values = None
+        end = ending(state, values, self._directions)
+        if end.constraint is not None:
+            trial.set_constraint(INFEASIBLE, end.constraint)
+        self._study.tell(trial, end.values, state=end.state)
+        if judged is not trial:
+            self._judge.tell(judged, end.values and end.values[0], state=end.state)
+
+    def learn(self, records: Iterable[TrialRecord], objectives: Objectives) -> None:
+        """Hear of finished trials that are not this sweep's own."""
+        sampler = self._study.sampler
+        for record in records:
+            trial = frozen_trial(self._space, record, objectives)
+            if trial is None:
+                continue
+            if isinstance(sampler, BaseGASampler):  # it knows only generations: they are the first
+                trial.system_attrs[sampler._get_generation_key()] = 0
+            self._study.add_trial(trial)
+
+    def restore_all(self, records: Iterable[TrialRecord], objectives: Objectives) -> None:
+        """Take over the trials of earlier sittings, in the order in which they began and ended."""
+        records = list(records)
+        if not self._asks_again:
+            for record in records:
+                self._take_over(record, objectives)
+            return
+        began = [(record.started, record.number, False, record) for record in records]
+        ended = [
+            (record.ended or record.started, record.number, True, record)
+            for record in records
+            if record.state in ENDED_STATES
+        ]
+        for _, _, is_end, record in sorted([*began, *ended], key=lambda step: step[:3]):
+            if is_end:
+                self._end_again(record, objectives)
+            else:
+                self._ask_again(record)
+        for record in records:
+            if record.state not in ENDED_STATES:
+                self._report_again(record, objectives)
 
     def restore(self, record: TrialRecord, metric: str, mode: Direction) -> None:
         """Take over a trial of an earlier sitting: as it ended, or else as running again."""
-        number = record.number
+        self.restore_all([record], {metric: mode})
+
+    def _take_over(self, record: TrialRecord, objectives: Objectives) -> None:
+        if record.state not in ENDED_STATES:
+            self._continue(record)
+            self._report_again(record, objectives)
+            return
+        trial = frozen_trial(self._space, record, objectives)
+        if trial is None:
+            return  # the space has changed since
+        self._study.add_trial(trial)
+        if self._judge is not self._study:
+            primary = dict(list(objectives.items())[:1])
+            judged = frozen_trial(self._space, record, primary)
+            assert judged is not None
+            self._judge.add_trial(judged)
+            trial = judged
+        self._judge_again(trial)
+
+    def _judge_again(self, trial: FrozenTrial) -> None:
+        """Show the pruner a trial that was just added, epoch by epoch: it may keep what it saw."""
+        seen = copy.copy(trial)
+        seen.number = len(self._judge.get_trials(deepcopy=False)) - 1
+        seen.intermediate_values = {}
+        for epoch, value in trial.intermediate_values.items():
+            seen.intermediate_values[epoch] = value
+            if epoch < self._epochs:
+                self._judge.pruner.prune(self._judge, seen)  # what came of it then stands
+
+    def _continue(self, record: TrialRecord) -> None:
         self._study.enqueue_trial(dict(record.point))
-        self._ask(number)
+        self._ask(record.number)
+
+    def _ask_again(self, record: TrialRecord) -> None:
+        """Ask for a trial as it was asked for then, so that the sampler is where it was."""
+        if self.ask(record.number) == record.point:
+            return
+        # Another version, or a changed space: the sampler hears at least of the point.
+        self.tell(record.number, "failed", None)
+        if record.state not in ENDED_STATES:
+            self._continue(record)
+
+    def _end_again(self, record: TrialRecord, objectives: Objectives) -> None:
+        if record.number not in self._trials:
+            self._take_over(record, objectives)
+            return
+        self._report_again(record, objectives)
+        values = record.values(objectives)
+        value, others = (None, ()) if values is None else (values[0], values[1:])
+        self.tell(record.number, record.state, value, others)
+
+    def _report_again(self, record: TrialRecord, objectives: Objectives) -> None:
+        metric = next(iter(objectives))
         for epoch, metrics in sorted(record.curve.items()):
             if metric in metrics:
-                self.report(number, epoch, metrics[metric])  # what came of it then stands
-        if record.state in ENDED_STATES:
-            self.tell(number, record.state, record.value(metric, mode))
+                self.report(record.number, epoch, metrics[metric])
 
 
 def _sampler_seed(seed: int, n_known: int) -> int:

@@ -74,8 +74,8 @@ def load_space(name_or_path: str) -> LoadedSpace:
     return LoadedSpace(space, path.resolve() if defines_train else None)
 
 
-def import_file(path: Path) -> ModuleType:
-    """Import a Python file under a name of its own.
+def import_file(path: Path, what: str = "search space file") -> ModuleType:
+    """Import a Python file under a name of its own; ``what`` it is called in messages.
 
     Raises:
         InputError: the file raises; the message gives the line.
@@ -89,11 +89,9 @@ def import_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except SpaceError as error:
-        raise InputError(f"search space file {str(path)!r}: {error}") from None
+        raise InputError(f"{what} {str(path)!r}: {error}") from None
     except SyntaxError as error:
-        raise InputError(
-            f"search space file {str(path)!r}, line {error.lineno}: {error.msg}"
-        ) from None
+        raise InputError(f"{what} {str(path)!r}, line {error.lineno}: {error.msg}") from None
     except (Exception, SystemExit) as error:
         lines = [
             frame.lineno
@@ -101,9 +99,7 @@ def import_file(path: Path) -> ModuleType:
             if frame.filename == spec.origin
         ]
         where = f", line {lines[-1]}" if lines else ""
-        raise InputError(
-            f"search space file {str(path)!r}{where}: {type(error).__name__}: {error}"
-        ) from error
+        raise InputError(f"{what} {str(path)!r}{where}: {type(error).__name__}: {error}") from error
     return module
 
 

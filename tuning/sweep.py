@@ -17,16 +17,19 @@ from search_spaces.domains import SearchSpace, SpaceError
 from trainables.config import TrainingConfig, check_config, parse_setting
 from trainables.errors import InputError, unknown
 from trainables.files import write_whole
-from trainables.metrics import METRIC_DIRECTIONS, Direction
+from trainables.metrics import METRIC_ALIASES, METRIC_DIRECTIONS, Direction
 from trainables.tasks import TaskRow, task_row
 from tuning.addresses import check_writable, resolve_address, resolve_tracking_uri
 from tuning.moving import Moved, find_moved, relocate
 from tuning.resources import Gpus, Resources, share_out, this_machine
 from tuning.spaces import LoadedSpace, load_space
+from tuning.starting_points import with_defaults_first
 
 SWEEP_FILE = "sweep.json"
 ENGINE_NAMES = ("ray", "inprocess")
-SEARCHER_NAMES = ("tpe", "random", "grid")  # of searcher.SEARCHERS, which imports optuna
+# of samplers.SEARCHERS, which imports optuna
+SEARCHER_NAMES = ("tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid")
+OF_ONE_OBJECTIVE = ("cmaes",)
 SCHEDULER_NAMES = ("asha", "none")  # of schedulers.SCHEDULERS, likewise
 _N_SAMPLES_CHECKED = 32  # beside all corners of the space
 _MAX_EPOCHS_WITHOUT_FIELD = 100  # for a user's own training that has no `epochs` setting
@@ -52,6 +55,7 @@ class SweepOptions:
     gpus_per_trial: Gpus | None = None
     seed: int = 0
     metric: str | None = None  # NAME, or NAME:max, NAME:min
+    more_metrics: Sequence[str] = ()  # further objectives, likewise
     searcher: str = "tpe"
     scheduler: str = "asha"
     engine: str = "ray"
@@ -64,6 +68,8 @@ class SweepOptions:
     epoch_timeout_seconds: float | None = None
     address: str | None = None  # of a running Ray cluster
     prefix_cache: str = "auto"  # or off, or a size such as 20GB
+    storage: str | None = None  # of the Optuna study; None: a journal in the sweep's folder
+    warm_start: str | None = None  # an earlier sweep, or URL#NAME of an Optuna study
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,14 @@ class Sweep:
     train_source: Path | None = None  # where the user keeps it; ``train_file`` may be our copy
     began_in: Path | None = None  # the folder that the sweep had at first
     moved: Moved = field(default_factory=dict)  # since the last sitting; not saved
+    other_metrics: Mapping[str, Direction] = field(default_factory=dict)  # objectives but the first
+    storage: str | None = None
+    warm_start: Mapping[str, Any] = field(default_factory=dict)  # as warm_start.py has it
+
+    @property
+    def objectives(self) -> dict[str, Direction]:
+        """What trials are compared by. By the first alone they are stopped, kept and ranked."""
+        return {self.metric: self.mode, **self.other_metrics}
 
     @property
     def task(self) -> str:
@@ -142,14 +156,31 @@ class Sweep:
             "began_in": str(self.began_in or self.folder),
             "cache_folder": None,
             "moved": {},
+            "searcher": _searcher_in(None, self.searcher),
             "space": self.space.to_json(),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.train_file is not None:
-            copy = self.folder / self.train_file.name
-            if copy != self.train_file:
-                copy.write_bytes(self.train_file.read_bytes())
+            _copy(self.train_file, self.folder / self.train_file.name)
+        if ":" in self.searcher:
+            copy = _searcher_in(self.folder, self.searcher)
+            _copy(Path(self.searcher.rpartition(":")[0]), Path(copy.rpartition(":")[0]))
         write_whole(self.folder / SWEEP_FILE, json.dumps(values, indent=1))
+
+
+def _searcher_in(folder: Path | None, searcher: str) -> str:
+    """``FILE.py:NAME`` with the file in a sweep's folder, or with no folder; others as they are."""
+    file, colon, name = searcher.rpartition(":")
+    if not colon:
+        return searcher
+    # A folder of its own: the user's training may be in a file of the same name.
+    return f"{Path(file).name if folder is None else folder / 'searcher' / Path(file).name}:{name}"
+
+
+def _copy(file: Path, copy: Path) -> None:
+    if copy != file:
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(file.read_bytes())
 
 
 def open_sweep(name: str, sweeps_folder: Path) -> Sweep:
@@ -191,6 +222,7 @@ def _from_json(values: Mapping[str, Any], folder: Path) -> Sweep:
             "train_source": source,
             "began_in": None if began_in is None else Path(began_in),
             "cache_folder": default_cache_folder(),
+            "searcher": _searcher_in(folder, values["searcher"]),
             "space": replace(space, fixed=relocate(space.fixed, moved)),
             "tracking_uri": values["tracking_uri"].replace(
                 tracking_file, moved.get(tracking_file, tracking_file)
@@ -212,14 +244,16 @@ def resolve(options: SweepOptions) -> Sweep:
         ("scheduler", options.scheduler, SCHEDULER_NAMES),
         ("engine", options.engine, ENGINE_NAMES),
     ):
-        if value not in valid:
+        if value not in valid and not (kind == "searcher" and ":" in value):
             raise InputError(unknown(kind, value, valid))
     loaded = load_space(options.space)
     row = None if loaded.space.task is None else task_row(loaded.space.task)
     space = _override(loaded.space, options.settings, row)
     metric, mode = _metric(options.metric, space, row)
+    other_metrics = _other_metrics(options, metric, space, row)
     if row is not None:
         space = _with_absolute_paths(_with_monitor(space, metric), row)
+        space = with_defaults_first(space, row.config_type)
     name = options.name
     if name is None:
         name = f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -237,7 +271,7 @@ def resolve(options: SweepOptions) -> Sweep:
         gpus_per_trial=options.gpus_per_trial,
         concurrency=options.concurrency,
         seed=options.seed,
-        searcher=options.searcher,
+        searcher=_searcher(options.searcher),
         scheduler=options.scheduler,
         engine=options.engine,
         tracking_uri=resolve_tracking_uri(options.tracking_uri),
@@ -251,11 +285,46 @@ def resolve(options: SweepOptions) -> Sweep:
         checkpoint_budget_bytes=None
         if options.checkpoint_budget is None
         else _size("--checkpoint-budget", options.checkpoint_budget, "a size"),
+        other_metrics=other_metrics,
+        storage=None if options.storage is None else _storage(options.storage),
     )
     _check_name(sweep)
     resources = local_resources(sweep) if sweep.address is None else None
     _check_space(sweep, row, resources)
+    if sweep.storage is not None:
+        from tuning.study_mirror import check_study  # imports optuna
+
+        check_study(sweep)
+    if options.warm_start is not None:
+        from tuning.warm_start import read_warm_start  # which opens sweeps
+
+        sweep = replace(sweep, warm_start=read_warm_start(options.warm_start, sweep))
     return sweep
+
+
+def _searcher(name: str) -> str:
+    """A searcher's name; a user's own by its file's whole path, once it is seen to work."""
+    file, colon, sampler = name.rpartition(":")
+    if not colon:
+        return name
+    from tuning.samplers import own_sampler  # imports optuna, as the file does
+
+    own_sampler(name)
+    return f"{Path(file).expanduser().resolve()}:{sampler}"
+
+
+def _storage(url: str) -> str:
+    """A study's storage; a SQLite file by its whole path, for a resume from elsewhere."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.partition("+")[0] not in ("sqlite", "postgresql"):
+        raise InputError(
+            f"--storage = {url!r}: must be such as sqlite:///FILE.db or "
+            "postgresql://USER@HOST/DATABASE"
+        )
+    if scheme != "sqlite":
+        return url
+    path = Path(rest.removeprefix("/")).expanduser()
+    return f"{scheme}:///{path.resolve()}"
 
 
 def local_resources(sweep: Sweep) -> Resources:
@@ -467,6 +536,7 @@ def _metric(given: str | None, space: SearchSpace, row: TaskRow | None) -> tuple
     name, colon, direction = (given or str(space.fixed.get("monitor", "val_accuracy"))).partition(
         ":"
     )
+    name = METRIC_ALIASES.get(name, name)
     if colon and direction not in ("max", "min"):
         raise InputError(f"--metric {given!r}: after the colon must be max or min")
     if row is not None and name not in METRIC_DIRECTIONS:
@@ -477,6 +547,24 @@ def _metric(given: str | None, space: SearchSpace, row: TaskRow | None) -> tuple
     if row is not None and colon and direction != natural:
         raise InputError(f"--metric {given!r}: of {name}, the better is the {natural}imum")
     return name, "min" if (direction or natural) == "min" else "max"
+
+
+def _other_metrics(
+    options: SweepOptions, metric: str, space: SearchSpace, row: TaskRow | None
+) -> dict[str, Direction]:
+    others: dict[str, Direction] = {}
+    for given in options.more_metrics:
+        name, mode = _metric(given, space, row)
+        if name in (metric, *others):
+            raise InputError(f"--metric {given!r}: given twice")
+        others[name] = mode
+    if others and options.searcher in OF_ONE_OBJECTIVE:
+        valid = ", ".join(name for name in SEARCHER_NAMES if name not in OF_ONE_OBJECTIVE)
+        raise InputError(
+            f"--searcher {options.searcher}: searches by one metric, and {1 + len(others)} are "
+            f"given; valid for several: {valid}"
+        )
+    return others
 
 
 def _with_monitor(space: SearchSpace, metric: str) -> SearchSpace:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tuning.record import Event, Record, SweepHistory, TrialRecord
 from tuning.sweep import Sweep
@@ -43,15 +43,34 @@ class _GivenUp(Exception):
     """The sweep has ended and MLflow is still away."""
 
 
-class MlflowTracker:
-    """Follows a record and writes it to MLflow."""
+class Writer(Protocol):
+    """Writes a record somewhere. Each call may be repeated after it failed half-way."""
 
-    def __init__(self, sweep: Sweep, record: Record, warn: Callable[[str], None]) -> None:
-        self._sweep = sweep
+    def open(self) -> None: ...
+
+    def write(self, events: Iterable[Event]) -> None: ...
+
+
+class Follower:
+    """Follows a record in a thread, and has what happens written in batches."""
+
+    def __init__(
+        self,
+        record: Record,
+        make_writer: Callable[[], Writer],
+        warn: Callable[[str], None],
+        *,
+        name: str,
+        where: str,
+    ) -> None:
+        """Follow ``record``; ``name`` and ``where`` say in messages what is written to."""
         self._record = record
+        self._make_writer = make_writer
         self._warn = warn
+        self._name = name
+        self._where = where
         self._queue: queue.Queue[Event | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._closing = threading.Event()
         self._given_up = threading.Event()
         self._failing = False  # whether the latest attempt failed
@@ -59,7 +78,7 @@ class MlflowTracker:
         self._failure: str | None = None
 
     def start(self) -> None:
-        """Begin to follow the record. What it holds already and MLflow lacks is written first."""
+        """Begin to follow the record. What it holds already and is not written is written first."""
         self._record.listen(self._follow)
         self._thread.start()
 
@@ -68,7 +87,7 @@ class MlflowTracker:
             self._queue.put(event)
 
     def close(self) -> bool:
-        """Write what is left; False if MLflow does not take it, or takes it too slowly."""
+        """Write what is left; False if that is not taken, or taken too slowly."""
         self._closing.set()
         self._queue.put(None)
         started = time.monotonic()
@@ -82,7 +101,7 @@ class MlflowTracker:
 
     def _run(self) -> None:
         try:
-            writer = self._patiently(lambda: _Writer(self._sweep, self._record))
+            writer = self._patiently(self._make_writer)
             self._patiently(writer.open)
             while True:
                 events = self._next_batch()
@@ -94,7 +113,7 @@ class MlflowTracker:
             return
         except Exception as error:
             self._failure = f"{type(error).__name__}: {error}"
-            self._warn(f"MLflow: {self._failure}")
+            self._warn(f"{self._name}: {self._failure}")
 
     def _next_batch(self) -> list[Event]:
         events: list[Event] = []
@@ -129,12 +148,25 @@ class MlflowTracker:
                     self._warned = True
                     first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
                     self._warn(
-                        f"MLflow at {self._sweep.tracking_uri} does not take records "
+                        f"{self._where} does not take records "
                         f"({first_line}); training goes on, and they are written when it "
                         "answers again"
                     )
                 if self._given_up.wait(_SECONDS_BETWEEN_RETRIES):
                     raise _GivenUp from error
+
+
+class MlflowTracker(Follower):
+    """Follows a record and writes it to MLflow."""
+
+    def __init__(self, sweep: Sweep, record: Record, warn: Callable[[str], None]) -> None:
+        super().__init__(
+            record,
+            lambda: _Writer(sweep, record),
+            warn,
+            name="MLflow",
+            where=f"MLflow at {sweep.tracking_uri}",
+        )
 
 
 class _Writer:

@@ -1,0 +1,60 @@
+"""Where an Optuna study is kept: a journal file in the sweep's folder, or a database."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from trainables.errors import InputError
+from tuning.sweep import Sweep
+
+JOURNAL_FILE = "study.journal"
+_EXAMPLES = "sqlite:///FILE.db, postgresql://USER@HOST/DATABASE"
+
+
+def open_journal(path: Path) -> Any:
+    """The storage of a journal file, which may end in a line that a crash cut short."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    lock = JournalFileOpenLock(str(path))
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+
+
+def open_storage(url: str, option: str) -> Any:
+    """The storage at an address: ``journal://FILE``, or a database's as SQLAlchemy has it.
+
+    Raises:
+        InputError: the address is wrong, or nothing answers there; ``option`` is named.
+    """
+    if url.startswith("journal://"):
+        path = Path(url.removeprefix("journal://")).expanduser()
+        if not path.is_file():
+            raise InputError(f"{option} {url!r}: there is no such file")
+        return open_journal(path)
+    from optuna.storages import RDBStorage
+
+    try:
+        return RDBStorage(url)
+    except ImportError as error:
+        raise InputError(
+            f"{option} {masked(url)!r}: needs a driver: {error}; pip install psycopg2-binary "
+            "for postgresql://"
+        ) from None
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{option} {masked(url)!r}: can not be used as a study's storage ({reason}); "
+            f"valid: {_EXAMPLES}"
+        ) from None
+
+
+def study_address(sweep: Sweep) -> str:
+    """Where a sweep's study is, to be shown."""
+    return str(sweep.folder / JOURNAL_FILE) if sweep.storage is None else masked(sweep.storage)
+
+
+def masked(url: str) -> str:
+    """An address without its password, to be shown."""
+    return re.sub(r"(://[^:/@]+):[^@]*@", r"\1:***@", url)

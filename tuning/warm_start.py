@@ -1,0 +1,190 @@
+"""What a sweep may take from an earlier sweep or Optuna study: its finished trials, where they fit.
+
+They are told to the sampler before the first proposal. They are not trials of the new sweep: they
+have no number in it, no run in MLflow, and are never its best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search_spaces.domains import SearchSpace
+from trainables.errors import InputError
+from trainables.metrics import Direction
+from tuning.record import TrialRecord, read_history
+
+if TYPE_CHECKING:
+    from tuning.sweep import Sweep
+
+_USED_STATES = ("completed", "pruned", "infeasible")
+_NO_SETTINGS_OF_TRAINING = ("monitor", "seed")  # may differ without a word
+
+
+@dataclass(frozen=True)
+class Source:
+    """An earlier search, in our terms."""
+
+    label: str
+    objectives: Mapping[str, Direction]
+    trials: Sequence[TrialRecord]  # their ``config`` holds all settings that are known
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
+def warm_trials(sweep: Sweep) -> list[TrialRecord]:
+    """The trials that a sweep was given when it began, as its description has them."""
+    return [
+        TrialRecord(
+            number=-1,
+            config={},
+            point=values["point"],
+            state=values["state"],
+            curve={int(epoch): metrics for epoch, metrics in values["curve"]},
+        )
+        for values in sweep.warm_start.get("trials", ())
+    ]
+
+
+def read_warm_start(text: str, sweep: Sweep) -> dict[str, Any]:
+    """What ``--warm-start`` names, as far as it fits ``sweep``, as plain values.
+
+    Returns:
+        ``trials``, as ``warm_trials`` reads them, and ``note``, one line on what was dropped.
+
+    Raises:
+        InputError: there is no such sweep or study, or its objectives are others.
+    """
+    is_study = "://" in text or Path(text.partition("#")[0]).is_file()
+    source = _open_study(text, sweep) if is_study else _open_sweep(text, sweep)
+    if dict(source.objectives) != dict(sweep.objectives):
+        raise InputError(
+            f"--warm-start {source.label}: it was compared by {_words(source.objectives)}, and "
+            f"this sweep is by {_words(sweep.objectives)}; they must be the same"
+        )
+    used: list[dict[str, Any]] = []
+    dropped: Counter[str] = Counter()
+    for trial in source.trials:
+        try:
+            used.append(_fitting(trial, sweep))
+        except _DoesNotFit as reason:
+            dropped[str(reason)] += 1
+    return {
+        "source": source.label,
+        "trials": used,
+        "note": _note(source, used, dropped, sweep.space),
+    }
+
+
+class _DoesNotFit(Exception):
+    """Says why a trial is of no use here."""
+
+
+def _fitting(trial: TrialRecord, sweep: Sweep) -> dict[str, Any]:
+    if trial.state not in _USED_STATES:
+        raise _DoesNotFit(trial.state)
+    space = sweep.space
+    settings = {**trial.config, **trial.point}
+    for name, value in space.fixed.items():
+        if name in trial.point and trial.point[name] != value:
+            raise _DoesNotFit(f"{name} is {value} here")
+    point: dict[str, Any] = {}
+    for name, domain in space.domains.items():
+        if not space.is_active(name, point):
+            continue
+        if name not in settings:
+            raise _DoesNotFit(f"no {name}")
+        if not domain.contains(settings[name]):
+            raise _DoesNotFit(f"{name} outside of its domain")
+        point[name] = settings[name]
+    curve = [
+        [epoch, {name: metrics[name] for name in sweep.objectives if name in metrics}]
+        for epoch, metrics in sorted(trial.curve.items())
+    ]
+    if trial.state == "completed" and trial.values(sweep.objectives) is None:
+        raise _DoesNotFit("no value")
+    return {"point": point, "state": trial.state, "curve": curve}
+
+
+def _note(
+    source: Source, used: list[dict[str, Any]], dropped: Counter[str], space: SearchSpace
+) -> str:
+    n_trials = len(used) + dropped.total()
+    parts = [f"warm start from {source.label}: {len(used)} of {n_trials} trials used"]
+    if dropped:
+        reasons = (f"{count} ({reason})" for reason, count in dropped.most_common())
+        parts.append(f"dropped {', '.join(reasons)}")
+    known = {*space.domains, *space.fixed}
+    ignored = sorted({name for trial in source.trials for name in trial.point} - known)
+    if ignored:
+        parts.append(f"searched then and not here: {', '.join(ignored)}")
+    others = sorted(
+        name
+        for name, value in source.fixed.items()
+        if name not in {*_NO_SETTINGS_OF_TRAINING, *space.domains}
+        and value != space.fixed.get(name)
+    )
+    if others:
+        parts.append(f"fixed otherwise then: {', '.join(others)}")
+    return "; ".join(parts)
+
+
+def _words(objectives: Mapping[str, Direction]) -> str:
+    return " and ".join(f"{name}:{direction}" for name, direction in objectives.items())
+
+
+def _open_sweep(name: str, sweep: Sweep) -> Source:
+    from tuning.sweep import open_sweep
+
+    earlier = open_sweep(name, sweep.folder.parent)
+    trials = list(read_history(earlier.folder).trials.values())
+    return Source(f"sweep {earlier.name}", earlier.objectives, trials, earlier.space.fixed)
+
+
+def _open_study(text: str, sweep: Sweep) -> Source:
+    """A study in an Optuna storage; it names no metrics unless somebody said them."""
+    from tuning.study_storage import open_storage
+
+    url, _, name = text.partition("#")
+    if "://" not in url:
+        url = f"journal://{url}"
+    study = _load_study(open_storage(url, "--warm-start"), name, url)
+    directions: list[Direction] = [
+        "max" if d.name == "MAXIMIZE" else "min" for d in study.directions
+    ]
+    names = study.metric_names
+    if names is None:  # nothing but the directions can be compared then
+        names = list(sweep.objectives) if len(directions) == len(sweep.objectives) else directions
+    objectives = dict(zip(names, directions, strict=True))
+    trials = [_from_optuna(trial, list(objectives)) for trial in study.get_trials(deepcopy=False)]
+    return Source(f"study {study.study_name}", objectives, trials)
+
+
+def _load_study(storage: Any, name: str, url: str) -> Any:
+    import optuna
+
+    known = optuna.get_all_study_names(storage)
+    if name not in known and not (name == "" and len(known) == 1):
+        raise InputError(
+            f"--warm-start {url}#{name}: that storage has the studies "
+            f"{', '.join(known) or '(none)'}; name one after a #"
+        )
+    return optuna.load_study(study_name=name or known[0], storage=storage)
+
+
+def _from_optuna(trial: Any, metrics: list[str]) -> TrialRecord:
+    state = {"COMPLETE": "completed", "PRUNED": "pruned"}.get(trial.state.name, "not finished")
+    if trial.state.name == "FAIL":
+        state = "failed"
+    if any(value > 0 for value in trial.constraints.values()):
+        state = "infeasible"
+    curve = {epoch: {metrics[0]: value} for epoch, value in trial.intermediate_values.items()}
+    if state == "completed":  # its value, which need not be of its last epoch
+        curve = {max(curve, default=1): dict(zip(metrics, trial.values, strict=True))}
+    finite = {
+        epoch: values for epoch, values in curve.items() if all(map(math.isfinite, values.values()))
+    }
+    return TrialRecord(-1, {}, dict(trial.params), state, finite)  # type: ignore[arg-type]
