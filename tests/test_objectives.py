@@ -64,7 +64,7 @@ def test_a_sweep_by_two_metrics_shows_its_pareto_front(toy_sweep, run, capsys):
     assert "Pareto front" in capsys.readouterr().out
     trials_table(sweep, trial_rows(sweep, history))
     assert "value" in capsys.readouterr().out
-    assert "--scheduler asha stops trials by value alone" in search_notes(sweep)
+    assert "--scheduler freeze-thaw stops trials by value alone" in search_notes(sweep)
 
 
 def test_the_study_has_a_value_for_each_objective(toy_sweep, run):

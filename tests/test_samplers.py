@@ -20,7 +20,7 @@ from tuning.searcher import Study
 from tuning.spaces import load_space, space_names
 from tuning.sweep import OF_ONE_OBJECTIVE, SEARCHER_NAMES, SweepOptions, resolve
 
-N_SAMPLERS = 8
+N_SAMPLERS = 9
 OWN = str(Path(__file__).with_name("sampler_file.py"))
 OWN_NAMES = [f"{OWN}:{name}" for name in ("Corner", "population_of_four")]
 OBJECTIVES = {"loss": "min"}

@@ -146,14 +146,19 @@ def sweep(
         ),
     ] = None,
     searcher: Annotated[
+        str | None,
+        typer.Option(
+            help="curves (default: learns from whole learning curves), tpe (default with several "
+            "metrics), gp, cmaes, nsga2, nsga3, qmc, random, grid, or FILE.py:NAME of your own."
+        ),
+    ] = None,
+    scheduler: Annotated[
         str,
         typer.Option(
-            help="tpe, gp, cmaes, nsga2, nsga3, qmc, random, grid, or FILE.py:NAME of your own."
+            help="freeze-thaw pauses poor trials and lets the promising go on; asha, hyperband and "
+            "median stop them for good; none stops nothing."
         ),
-    ] = "tpe",
-    scheduler: Annotated[
-        str, typer.Option(help="asha stops poor trials early; none does not.")
-    ] = "asha",
+    ] = "freeze-thaw",
     concurrency: Annotated[int | None, typer.Option(help="Trials at once, at most.")] = None,
     cpus_per_trial: Annotated[float | None, typer.Option()] = None,
     gpus_per_trial: Annotated[

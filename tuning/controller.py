@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from tuning.checkpoints import CheckpointKeeper, trial_folder
 from tuning.hosting import Assignment, EpochResult, Outcome
 from tuning.packing import Packing
-from tuning.record import ENDED_STATES, Record, TrialRecord
+from tuning.record import ENDED_STATES, Record, TrialRecord, TrialState
 from tuning.resources import Resources, Slot
 from tuning.searcher import Study
 from tuning.space_changes import split_by_fit
@@ -47,6 +47,7 @@ class Controller:
             epochs=sweep.max_epochs(),
             seed=sweep.seed,
             n_known=len(record.history.trials),
+            n_trials=sweep.trials,
             other_directions=tuple(sweep.other_metrics.values()),
         )
         self._unfinished: list[TrialRecord] = []
@@ -61,7 +62,8 @@ class Controller:
             if trial.state in ENDED_STATES:
                 self._keeper.ended(trial)
             elif trial.number not in outside:
-                self._unfinished.append(trial)
+                if trial.state != "frozen" or not self._study.rungs:
+                    self._unfinished.append(trial)
             elif trial.state == "running":  # when its driver was killed
                 record.append("trial_ended", trial=trial.number, state="interrupted", error=None)
         self._n_proposed = len(self.trials)
@@ -82,14 +84,12 @@ class Controller:
         """Whether no further trial will ever be proposed in this sitting."""
         if self.out_of_time or self.too_many_failures:
             return True
+        if self._unfinished or self._n_proposed < self.n_trials:
+            return False
+        if self._study.rungs:  # what still runs may be frozen, and thawed
+            return not self._running and not self._study.can_thaw(is_last_call=True)
         # A packed trial that runs out of memory comes back.
-        return self._all_proposed and all(
-            slot.trials_per_gpu == 1 for slot in self._running.values()
-        )
-
-    @property
-    def _all_proposed(self) -> bool:
-        return not self._unfinished and self._n_proposed >= self.n_trials
+        return all(slot.trials_per_gpu == 1 for slot in self._running.values())
 
     @property
     def out_of_time(self) -> bool:
@@ -114,11 +114,13 @@ class Controller:
     def propose(self) -> Assignment | None:
         """The next trial to run; None if all slots are taken or there is none left."""
         slot = self.resources.slot(self._packing.trials_per_gpu)
-        if self.exhausted or self._all_proposed or not self._has_room(slot):
+        if self.exhausted or not self._has_room(slot):
             return None
-        if self._unfinished:
-            trial = self._unfinished.pop(0)
-            number, point, config = trial.number, trial.point, trial.config
+        known = self._known_trial()
+        if known is not None:
+            number, point, config = known.number, known.point, known.config
+        elif self._n_proposed >= self.n_trials:
+            return None
         else:
             number = self._n_proposed
             self._n_proposed += 1
@@ -147,7 +149,15 @@ class Controller:
             seconds_between_checkpoints=_SECONDS_BETWEEN_CHECKPOINTS,
             prefix_cache_bytes=sweep.prefix_cache_bytes,
             data_fingerprint=sweep.data_fingerprint(config),
+            save_after=self._study.rungs[:-1],
         )
+
+    def _known_trial(self) -> TrialRecord | None:
+        """One to go on with, in preference to a new one."""
+        if self._unfinished:
+            return self._unfinished.pop(0)
+        thawed = self._study.thaw(is_last_call=self._n_proposed >= self.n_trials)
+        return None if thawed is None else self.trials[thawed]
 
     def _has_room(self, slot: Slot) -> bool:
         """Whether one more may run: Ray is not asked for what it would have to wait for."""
@@ -181,10 +191,19 @@ class Controller:
         self._keeper.look()
         value = result.metrics[self.sweep.metric]
         stop = self._study.report(number, result.epoch, value)
+        if stop and self._study.rungs and not self.out_of_time:
+            self._freeze(number)
+            return True
         if stop or self.out_of_time:
             self.ended(number, Outcome("pruned"))
             return True
         return False
+
+    def _freeze(self, number: int) -> None:
+        """Let a trial give its slot away; it may go on later."""
+        del self._running[number]
+        self._heard.pop(number, None)
+        self._record.append("trial_ended", trial=number, state="frozen", error=None)
 
     def began(self, number: int) -> None:
         """Hear that a trial's process is up: from now on it may not be silent for too long."""
@@ -222,10 +241,13 @@ class Controller:
             self._record.append("trial_retried", trial=number, reason=reason)
             self._unfinished.insert(0, self.trials[number])
             return
+        self._tell(number, outcome.state, outcome.error)
+
+    def _tell(self, number: int, state: TrialState, error: str | None = None) -> None:
         values = self.trials[number].values(self.sweep.objectives)
         value, others = (None, ()) if values is None else (values[0], values[1:])
-        self._study.tell(number, outcome.state, value, others)
-        self._record.append("trial_ended", trial=number, state=outcome.state, error=outcome.error)
+        self._study.tell(number, state, value, others)
+        self._record.append("trial_ended", trial=number, state=state, error=error)
         self._keeper.ended(self.trials[number])
 
     def _halved(self, number: int, result: EpochResult) -> str | None:
@@ -257,7 +279,14 @@ class Controller:
             self._record.append("packing", trial=number, trials_per_gpu=now, reason=reason)
 
     def close(self) -> None:
-        """End this sitting: what still runs is interrupted, and can be resumed."""
+        """End this sitting: what still runs is interrupted, and can be resumed.
+
+        When the sweep is over, what is frozen stays so for good.
+        """
+        if self.exhausted:
+            for number, trial in self.trials.items():
+                if trial.state == "frozen":
+                    self._tell(number, "pruned")
         waiting = {trial.number for trial in self._unfinished if trial.state == "running"}
         for number in sorted(waiting | set(self._running)):
             self._record.append("trial_ended", trial=number, state="interrupted", error=None)

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class Assignment:
     seconds_between_checkpoints: float
     prefix_cache_bytes: int | None = None  # this and the next as TrainingRun has them
     data_fingerprint: str | None = None
+    save_after: Sequence[int] = ()  # epochs after which the trial may be frozen
     other_metrics: tuple[str, ...] = ()  # of further objectives
 
     def to_json(self) -> dict[str, Any]:
@@ -206,7 +207,8 @@ class TrialHost:
             if beyond is None or self._sign * value > self._sign * beyond:
                 target = BEST
         waited = time.monotonic() - self._saved_at
-        if target is None and waited >= self._assignment.seconds_between_checkpoints:
+        is_due = waited >= self._assignment.seconds_between_checkpoints
+        if target is None and (is_due or report.epoch in self._assignment.save_after):
             target = LAST
         if target is None:
             return None

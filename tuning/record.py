@@ -24,7 +24,9 @@ from trainables.metrics import Direction
 from tuning.moving import relocate
 
 Event = dict[str, Any]
-TrialState = Literal["running", "completed", "pruned", "failed", "infeasible", "interrupted"]
+TrialState = Literal[
+    "running", "frozen", "completed", "pruned", "failed", "infeasible", "interrupted"
+]
 ENDED_STATES: tuple[TrialState, ...] = ("completed", "pruned", "failed", "infeasible")
 
 EVENTS_FILE = "events.jsonl"

@@ -14,6 +14,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from search_spaces.domains import Choice, SearchSpace
 from trainables.errors import InputError, unknown
 from tuning.bounded_tpe import BoundedTPESampler
+from tuning.freeze_thaw import rungs
 from tuning.spaces import import_file
 from tuning.sweep import Sweep
 
@@ -57,6 +58,7 @@ def _optunas_tpe(seed: int) -> BaseSampler:
 
 # name -> sampler; a grid is enqueued, so its sampler is never asked
 SEARCHERS: dict[str, MakeSampler] = {
+    "curves": lambda seed: optuna.samplers.RandomSampler(seed=seed),  # see curve_search.py
     "tpe": lambda seed: BoundedTPESampler(seed=seed),
     "gp": _gp,
     "cmaes": _cmaes,
@@ -71,7 +73,7 @@ _OF_SEVERAL: dict[str, MakeSampler] = {"tpe": _optunas_tpe}
 
 # Those that know all from the trials told. The others also go by what they asked before: from a
 # record they are led through the same questions again.
-KNOW_FROM_TRIALS = ("tpe", "gp", "random", "grid")
+KNOW_FROM_TRIALS = ("curves", "tpe", "gp", "random", "grid")
 
 # name -> what of a space it samples each by itself, and how
 _BY_ITSELF: dict[str, tuple[tuple[str, ...], str]] = {
@@ -99,9 +101,21 @@ def search_notes(sweep: Sweep) -> list[str]:
     """What a person should know of how a sweep searches, a line each."""
     notes = [sampled_by_itself(sweep.searcher, sweep.space)]
     notes.append(sweep.warm_start.get("note"))
+    notes.append(_pauses(sweep))
     if sweep.other_metrics and sweep.scheduler != "none":
         notes.append(f"--scheduler {sweep.scheduler} stops trials by {sweep.metric} alone")
     return [note for note in notes if note]
+
+
+def _pauses(sweep: Sweep) -> str | None:
+    """When trials are frozen, which follows from how many there are and how long they are."""
+    if sweep.scheduler != "freeze-thaw":
+        return None
+    *pauses, epochs = rungs(sweep.max_epochs(), sweep.trials)
+    if not pauses:
+        return f"all {sweep.trials} trials train all {epochs} epochs: they are too few to stop any"
+    after = ", ".join(map(str, pauses))
+    return f"trials pause after epoch {after}; of three, the most promising goes on (freeze-thaw)"
 
 
 def sampled_by_itself(searcher: str, space: SearchSpace) -> str | None:

@@ -69,5 +69,8 @@ class RungPruner(optuna.pruners.BasePruner):
 # name -> pruner for trials of at most so many epochs
 SCHEDULERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
     "asha": lambda epochs: RungPruner(first_rung(epochs), _REDUCTION_FACTOR),
+    "hyperband": lambda epochs: optuna.pruners.HyperbandPruner(1, epochs, _REDUCTION_FACTOR),
+    "median": lambda epochs: optuna.pruners.MedianPruner(n_warmup_steps=first_rung(epochs)),
+    "freeze-thaw": lambda epochs: optuna.pruners.NopPruner(),  # stops nothing: see freeze_thaw.py
     "none": lambda epochs: optuna.pruners.NopPruner(),
 }

@@ -15,6 +15,8 @@ from optuna.trial import FrozenTrial
 from search_spaces.domains import SearchSpace
 from trainables.metrics import Direction
 from tuning.convert import suggest
+from tuning.curve_search import CurveSearch
+from tuning.freeze_thaw import FreezeThaw
 from tuning.record import ENDED_STATES, TrialRecord, TrialState
 from tuning.samplers import KNOW_FROM_TRIALS, SEARCHERS, make_sampler
 from tuning.schedulers import SCHEDULERS
@@ -46,11 +48,13 @@ class Study:
         epochs: int,
         seed: int,
         n_known: int = 0,
+        n_trials: int | None = None,
         other_directions: Sequence[Direction] = (),
     ) -> None:
         """Begin a study.
 
         Args:
+            n_trials: that there will be; None if only time limits them.
             n_known: trials of earlier sittings. A sampler that began anew from the same seed would
                 propose what it proposed then; those that are led through what they were asked
                 then need the same seed.
@@ -90,17 +94,55 @@ class Study:
             random.Random(seed).shuffle(points)
         self._queue = points
         self._limit = len(points) if searcher == "grid" else None
+        self._proposes = searcher == "curves"
+        self._points: dict[int, Mapping[str, Any]] = {}
+        self._curves: CurveSearch | None = None
+        self._freezer: FreezeThaw | None = None
+        if self._proposes or scheduler == "freeze-thaw":
+            self._curves = CurveSearch(
+                space, direction=direction, epochs=epochs, seed=_sampler_seed(seed, n_known)
+            )
+        if scheduler == "freeze-thaw":
+            self._freezer = FreezeThaw(
+                direction=direction,
+                epochs=epochs,
+                n_trials=self._limit if n_trials is None else n_trials,
+                seed=seed,
+                foresee=None if self._curves is None else self._curves.foresee,
+            )
 
     @property
     def limit(self) -> int | None:
         """How many trials there are at all, if the searcher has only so many."""
         return self._limit
 
+    @property
+    def rungs(self) -> list[int]:
+        """Epochs after which a trial may be frozen, its end among them; none if none ever is."""
+        return [] if self._freezer is None else self._freezer.rungs
+
     def ask(self, number: int) -> dict[str, Any]:
         """The point of trial ``number``: starting points in their order, then the sampler's."""
         if number < len(self._queue):
             self._study.enqueue_trial(dict(self._queue[number]))
-        return self._ask(number)
+        elif self._proposes and self._curves is not None:
+            self._study.enqueue_trial(self._curves.propose())
+        point = self._ask(number)
+        if self._freezer is not None:
+            self._freezer.start(number)
+        return point
+
+    def can_thaw(self, *, is_last_call: bool) -> bool:
+        """Whether ``thaw`` would return a trial now."""
+        return self._freezer is not None and self._freezer.can_thaw(is_last_call=is_last_call)
+
+    def thaw(self, *, is_last_call: bool) -> int | None:
+        """A frozen trial that should go on, in preference to a new one; None if there is none.
+
+        Args:
+            is_last_call: there will be no new trials.
+        """
+        return None if self._freezer is None else self._freezer.thaw(is_last_call=is_last_call)
 
     def _ask(self, number: int) -> dict[str, Any]:
         trial = self._study.ask()
@@ -109,11 +151,23 @@ class Study:
             if self._space.is_active(name, point):
                 point[name] = suggest(trial, name, domain)
         self._trials[number] = trial
+        self._points[number] = point
         self._judged[number] = trial if self._judge is self._study else self._judge.ask()
         return point
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Hear the value after ``epoch`` (counted from 1); True if the trial should stop now."""
+        """Hear the value after ``epoch`` (counted from 1); True if the trial should stop now.
+
+        It is frozen then, and not at its end, where there are ``rungs``.
+        """
+        should_stop = self._hear(number, epoch, value)
+        if self._freezer is not None:
+            return self._freezer.observe(number, epoch, value)
+        return should_stop
+
+    def _hear(self, number: int, epoch: int, value: float) -> bool:
+        if self._curves is not None:
+            self._curves.observe(number, self._points[number], epoch, value)
         trial = self._judged[number]
         trial.report(value, epoch)
         return epoch < self._epochs and trial.should_prune()
@@ -123,6 +177,11 @@ class Study:
     ) -> None:
         """Hear how a trial ended: completed with its best value, pruned, failed or infeasible."""
         trial, judged = self._trials.pop(number), self._judged.pop(number)
+        point = self._points.pop(number)
+        if self._curves is not None and state == "infeasible":
+            self._curves.diverged(number, point)
+        if self._freezer is not None:
+            self._freezer.ended(number)
         values = None if value is None else [value, *others]
         if values is not None and len(values) != len(self._directions):
             values = None
@@ -136,6 +195,7 @@ class Study:
     def learn(self, records: Iterable[TrialRecord], objectives: Objectives) -> None:
         """Hear of finished trials that are not this sweep's own."""
         sampler = self._study.sampler
+        metric = next(iter(objectives))
         for record in records:
             trial = frozen_trial(self._space, record, objectives)
             if trial is None:
@@ -143,10 +203,26 @@ class Study:
             if isinstance(sampler, BaseGASampler):  # it knows only generations: they are the first
                 trial.system_attrs[sampler._get_generation_key()] = 0
             self._study.add_trial(trial)
+            self._learn_curve(-1 - record.number, record, metric)
+
+    def _learn_curve(self, number: int, record: TrialRecord, metric: str) -> None:
+        if self._curves is None:
+            return
+        for epoch, metrics in sorted(record.curve.items()):
+            if metric in metrics:
+                self._curves.observe(number, record.point, epoch, metrics[metric])
+        if record.state == "infeasible":
+            self._curves.diverged(number, record.point)
 
     def restore_all(self, records: Iterable[TrialRecord], objectives: Objectives) -> None:
         """Take over the trials of earlier sittings, in the order in which they began and ended."""
         records = list(records)
+        metric, mode = next(iter(objectives.items()))
+        for record in records:
+            self._learn_curve(record.number, record, metric)
+            if self._freezer is not None:
+                best = record.value(metric, mode)
+                self._freezer.restore(record.number, record.state, len(record.curve), best)
         if not self._asks_again:
             for record in records:
                 self._take_over(record, objectives)
@@ -223,7 +299,7 @@ class Study:
         metric = next(iter(objectives))
         for epoch, metrics in sorted(record.curve.items()):
             if metric in metrics:
-                self.report(record.number, epoch, metrics[metric])
+                self._hear(record.number, epoch, metrics[metric])
 
 
 def _sampler_seed(seed: int, n_known: int) -> int:

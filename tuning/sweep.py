@@ -28,9 +28,10 @@ from tuning.starting_points import with_defaults_first
 SWEEP_FILE = "sweep.json"
 ENGINE_NAMES = ("ray", "inprocess")
 # of samplers.SEARCHERS, which imports optuna
-SEARCHER_NAMES = ("tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid")
-OF_ONE_OBJECTIVE = ("cmaes",)
-SCHEDULER_NAMES = ("asha", "none")  # of schedulers.SCHEDULERS, likewise
+SEARCHER_NAMES = ("curves", "tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid")
+OF_ONE_OBJECTIVE = ("curves", "cmaes")
+# of schedulers.SCHEDULERS, likewise
+SCHEDULER_NAMES = ("freeze-thaw", "asha", "hyperband", "median", "none")
 _N_SAMPLES_CHECKED = 32  # beside all corners of the space
 _MAX_EPOCHS_WITHOUT_FIELD = 100  # for a user's own training that has no `epochs` setting
 
@@ -56,8 +57,8 @@ class SweepOptions:
     seed: int = 0
     metric: str | None = None  # NAME, or NAME:max, NAME:min
     more_metrics: Sequence[str] = ()  # further objectives, likewise
-    searcher: str = "tpe"
-    scheduler: str = "asha"
+    searcher: str | None = None  # curves; tpe with several metrics
+    scheduler: str = "freeze-thaw"
     engine: str = "ray"
     sweeps_folder: Path = Path("sweeps")
     tracking_uri: str | None = None
@@ -244,7 +245,9 @@ def resolve(options: SweepOptions) -> Sweep:
         ("scheduler", options.scheduler, SCHEDULER_NAMES),
         ("engine", options.engine, ENGINE_NAMES),
     ):
-        if value not in valid and not (kind == "searcher" and ":" in value):
+        if kind == "searcher" and (value is None or ":" in value):
+            continue
+        if value is not None and value not in valid:
             raise InputError(unknown(kind, value, valid))
     loaded = load_space(options.space)
     row = None if loaded.space.task is None else task_row(loaded.space.task)
@@ -271,7 +274,7 @@ def resolve(options: SweepOptions) -> Sweep:
         gpus_per_trial=options.gpus_per_trial,
         concurrency=options.concurrency,
         seed=options.seed,
-        searcher=_searcher(options.searcher),
+        searcher=_searcher(options.searcher or ("tpe" if other_metrics else "curves")),
         scheduler=options.scheduler,
         engine=options.engine,
         tracking_uri=resolve_tracking_uri(options.tracking_uri),

@@ -32,6 +32,7 @@ KEPT, BROKEN = -1.0, 1.0
 OPTUNA_DIRECTIONS: dict[Direction, str] = {"max": "maximize", "min": "minimize"}
 _UNENDED: dict[TrialState, OptunaState] = {
     "running": OptunaState.RUNNING,
+    "frozen": OptunaState.RUNNING,
     "interrupted": OptunaState.WAITING,  # to be continued
 }
 

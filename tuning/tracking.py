@@ -32,6 +32,7 @@ _RUN_STATUS = {
     "failed": "FAILED",
     "infeasible": "FAILED",
     "interrupted": "KILLED",
+    "frozen": "SCHEDULED",
 }
 
 TRIAL_TAG, SWEEP_TAG, STATE_TAG = "thaw.trial", "thaw.sweep", "thaw.state"
