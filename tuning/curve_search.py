@@ -47,7 +47,6 @@ class CurveSearch:
         self._encode = Encoder(space)
         self._model = CurveModel(self._encode.domain_of_column)
         self._trials: dict[int, _Trial] = {}  # those with a value
-        self._worst = math.inf
         self._n_heard = 0
         self._n_heard_at_condition = -1
         self._n_fitted = 0
@@ -55,11 +54,8 @@ class CurveSearch:
         self._best = 0.0  # as the model has values
 
     def observe(self, number: int, point: Mapping[str, Any], epoch: int, value: float) -> None:
-        """Hear of a trial's value after ``epoch``; NaN counts as the worst value so far."""
+        """Hear of a trial's value after ``epoch``."""
         value *= self._sign
-        if math.isnan(value):
-            value = self._worst if math.isfinite(self._worst) else 0.0
-        self._worst = min(self._worst, value)
         trial = self._trials.get(number)
         if trial is None:
             trial = self._trials[number] = _Trial(self._encode([point])[0])
@@ -68,10 +64,9 @@ class CurveSearch:
         self._n_heard += 1
 
     def diverged(self, number: int, point: Mapping[str, Any]) -> None:
-        """Hear that a trial can not be trained: it ends as badly as the worst."""
-        n_epochs = len(self._trials[number].values) if number in self._trials else 0
-        self._trials.pop(number, None)
-        self.observe(number, point, n_epochs + 1, math.nan)
+        """Hear that a trial can not be trained: it counts as worse than all that can, to its end."""
+        self._trials[number] = _Trial(self._encode([point])[0], [-math.inf] * self._epochs)
+        self._n_heard += 1
 
     def propose(self) -> dict[str, Any]:
         """A point to try next.
@@ -80,7 +75,7 @@ class CurveSearch:
         drawn anew each time (mean + u · standard deviation, u exponential), so that trials that are
         started together differ.
         """
-        is_blind = len(self._trials) < _N_RANDOM or self._random.random() < _SHARE_RANDOM
+        is_blind = self._is_too_early or self._random.random() < _SHARE_RANDOM
         candidates = [
             self._space.sample(self._random) for _ in range(1 if is_blind else _N_CANDIDATES)
         ]
@@ -95,12 +90,17 @@ class CurveSearch:
 
         Without enough trials to learn from: their best values so far.
         """
-        if len(self._trials) < _N_RANDOM:
+        if self._is_too_early:
             return {n: self._trials[n].values[-1] for n in numbers}
         self._condition()
         encoded = np.stack([self._trials[n].encoded for n in numbers])
         mean, _ = self._ends(encoded, [self._rows.get(n) for n in numbers])
         return dict(zip(numbers, map(float, mean), strict=True))
+
+    @property
+    def _is_too_early(self) -> bool:
+        n_trained = sum(trial.values[-1] > -math.inf for trial in self._trials.values())
+        return n_trained < _N_RANDOM
 
     def _ends(
         self, encoded: np.ndarray, rows: Sequence[int | None]
@@ -147,7 +147,11 @@ class CurveSearch:
         values = np.array(
             [self._trials[numbers[row]].values[e - 1] for row, e in zip(trial, epoch, strict=True)]
         )
-        gaps = values.max() - np.array([self._trials[n].values[-1] for n in numbers])
+        lasts = np.array([self._trials[n].values[-1] for n in numbers])
+        trained = values[np.isfinite(values)]
+        below = trained.min() - ((trained.max() - trained.min()) or 1.0)
+        values, lasts = np.maximum(values, below), np.maximum(lasts, below)
+        gaps = values.max() - lasts
         beyond = float(np.quantile(gaps, 0.25)) or float(gaps.mean()) or 1.0
         spread = -np.log(values.max() + beyond - values)
         standardised = (spread - spread.mean()) / (float(spread.std()) or 1.0)
