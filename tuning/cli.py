@@ -138,6 +138,15 @@ def sweep(
         float | None,
         typer.Option(parser=_seconds, metavar="DURATION", help="Stop after 90s, 10m, 1.5h …"),
     ] = None,
+    gpu_hours: Annotated[
+        float | None, typer.Option(help="Stop after so many hours × GPUs held, over all trials.")
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(help="Stop once a trial's metric reaches this.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop when so many trials in a row brought nothing better.")
+    ] = None,
     metric: Annotated[
         str | None, typer.Option(help="What to compare trials by; NAME, NAME:max or NAME:min.")
     ] = None,
@@ -210,6 +219,9 @@ def sweep(
         epoch_timeout_seconds=epoch_timeout,
         address=address,
         prefix_cache=prefix_cache,
+        gpu_hours=gpu_hours,
+        target=target,
+        patience=patience,
     )
     with _stdout_for_json_only():  # a user's file may print
         resolved = resolve(options)
@@ -229,6 +241,13 @@ def resume(
             parser=_seconds, metavar="DURATION", help="In all, earlier sittings included."
         ),
     ] = None,
+    gpu_hours: Annotated[
+        float | None, typer.Option(help="In all, earlier sittings included.")
+    ] = None,
+    target: Annotated[float | None, typer.Option(help="Another value to stop at.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Another number of trials without a better value.")
+    ] = None,
     address: Annotated[
         str | None, typer.Option(help="Of a running Ray cluster; local: this machine.")
     ] = None,
@@ -239,7 +258,16 @@ def resume(
     from tuning.sweep import extend, open_sweep
 
     found = open_sweep(name, sweeps_folder)
-    _run(extend(found, trials=trials, time_budget_seconds=time_budget, address=address), as_json)
+    extended = extend(
+        found,
+        trials=trials,
+        time_budget_seconds=time_budget,
+        address=address,
+        gpu_hours=gpu_hours,
+        target=target,
+        patience=patience,
+    )
+    _run(extended, as_json)
 
 
 @app.command()

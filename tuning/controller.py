@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 
 from tuning.checkpoints import CheckpointKeeper, trial_folder
+from tuning.goals import Ending, Goals, all_tried
 from tuning.hosting import Assignment, EpochResult, Outcome
 from tuning.packing import Packing
 from tuning.record import ENDED_STATES, Record, TrialRecord
@@ -28,7 +29,7 @@ class Controller:
         self.sweep = sweep
         self.resources = resources
         self._record = record
-        self._started = time.monotonic()
+        self._goals = Goals(sweep, record.history)
         self._keeper = CheckpointKeeper(
             sweep.folder, sweep.keep_checkpoints, sweep.metric, sweep.mode
         )
@@ -67,7 +68,7 @@ class Controller:
     @property
     def exhausted(self) -> bool:
         """Whether no further trial will ever be proposed in this sitting."""
-        if self.out_of_time or self.too_many_failures:
+        if self._goals.ending is not None:
             return True
         # A packed trial that runs out of memory comes back.
         return self._all_proposed and all(
@@ -79,24 +80,10 @@ class Controller:
         return not self._unfinished and self._n_proposed >= self.n_trials
 
     @property
-    def out_of_time(self) -> bool:
-        """Whether the time budget is spent, earlier sittings included."""
-        left = self.seconds_left
-        return left is not None and left <= 0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Of the time budget; None without one."""
-        if self.sweep.time_budget_seconds is None:
-            return None
-        spent = self._record.history.wall_seconds + time.monotonic() - self._started
-        return self.sweep.time_budget_seconds - spent
-
-    @property
-    def too_many_failures(self) -> bool:
-        """Whether more trials failed than ``max_failures`` allows."""
-        limit = self.sweep.max_failures
-        return limit is not None and self._record.history.n_in_state["failed"] > limit
+    def ending(self) -> Ending:
+        """What ended this sitting, once its engine has come to the end."""
+        is_grid = self._study.limit is not None and self.n_trials == self._study.limit
+        return self._goals.ending or all_tried(self.n_trials, is_grid=is_grid)
 
     def propose(self) -> Assignment | None:
         """The next trial to run; None if all slots are taken or there is none left."""
@@ -163,8 +150,9 @@ class Controller:
         )
         self._learn_memory(number, result, ran_out=halved is not None)
         value = result.metrics[self.sweep.metric]
+        self._goals.reported(value)
         stop = self._study.report(number, result.epoch, value)
-        if stop or self.out_of_time:
+        if stop or self._goals.ends_running:
             self.ended(number, Outcome("pruned"))
             return True
         return False
@@ -209,6 +197,7 @@ class Controller:
         self._study.tell(number, outcome.state, value)
         self._record.append("trial_ended", trial=number, state=outcome.state, error=outcome.error)
         self._keeper.ended(self.trials[number])
+        self._goals.ended(self.trials[number])
 
     def _halved(self, number: int, result: EpochResult) -> str | None:
         """A note if the trial's micro-batch has become smaller in this epoch."""

@@ -50,6 +50,7 @@ def sweep_report(sweep: Sweep, result: SweepResult) -> None:
     summary = result.summary
     counts = ", ".join(f"{count} {state}" for state, count in summary["trials"].items())
     _print(f"sweep {sweep.name}: {counts}, in {summary['wall_seconds']:.0f} s")
+    _print(f"ended because {summary['ended_because']}")
     best = summary["best"]
     if best is not None:
         title = f"best: trial {best['trial']}, {sweep.metric} {best['value']:.4f}"
@@ -203,9 +204,9 @@ def dry_run_tables(sweep: Sweep, samples: Sequence[Mapping[str, Any]]) -> None:
     shown = {
         name: getattr(sweep, name)
         for name in (
-            "name", "folder", "task", "metric", "mode", "trials", "time_budget_seconds", "searcher",
-            "scheduler", "engine", "cpus_per_trial", "gpus_per_trial", "concurrency", "seed",
-            "tracking_uri", "experiment", "cache_folder",
+            "name", "folder", "task", "metric", "mode", "trials", "time_budget_seconds",
+            "gpu_hours", "target", "patience", "searcher", "scheduler", "engine", "cpus_per_trial",
+            "gpus_per_trial", "concurrency", "seed", "tracking_uri", "experiment", "cache_folder",
         )
     }  # fmt: skip
     _print(_settings_table("sweep (nothing was started)", shown))

@@ -1,8 +1,8 @@
 """What happened in a sweep, as lines of JSON, only ever appended: the source of every other view.
 
-Each line is an event: ``trial_started``, ``trial_retried``, ``epoch``, ``packing``,
-``trial_ended``, ``sweep_ended``, ``mlflow_run``, ``retrained``. Reading them back gives the trials;
-a line cut short by a crash is left out.
+Each line is an event: ``sitting_started``, ``trial_started``, ``trial_retried``, ``epoch``,
+``packing``, ``trial_ended``, ``sweep_ended``, ``mlflow_run``, ``retrained``. Reading them back
+gives the trials; a line cut short by a crash is left out.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from trainables.errors import InputError
 from trainables.metrics import Direction
+from tuning.spent import Spent
 
 Event = dict[str, Any]
 TrialState = Literal["running", "completed", "pruned", "failed", "infeasible", "interrupted"]
@@ -63,12 +64,15 @@ class SweepHistory:
     trials: dict[int, TrialRecord] = field(default_factory=dict)
     parent_run_id: str | None = None
     experiment: str | None = None
-    wall_seconds: float = 0.0  # over all sittings that came to an end
+    spent: Spent = field(default_factory=Spent)
+    ended_by: str | None = None  # this and the next of the newest sitting that came to an end
+    ended_because: str | None = None
     n_in_state: Counter[TrialState] = field(default_factory=Counter)
 
     def apply(self, event: Event) -> None:
         """Take one more event into account."""
         kind = event["event"]
+        self.spent.apply(event)
         if kind == "trial_started":
             number = event["trial"]
             known = self.trials.get(number)
@@ -96,7 +100,7 @@ class SweepHistory:
             else:
                 self.trials[event["trial"]].mlflow_run_id = event["run_id"]
         elif kind == "sweep_ended":
-            self.wall_seconds += event["wall_seconds"]
+            self.ended_by, self.ended_because = event.get("ended_by"), event.get("ended_because")
 
     def _enter(self, trial: TrialRecord, state: TrialState) -> None:
         self.n_in_state[trial.state] -= 1

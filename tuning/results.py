@@ -83,7 +83,9 @@ def summarize(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
             "parent_run_id": history.parent_run_id,
         },
         "folder": str(sweep.folder),
-        "wall_seconds": round(history.wall_seconds, 3),
+        "wall_seconds": round(history.spent.wall_seconds, 3),
+        "ended_by": history.ended_by,
+        "ended_because": history.ended_because,
     }
 
 

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from trainables.errors import InputError
 from tuning.controller import Controller
+from tuning.goals import CRASHED, INTERRUPTED, MAX_FAILURES
 from tuning.live import View
 from tuning.record import Record
 from tuning.resources import Resources
@@ -101,7 +102,8 @@ def run_sweep(sweep: Sweep, view: View) -> SweepResult:
         record = Record(sweep.folder)
         tracker = MlflowTracker(sweep, record, view.say)
         tracker.start()
-        interrupted = too_many_failures = False
+        record.append("sitting_started")
+        interrupted, ending = False, CRASHED
         try:
             view.say(
                 f"{resources.n_at_first} trials at once, "
@@ -111,14 +113,16 @@ def run_sweep(sweep: Sweep, view: View) -> SweepResult:
             )
             controller = Controller(sweep, record, resources)
             interrupted = _run_trials(controller, record, engine, view)
-            too_many_failures = controller.too_many_failures
+            ending = INTERRUPTED if interrupted else controller.ending
         except KeyboardInterrupt:
-            interrupted = True
+            interrupted, ending = True, INTERRUPTED
         finally:
             record.append(
                 "sweep_ended",
                 status="KILLED" if interrupted else "FINISHED",
                 wall_seconds=time.monotonic() - started,
+                ended_by=ending.by,
+                ended_because=ending.because,
             )
             engine.disconnect()
             complete = tracker.close()
@@ -126,7 +130,7 @@ def run_sweep(sweep: Sweep, view: View) -> SweepResult:
         if complete and not interrupted:
             complete = _log_best_model(sweep, record, view)
         return SweepResult(
-            summarize(sweep, record.history), interrupted, complete, too_many_failures
+            summarize(sweep, record.history), interrupted, complete, ending.by == MAX_FAILURES
         )
 
 

@@ -61,6 +61,9 @@ class SweepOptions:
     epoch_timeout_seconds: float | None = None
     address: str | None = None  # of a running Ray cluster
     prefix_cache: str = "auto"  # or off, or a size such as 20GB
+    gpu_hours: float | None = None
+    target: float | None = None
+    patience: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,10 @@ class Sweep:
     prefix_cache_bytes: int | None = None  # 0: off; None: chosen on each machine
     # Without a report: the trial has failed then, and its process ends.
     epoch_timeout_seconds: float | None = None
+    # Budgets and goals: see goals.py
+    gpu_hours: float | None = None
+    target: float | None = None  # value of the metric
+    patience: int | None = None  # trials that end without improving on the best
     # what decides the data, as ``data_key`` has it -> its fingerprint
     data_fingerprints: Mapping[str, str] = field(default_factory=dict)
 
@@ -218,10 +225,14 @@ def resolve(options: SweepOptions) -> Sweep:
         address=resolve_address(options.address) if options.engine == "ray" else None,
         cache_folder=default_cache_folder().resolve(),
         prefix_cache_bytes=_n_bytes("--prefix-cache", options.prefix_cache),
+        gpu_hours=options.gpu_hours,
+        target=options.target,
+        patience=options.patience,
     )
     _check_name(sweep)
     resources = local_resources(sweep) if sweep.address is None else None
     _check_space(sweep, row, resources)
+    _check_gpu_hours(sweep, resources)
     return sweep
 
 
@@ -278,9 +289,16 @@ def data_key(values: Mapping[str, Any], row: TaskRow) -> str:
 
 
 def extend(
-    sweep: Sweep, *, trials: int | None, time_budget_seconds: float | None, address: str | None
+    sweep: Sweep,
+    *,
+    trials: int | None,
+    time_budget_seconds: float | None,
+    address: str | None,
+    gpu_hours: float | None = None,
+    target: float | None = None,
+    patience: int | None = None,
 ) -> Sweep:
-    """A saved sweep with more trials or time, or on another cluster; None leaves it as it was.
+    """A saved sweep with other budgets or goals, or on another cluster; None leaves it as it was.
 
     Raises:
         InputError: a number is out of range, or no cluster answers at the address.
@@ -289,6 +307,9 @@ def extend(
         (
             ("--trials", trials, 1, True),
             ("--time-budget", time_budget_seconds, 0, False),
+            ("--gpu-hours", gpu_hours, 0, False),
+            ("--target", target, -math.inf, False),
+            ("--patience", patience, 1, True),
         )
     )
     return replace(
@@ -296,6 +317,9 @@ def extend(
         trials=trials or sweep.trials,
         time_budget_seconds=time_budget_seconds or sweep.time_budget_seconds,
         address=sweep.address if address is None else resolve_address(address),
+        gpu_hours=gpu_hours or sweep.gpu_hours,
+        target=sweep.target if target is None else target,
+        patience=patience or sweep.patience,
     )
 
 
@@ -311,6 +335,9 @@ def _check_numbers(options: SweepOptions) -> None:
         ("--keep-checkpoints", options.keep_checkpoints, 1, True),
         ("--max-failures", options.max_failures, 0, True),
         ("--epoch-timeout", options.epoch_timeout_seconds, 0, False),
+        ("--gpu-hours", options.gpu_hours, 0, False),
+        ("--target", options.target, -math.inf, False),
+        ("--patience", options.patience, 1, True),
     )
     _check_rules(rules)
 
@@ -335,11 +362,11 @@ def _check_rules(rules: Sequence[_Rule]) -> None:
     for name, value, least, inclusive in rules:
         if value is None:
             continue
+        if not math.isfinite(value):
+            raise InputError(f"{name} = {value:g}: must be finite")
         if not (value >= least if inclusive else value > least):
             bound = "at least" if inclusive else "greater than"
             raise InputError(f"{name} = {value:g}: must be {bound} {least:g}")
-        if math.isinf(value):
-            raise InputError(f"{name} = {value:g}: must be finite")
 
 
 def _override(space: SearchSpace, settings: Sequence[str], row: TaskRow | None) -> SearchSpace:
@@ -463,6 +490,14 @@ def _check_device(config: TrainingConfig, resources: Resources | None) -> None:
     if config.precision == "fp16" and resources is not None and not resources.gpus_per_trial:
         raise InputError(
             "precision = 'fp16': needs a GPU, and trials get none here; valid here: 'fp32', 'bf16'"
+        )
+
+
+def _check_gpu_hours(sweep: Sweep, resources: Resources | None) -> None:
+    if sweep.gpu_hours is not None and resources is not None and not resources.gpus_per_trial:
+        raise InputError(
+            f"--gpu-hours = {sweep.gpu_hours:g}: trials get no GPU here, so it would never end the "
+            "sweep; valid here: --time-budget"
         )
 
 

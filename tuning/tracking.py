@@ -35,6 +35,7 @@ _RUN_STATUS = {
 }
 
 TRIAL_TAG, SWEEP_TAG, STATE_TAG = "thaw.trial", "thaw.sweep", "thaw.state"
+ENDED_TAG = "thaw.ended_because"  # of the parent run
 
 Item = TypeVar("Item")
 
@@ -188,6 +189,8 @@ class _Writer:
             self._write_trial(self._record.history.trials[number])
         for event in events:
             if event["event"] == "sweep_ended":
+                if because := event.get("ended_because"):
+                    self._log_tags(self._parent_id, {ENDED_TAG: because})
                 self._client.set_terminated(self._parent_id, status=event["status"])
 
     def _catch_up(self, history: SweepHistory) -> None:
@@ -322,6 +325,9 @@ def _sweep_params(sweep: Sweep) -> dict[str, Any]:
         "seed",
         "engine",
         "gpus_per_trial",
+        "gpu_hours",
+        "target",
+        "patience",
     )
     return {
         "task": sweep.task,
