@@ -43,6 +43,11 @@ class CheckpointKeeper:
         if dropped is not None:
             self._delete(dropped, BEST)
 
+    def discard(self, trial: TrialRecord) -> None:
+        """Delete, in the background, all checkpoints of ``trial``."""
+        for name in (LAST, BEST):
+            self._delete(trial, name)
+
     def close(self) -> None:
         """Wait until everything that was to be deleted is."""
         self._deletions.shutdown(wait=True)

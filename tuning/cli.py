@@ -147,6 +147,12 @@ def sweep(
     patience: Annotated[
         int | None, typer.Option(help="Stop when so many trials in a row brought nothing better.")
     ] = None,
+    confirm: Annotated[
+        int, typer.Option(help="At the end run so many of the best again, with fresh seeds.")
+    ] = 0,
+    confirm_seeds: Annotated[
+        int, typer.Option(help="Fresh seeds for each; their mean decides which is best.")
+    ] = 3,
     metric: Annotated[
         str | None, typer.Option(help="What to compare trials by; NAME, NAME:max or NAME:min.")
     ] = None,
@@ -222,6 +228,8 @@ def sweep(
         gpu_hours=gpu_hours,
         target=target,
         patience=patience,
+        confirm=confirm,
+        confirm_seeds=confirm_seeds,
     )
     with _stdout_for_json_only():  # a user's file may print
         resolved = resolve(options)
@@ -248,6 +256,10 @@ def resume(
     patience: Annotated[
         int | None, typer.Option(help="Another number of trials without a better value.")
     ] = None,
+    confirm: Annotated[
+        int | None, typer.Option(help="Run so many of the best again, with fresh seeds.")
+    ] = None,
+    confirm_seeds: Annotated[int | None, typer.Option(help="Fresh seeds for each.")] = None,
     address: Annotated[
         str | None, typer.Option(help="Of a running Ray cluster; local: this machine.")
     ] = None,
@@ -266,6 +278,8 @@ def resume(
         gpu_hours=gpu_hours,
         target=target,
         patience=patience,
+        confirm=confirm,
+        confirm_seeds=confirm_seeds,
     )
     _run(extended, as_json)
 
@@ -306,7 +320,8 @@ def best(
     from tuning.sweep import open_sweep
 
     found = open_sweep(name, sweeps_folder)
-    document = describe_trial(found, best_trial(found, read_history(found.folder)))
+    history = read_history(found.folder)
+    document = describe_trial(found, best_trial(found, history), history)
     if as_json:
         print(json.dumps(document, indent=1))
     else:

@@ -86,6 +86,10 @@ class Goals:
                     break
         return self._ending
 
+    def end(self, ending: Ending) -> None:
+        """Let this be what ends the sitting, unless a rule did."""
+        self._ending = self.ending or ending
+
     @property
     def ends_running(self) -> bool:
         """Whether running trials are to be ended too, as pruned: not after too many failures."""

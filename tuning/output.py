@@ -53,6 +53,7 @@ def sweep_report(sweep: Sweep, result: SweepResult) -> None:
     _print(f"ended because {summary['ended_because']}")
     best = summary["best"]
     if best is not None:
+        _confirmed_table(sweep, summary["confirmed"])
         title = f"best: trial {best['trial']}, {sweep.metric} {best['value']:.4f}"
         _print(_settings_table(title, searched(sweep, best["config"])))
     _print(
@@ -69,6 +70,32 @@ def sweep_report(sweep: Sweep, result: SweepResult) -> None:
         if sweep.space.task is not None and best["checkpoint"] is not None:
             commands.append(f"predict {_near(best['checkpoint'])} FILE…")
         _print("", "next", *(f"  {_thaw()} {command}" for command in [*commands, "ui"]))
+
+
+def _confirmed_table(sweep: Sweep, confirmed: Sequence[Mapping[str, Any]]) -> None:
+    """The best trials with fresh seeds, and in a sentence which of them it is; nothing if none."""
+    if not confirmed:
+        return
+    table = _table(
+        f"confirmed: {sweep.metric} with {confirmed[0]['n_seeds']} fresh seeds each",
+        "trial", "in the search", "mean", "standard deviation", "each seed",
+    )  # fmt: skip
+    for row in confirmed:
+        numbers = (row["value"], row["mean"], row["standard_deviation"])
+        each = " ".join(f"{value:.4f}" for value in row["values"])
+        table.add_row(str(row["trial"]), *map(show, numbers), each)
+    _print(table)
+    best = confirmed[0]
+    if best["mean"] is None:
+        _print("none completed with every fresh seed, so the search's own values decide")
+        return
+    sign = -1 if sweep.mode == "max" else 1
+    luckiest = min(confirmed, key=lambda row: sign * row["value"])
+    agrees = luckiest is best
+    _print(
+        f"trial {best['trial']} is the best by its mean over fresh seeds"
+        + (", as in the search" if agrees else f"; in the search it was trial {luckiest['trial']}")
+    )
 
 
 def _thaw() -> str:
@@ -93,7 +120,8 @@ def trials_table(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> None:
         rows,
         key=lambda row: (
             row["state"] in ("failed", "infeasible") or row[sweep.metric] is None,
-            sign * (row[sweep.metric] or 0.0),
+            row["confirmed"] is None,
+            sign * (row["confirmed"] or row[sweep.metric] or 0.0),
         ),
     )
     table = _table(f"sweep {sweep.name}", "trial", "state", sweep.metric, "epochs", "seconds")
@@ -101,6 +129,8 @@ def trials_table(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in ordered:
         chosen = [f"{n}={show(row[n])}" for n in sweep.space.domains if row[n] is not None]
         error = [f"[{row[name]}]" for name in ("packing", "error") if row[name]]
+        if row["confirmed"] is not None:
+            error.append(f"[{row['confirmed']:.4f} with fresh seeds]")
         numbers = (row[sweep.metric], row["epochs"], row["training_seconds"])
         cells = (str(row["trial"]), row["state"], *map(show, numbers))
         table.add_row(*cells, " ".join(chosen + error))
@@ -117,6 +147,9 @@ def best_table(sweep: Sweep, document: Mapping[str, Any]) -> None:
         f"checkpoint  {_near(document['checkpoint'])}",
         f"MLflow run  {document['mlflow_run_id'] or '–'}",
     )
+    if (confirmed := document["confirmed"]) is not None and confirmed["mean"] is not None:
+        mean, seeds = show(confirmed["mean"]), " ".join(map(show, confirmed["values"]))
+        _print(f"confirmed   mean {mean} over fresh seeds ({seeds}), which decided")
 
 
 def champion_table(document: Mapping[str, Any]) -> None:
@@ -205,8 +238,9 @@ def dry_run_tables(sweep: Sweep, samples: Sequence[Mapping[str, Any]]) -> None:
         name: getattr(sweep, name)
         for name in (
             "name", "folder", "task", "metric", "mode", "trials", "time_budget_seconds",
-            "gpu_hours", "target", "patience", "searcher", "scheduler", "engine", "cpus_per_trial",
-            "gpus_per_trial", "concurrency", "seed", "tracking_uri", "experiment", "cache_folder",
+            "gpu_hours", "target", "patience", "confirm", "confirm_seeds", "searcher", "scheduler",
+            "engine", "cpus_per_trial", "gpus_per_trial", "concurrency", "seed", "tracking_uri",
+            "experiment", "cache_folder",
         )
     }  # fmt: skip
     _print(_settings_table("sweep (nothing was started)", shown))

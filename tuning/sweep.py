@@ -64,6 +64,8 @@ class SweepOptions:
     gpu_hours: float | None = None
     target: float | None = None
     patience: int | None = None
+    confirm: int = 0
+    confirm_seeds: int = 3
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,9 @@ class Sweep:
     gpu_hours: float | None = None
     target: float | None = None  # value of the metric
     patience: int | None = None  # trials that end without improving on the best
+    # At the end, so many of the best are run again, with so many fresh seeds each: see confirm.py
+    confirm: int = 0
+    confirm_seeds: int = 3
     # what decides the data, as ``data_key`` has it -> its fingerprint
     data_fingerprints: Mapping[str, str] = field(default_factory=dict)
 
@@ -228,6 +233,8 @@ def resolve(options: SweepOptions) -> Sweep:
         gpu_hours=options.gpu_hours,
         target=options.target,
         patience=options.patience,
+        confirm=options.confirm,
+        confirm_seeds=options.confirm_seeds,
     )
     _check_name(sweep)
     resources = local_resources(sweep) if sweep.address is None else None
@@ -297,6 +304,8 @@ def extend(
     gpu_hours: float | None = None,
     target: float | None = None,
     patience: int | None = None,
+    confirm: int | None = None,
+    confirm_seeds: int | None = None,
 ) -> Sweep:
     """A saved sweep with other budgets or goals, or on another cluster; None leaves it as it was.
 
@@ -310,6 +319,8 @@ def extend(
             ("--gpu-hours", gpu_hours, 0, False),
             ("--target", target, -math.inf, False),
             ("--patience", patience, 1, True),
+            ("--confirm", confirm, 0, True),
+            ("--confirm-seeds", confirm_seeds, 1, True),
         )
     )
     return replace(
@@ -320,6 +331,8 @@ def extend(
         gpu_hours=gpu_hours or sweep.gpu_hours,
         target=sweep.target if target is None else target,
         patience=patience or sweep.patience,
+        confirm=sweep.confirm if confirm is None else confirm,
+        confirm_seeds=confirm_seeds or sweep.confirm_seeds,
     )
 
 
@@ -338,6 +351,8 @@ def _check_numbers(options: SweepOptions) -> None:
         ("--gpu-hours", options.gpu_hours, 0, False),
         ("--target", options.target, -math.inf, False),
         ("--patience", options.patience, 1, True),
+        ("--confirm", options.confirm, 0, True),
+        ("--confirm-seeds", options.confirm_seeds, 1, True),
     )
     _check_rules(rules)
 
