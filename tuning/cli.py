@@ -338,6 +338,13 @@ def retrain(
     seeds: Annotated[
         int, typer.Option(help="How many times to train, each with another seed.")
     ] = 1,
+    no_baseline: Annotated[
+        bool,
+        typer.Option(
+            "--no-baseline",
+            help="Do not train the default configuration too, as two seeds or more do.",
+        ),
+    ] = False,
     sweeps_folder: SweepsFolder = Path("sweeps"),
     as_json: AsJson = False,
 ) -> None:
@@ -352,7 +359,13 @@ def retrain(
     with _stdout_for_json_only():
         record = Record(found.folder)
         document = run(
-            found, record, trial_number=trial, n_workers=workers, n_seeds=seeds, view=make_view()
+            found,
+            record,
+            trial_number=trial,
+            n_workers=workers,
+            n_seeds=seeds,
+            view=make_view(),
+            baseline=not no_baseline,
         )
         record.close()
     if as_json:

@@ -153,7 +153,7 @@ def best_table(sweep: Sweep, document: Mapping[str, Any]) -> None:
 
 
 def champion_table(document: Mapping[str, Any]) -> None:
-    """How each seed did, and the champion."""
+    """How each seed did, the champion, and whether it is better than the default."""
     metric = document["metric"]
     tested = document["test"] is not None
     names = [f"test {name}" for name in document["test"]] if tested else []
@@ -164,14 +164,26 @@ def champion_table(document: Mapping[str, Any]) -> None:
         metric,
         *names,
     )
-    for row in document["seeds"]:
-        test = [f"{value:.4f}" for value in row["test"].values()] if tested else []
-        table.add_row(str(row["seed"]), f"{row[metric]:.4f}", *test)
-    if tested and len(document["seeds"]) > 1:
-        for label in ("test_mean", "test_standard_deviation"):
-            values = [f"{value:.4f}" for value in document[label].values()]
-            table.add_row(label.removeprefix("test_").replace("_", " "), "", *values)
-    _print(table, f"champion    seed {document['champion_seed']}, {_near(document['checkpoint'])}")
+    default = document["default"]["seeds"] if document["default"] else []
+    for name, rows in (("", document["seeds"]), ("default, ", default)):
+        for row in rows:
+            test = [f"{value:.4f}" for value in row["test"].values()] if row["test"] else []
+            table.add_row(f"{name}{row['seed']}", f"{row[metric]:.4f}", *test)
+        if name == "" and len(rows) > 1:
+            for label in ("mean", "standard_deviation"):
+                test = [f"{v:.4f}" for v in document[f"test_{label}"].values()] if tested else []
+                table.add_row(label.replace("_", " "), f"{document[label]:.4f}", *test)
+    _print(table)
+    if document["verdict"]:
+        _print(document["verdict"])
+    if reads := document["test_reads_before"]:
+        numbers = ", ".join(map(str, document["test_read_for_trials"]))
+        _print(
+            f"the test split had been read {'once' if reads == 1 else f'{reads} times'} before, "
+            f"to retrain trial{'s' if reads > 1 else ''} {numbers}: a choice made since may owe to "
+            "what it said"
+        )
+    _print(f"champion    seed {document['champion_seed']}, {_near(document['checkpoint'])}")
     if document["model_uri"]:
         _print(
             f"registered  {document['model_uri']}",

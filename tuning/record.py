@@ -2,7 +2,8 @@
 
 Each line is an event: ``sitting_started``, ``trial_started``, ``trial_retried``, ``epoch``,
 ``packing``, ``trial_ended``, ``confirmation_planned``, ``sweep_ended``, ``mlflow_run``,
-``retrained``. Reading them back gives the trials; a line cut short by a crash is left out.
+``test_read``, ``retrained``. Reading them back gives the trials; a line cut short by a crash is
+left out.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class SweepHistory:
     spent: Spent = field(default_factory=Spent)
     ended_by: str | None = None  # this and the next of the newest sitting that came to an end
     ended_because: str | None = None
+    test_reads: list[int] = field(default_factory=list)  # of each reading, the trial retrained
     n_in_state: Counter[TrialState] = field(default_factory=Counter)
 
     def apply(self, event: Event) -> None:
@@ -110,6 +112,8 @@ class SweepHistory:
                 self.trial(event["trial"]).mlflow_run_id = event["run_id"]
         elif kind == "confirmation_planned":
             self.plan = ConfirmationPlan(event["candidates"], event["seeds"])
+        elif kind == "test_read":
+            self.test_reads.append(event["number"])
         elif kind == "sweep_ended":
             self.ended_by, self.ended_because = event.get("ended_by"), event.get("ended_because")
 
