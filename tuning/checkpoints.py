@@ -45,8 +45,8 @@ class CheckpointKeeper:
 
     def discard(self, trial: TrialRecord) -> None:
         """Delete, in the background, all checkpoints of ``trial``."""
-        for name in (LAST, BEST):
-            self._delete(trial, name)
+        folder = trial_folder(self._sweep_folder, trial.number)
+        self._deletions.submit(shutil.rmtree, folder, ignore_errors=True)
 
     def close(self) -> None:
         """Wait until everything that was to be deleted is."""

@@ -160,6 +160,12 @@ def sweep(
     scheduler: Annotated[
         str, typer.Option(help="asha stops poor trials early; none does not.")
     ] = "asha",
+    cost_aware: Annotated[
+        bool,
+        typer.Option(
+            "--cost-aware", help="Weigh the time a trial takes, learned from those that ran."
+        ),
+    ] = False,
     concurrency: Annotated[int | None, typer.Option(help="Trials at once, at most.")] = None,
     cpus_per_trial: Annotated[float | None, typer.Option()] = None,
     gpus_per_trial: Annotated[
@@ -230,6 +236,7 @@ def sweep(
         patience=patience,
         confirm=confirm,
         confirm_seeds=confirm_seeds,
+        cost_aware=cost_aware,
     )
     with _stdout_for_json_only():  # a user's file may print
         resolved = resolve(options)

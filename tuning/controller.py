@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from tuning.checkpoints import CheckpointKeeper, trial_folder
 from tuning.confirm import Confirmation
+from tuning.cost import seconds_of_all_epochs
 from tuning.goals import MAX_FAILURES, Ending, Goals, all_tried
 from tuning.hosting import Assignment, EpochResult, Outcome
 from tuning.packing import Packing
@@ -43,13 +44,14 @@ class Controller:
             epochs=sweep.max_epochs(),
             seed=sweep.seed,
             n_known=len(record.history.trials),
+            cost_aware=sweep.cost_aware,
         )
         self._unfinished: list[TrialRecord] = []
         self._running: dict[int, Slot] = {}
         self._heard: dict[int, float] = {}  # running trial -> time.monotonic() of its last sign
         self._packing = Packing(resources.most_per_gpu)
         for trial in self.trials.values():
-            self._study.restore(trial, sweep.metric, sweep.mode)
+            self._study.restore(trial, sweep.metric, sweep.mode, self._seconds(trial))
             if trial.state in ENDED_STATES:
                 self._keeper.ended(trial)
             else:
@@ -229,13 +231,18 @@ class Controller:
             return
         if trial.confirms is None:
             value = trial.value(self.sweep.metric, self.sweep.mode)
-            self._study.tell(number, outcome.state, value)
+            self._study.tell(number, outcome.state, value, self._seconds(trial))
         self._record.append("trial_ended", trial=number, state=outcome.state, error=outcome.error)
         if trial.confirms is None:
             self._keeper.ended(trial)
             self._goals.ended(trial)
         else:
             self._keeper.discard(trial)
+
+    def _seconds(self, trial: TrialRecord) -> float | None:
+        """What a training of all the trial's epochs takes."""
+        held = self._record.history.spent.trial_seconds(trial.number, time.time())
+        return seconds_of_all_epochs(trial, held, self.sweep.max_epochs())
 
     def _halved(self, number: int, result: EpochResult) -> str | None:
         """A note if the trial's micro-batch has become smaller in this epoch."""

@@ -14,6 +14,7 @@ from search_spaces.domains import SearchSpace
 from trainables.metrics import Direction
 from tuning.bounded_tpe import BoundedTPESampler
 from tuning.convert import suggest
+from tuning.cost import SECONDS, CostAwareTPESampler
 from tuning.record import ENDED_STATES, TrialRecord, TrialState
 from tuning.schedulers import SCHEDULERS
 
@@ -22,6 +23,11 @@ SEARCHERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "tpe": lambda seed: BoundedTPESampler(seed=seed),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
     "grid": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+}
+
+# Those that can weigh what a trial costs
+COST_AWARE: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
+    "tpe": lambda seed: CostAwareTPESampler(seed=seed),
 }
 
 INFEASIBLE = "infeasible"  # name of the constraint that a diverged or too large trial breaks
@@ -43,12 +49,14 @@ class Study:
         epochs: int,
         seed: int,
         n_known: int = 0,
+        cost_aware: bool = False,
     ) -> None:
         """Begin a study.
 
         Args:
             n_known: trials of earlier sittings. A sampler that began anew from the same seed would
                 propose what it proposed then.
+            cost_aware: weigh what a trial costs; with the searcher ``tpe`` only.
         """
         # Optuna logs one line per trial at level INFO; the live view shows the same.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -56,9 +64,10 @@ class Study:
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self._space = space
         self._epochs = epochs
+        make_sampler = COST_AWARE[searcher] if cost_aware else SEARCHERS[searcher]
         self._study = optuna.create_study(
             direction="maximize" if direction == "max" else "minimize",
-            sampler=SEARCHERS[searcher](_sampler_seed(seed, n_known)),
+            sampler=make_sampler(_sampler_seed(seed, n_known)),
             pruner=SCHEDULERS[scheduler](epochs),
         )
         self._trials: dict[int, optuna.Trial] = {}
@@ -96,9 +105,17 @@ class Study:
         trial.report(value, epoch)
         return epoch < self._epochs and trial.should_prune()
 
-    def tell(self, number: int, state: TrialState, value: float | None) -> None:
-        """Hear how a trial ended: completed with its best value, pruned, failed or infeasible."""
+    def tell(
+        self, number: int, state: TrialState, value: float | None, seconds: float | None = None
+    ) -> None:
+        """Hear how a trial ended: completed with its best value, pruned, failed or infeasible.
+
+        Args:
+            seconds: what a training of all its epochs takes.
+        """
         trial = self._trials.pop(number)
+        if seconds is not None:
+            trial.set_user_attr(SECONDS, seconds)
         if state == "completed" and value is not None:
             self._study.tell(trial, value)
         elif state == "pruned":
@@ -108,7 +125,9 @@ class Study:
                 trial.set_constraint(INFEASIBLE, 1.0)
             self._study.tell(trial, state=OptunaState.FAIL)
 
-    def restore(self, record: TrialRecord, metric: str, mode: Direction) -> None:
+    def restore(
+        self, record: TrialRecord, metric: str, mode: Direction, seconds: float | None = None
+    ) -> None:
         """Take over a trial of an earlier sitting: as it ended, or else as running again."""
         number = record.number
         self._study.enqueue_trial(dict(record.point))
@@ -117,7 +136,7 @@ class Study:
             if metric in metrics:
                 self.report(number, epoch, metrics[metric])  # what came of it then stands
         if record.state in ENDED_STATES:
-            self.tell(number, record.state, record.value(metric, mode))
+            self.tell(number, record.state, record.value(metric, mode), seconds)
 
 
 def _sampler_seed(seed: int, n_known: int) -> int:

@@ -14,6 +14,7 @@ class Spent:
     def __init__(self) -> None:
         self.wall_seconds = 0.0  # of sittings that are over
         self._gpu_seconds = 0.0  # of trials that have given their GPU back
+        self._trial_seconds: dict[int, float] = {}
         self._sitting_since: float | None = None  # this and the next since the Unix epoch
         self._last_event = 0.0
         self._held: dict[int, tuple[float, float]] = {}  # trial -> since when, how many GPUs
@@ -22,6 +23,11 @@ class Spent:
         """Time × GPUs held, over all trials; at ``now``, in seconds since the Unix epoch."""
         held = ((now - since) * gpus for since, gpus in self._held.values())
         return self._gpu_seconds + sum(held)
+
+    def trial_seconds(self, trial: int, now: float) -> float:
+        """How long a trial has had its slot, over all sittings; ``now`` as above."""
+        since, _ = self._held.get(trial, (now, 0.0))
+        return self._trial_seconds.get(trial, 0.0) + now - since
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Take one more event into account."""
@@ -49,3 +55,4 @@ class Spent:
     def _release(self, trial: int, now: float) -> None:
         since, gpus = self._held.pop(trial, (now, 0.0))
         self._gpu_seconds += (now - since) * gpus
+        self._trial_seconds[trial] = self._trial_seconds.get(trial, 0.0) + now - since

@@ -25,6 +25,7 @@ from tuning.spaces import load_space
 SWEEP_FILE = "sweep.json"
 ENGINE_NAMES = ("ray", "inprocess")
 SEARCHER_NAMES = ("tpe", "random", "grid")  # of searcher.SEARCHERS, which imports optuna
+COST_AWARE_NAMES = ("tpe",)  # of searcher.COST_AWARE
 SCHEDULER_NAMES = ("asha", "none")  # of schedulers.SCHEDULERS, likewise
 _N_SAMPLES_CHECKED = 32  # beside all corners of the space
 _MAX_EPOCHS_WITHOUT_FIELD = 100  # for a user's own training that has no `epochs` setting
@@ -66,6 +67,7 @@ class SweepOptions:
     patience: int | None = None
     confirm: int = 0
     confirm_seeds: int = 3
+    cost_aware: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class Sweep:
     # At the end, so many of the best are run again, with so many fresh seeds each: see confirm.py
     confirm: int = 0
     confirm_seeds: int = 3
+    cost_aware: bool = False  # propose by expected improvement per second: see cost.py
     # what decides the data, as ``data_key`` has it -> its fingerprint
     data_fingerprints: Mapping[str, str] = field(default_factory=dict)
 
@@ -197,6 +200,11 @@ def resolve(options: SweepOptions) -> Sweep:
     ):
         if value not in valid:
             raise InputError(unknown(kind, value, valid))
+    if options.cost_aware and options.searcher not in COST_AWARE_NAMES:
+        raise InputError(
+            f"--cost-aware: --searcher {options.searcher} can not weigh what a trial costs; "
+            f"valid: {', '.join(COST_AWARE_NAMES)}"
+        )
     loaded = load_space(options.space)
     row = None if loaded.space.task is None else task_row(loaded.space.task)
     space = _override(loaded.space, options.settings, row)
@@ -235,6 +243,7 @@ def resolve(options: SweepOptions) -> Sweep:
         patience=options.patience,
         confirm=options.confirm,
         confirm_seeds=options.confirm_seeds,
+        cost_aware=options.cost_aware,
     )
     _check_name(sweep)
     resources = local_resources(sweep) if sweep.address is None else None

@@ -342,6 +342,7 @@ def _sweep_params(sweep: Sweep) -> dict[str, Any]:
         "patience",
         "confirm",
         "confirm_seeds",
+        "cost_aware",
     )
     return {
         "task": sweep.task,
