@@ -343,7 +343,10 @@ def retrain(
         int, typer.Option(help="Ray Train workers to spread one training over.")
     ] = 1,
     seeds: Annotated[
-        int, typer.Option(help="How many times to train, each with another seed.")
+        int,
+        typer.Option(
+            help="How many times to train: 1 repeats the trial, more take fresh seeds each."
+        ),
     ] = 1,
     no_baseline: Annotated[
         bool,

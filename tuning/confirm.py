@@ -15,8 +15,8 @@ from tuning.record import ENDED_STATES, ConfirmationPlan, Record, SweepHistory, 
 from tuning.sweep import Sweep
 
 FIRST_NUMBER = 1_000_000  # of confirmation runs: a sweep's trials are numbered without gaps
-# Beyond the sweep's own seed. `retrain` counts up from that, and should meet none of these: the
-# winner was chosen by them.
+# Beyond the sweep's own seed. `retrain` takes the next after that, and should meet none of these:
+# the winner was chosen by them.
 _FIRST_FRESH_SEED = 1_000
 
 

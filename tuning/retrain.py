@@ -30,10 +30,11 @@ def retrain(
 ) -> dict[str, Any]:
     """Train the best (or the given) configuration with ``n_seeds`` seeds; register the best.
 
-    The first seed is the sweep's own, so that its result can be compared with the trial's. The
-    champion is chosen by the validation metric; the test split is read once, after all trainings.
-    With two seeds or more the default configuration is trained with the same seeds, unless
-    ``baseline`` is false, to tell whether the gain is more than what a seed does.
+    One seed is the sweep's own, so that its result can be compared with the trial's. More are
+    fresh: the sweep's own has chosen the trial, and would flatter it. With two seeds or more the
+    default configuration is trained with the same seeds, unless ``baseline`` is false, to tell
+    whether the gain is more than what a seed does. The champion is chosen by the validation metric;
+    the test split is read once, after all trainings.
 
     Returns:
         The document that ``thaw retrain --json`` prints.
@@ -49,8 +50,8 @@ def retrain(
     )
     _check_counts(n_workers, n_seeds, trial)
     folder = sweep.folder / "retrain" / time.strftime("%Y%m%d-%H%M%S")
-    first = int(trial.config.get("seed", sweep.seed))
-    seeds = list(range(first, first + n_seeds))
+    own = int(trial.config.get("seed", sweep.seed))
+    seeds = [own] if n_seeds == 1 else list(range(own + 1, own + 1 + n_seeds))
     trainings = [Training(f"trial {trial.number}'s configuration", trial.config, seeds, folder)]
     default, why_not = _baseline(sweep, trial, n_seeds, wanted=baseline)
     if default is not None:
