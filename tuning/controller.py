@@ -6,10 +6,14 @@ end. It calls them from one thread.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 
 from tuning.checkpoints import CheckpointKeeper, trial_folder
+from tuning.confirm import Confirmation
+from tuning.cost import seconds_of_all_epochs
+from tuning.goals import MAX_FAILURES, Ending, Goals, all_tried
 from tuning.hosting import Assignment, EpochResult, Outcome
 from tuning.packing import Packing
 from tuning.record import ENDED_STATES, Record, TrialRecord
@@ -30,10 +34,11 @@ class Controller:
         self.sweep = sweep
         self.resources = resources
         self._record = record
-        self._started = time.monotonic()
+        self._goals = Goals(sweep, record.history)
+        self._confirmation = Confirmation(sweep, record)
         self._keeper = CheckpointKeeper(
             sweep.folder,
-            sweep.keep_checkpoints,
+            max(sweep.keep_checkpoints, sweep.confirm),  # each may turn out to be the winner
             sweep.metric,
             sweep.mode,
             budget_bytes=sweep.checkpoint_budget_bytes,
@@ -48,6 +53,7 @@ class Controller:
             seed=sweep.seed,
             n_known=len(record.history.trials),
             other_directions=tuple(sweep.other_metrics.values()),
+            cost_aware=sweep.cost_aware,
         )
         self._unfinished: list[TrialRecord] = []
         self._running: dict[int, Slot] = {}
@@ -55,7 +61,7 @@ class Controller:
         self._packing = Packing(resources.most_per_gpu)
         self._study.learn(warm_trials(sweep), sweep.objectives)
         fitting, self.dropped = split_by_fit(sweep, record.history)
-        self._study.restore_all(fitting, sweep.objectives)
+        self._study.restore_all(fitting, sweep.objectives, self._seconds)
         outside = {trial.number for trial in self.dropped}
         for trial in self.trials.values():
             if trial.state in ENDED_STATES:
@@ -80,43 +86,37 @@ class Controller:
     @property
     def exhausted(self) -> bool:
         """Whether no further trial will ever be proposed in this sitting."""
-        if self.out_of_time or self.too_many_failures:
-            return True
         # A packed trial that runs out of memory comes back.
-        return self._all_proposed and all(
-            slot.trials_per_gpu == 1 for slot in self._running.values()
-        )
+        none_comes_back = all(slot.trials_per_gpu == 1 for slot in self._running.values())
+        ending = self._goals.ending
+        if ending is None and not (self._all_proposed and none_comes_back):
+            return False
+        if self.sweep.confirm == 0 or (ending is not None and ending.by == MAX_FAILURES):
+            return True
+        return self._confirmation.exhausted and none_comes_back
 
     @property
     def _all_proposed(self) -> bool:
         return not self._unfinished and self._n_proposed >= self.n_trials
 
     @property
-    def out_of_time(self) -> bool:
-        """Whether the time budget is spent, earlier sittings included."""
-        left = self.seconds_left
-        return left is not None and left <= 0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Of the time budget; None without one."""
-        if self.sweep.time_budget_seconds is None:
-            return None
-        spent = self._record.history.wall_seconds + time.monotonic() - self._started
-        return self.sweep.time_budget_seconds - spent
-
-    @property
-    def too_many_failures(self) -> bool:
-        """Whether more trials failed than ``max_failures`` allows."""
-        limit = self.sweep.max_failures
-        return limit is not None and self._record.history.n_in_state["failed"] > limit
+    def ending(self) -> Ending:
+        """What ended this sitting, once its engine has come to the end."""
+        is_grid = self._study.limit is not None and self.n_trials == self._study.limit
+        return self._goals.ending or all_tried(self.n_trials, is_grid=is_grid)
 
     def propose(self) -> Assignment | None:
         """The next trial to run; None if all slots are taken or there is none left."""
         slot = self.resources.slot(self._packing.trials_per_gpu)
-        if self.exhausted or self._all_proposed or not self._has_room(slot):
+        if self.exhausted or not self._has_room(slot):
             return None
-        if self._unfinished:
+        confirms = None
+        if self._goals.ending is not None or self._all_proposed:
+            run = self._next_confirmation()
+            if run is None:
+                return None
+            number, point, config, confirms = run.number, run.point, run.config, run.confirms
+        elif self._unfinished:
             trial = self._unfinished.pop(0)
             number, point, config = trial.number, trial.point, trial.config
         else:
@@ -126,7 +126,12 @@ class Controller:
             config = self.sweep.configuration(point)
         self._running[number] = slot
         self._record.append(
-            "trial_started", trial=number, point=point, config=config, gpus=slot.gpus
+            "trial_started",
+            trial=number,
+            point=point,
+            config=config,
+            gpus=slot.gpus,
+            confirms=confirms,
         )
         sweep = self.sweep
         return Assignment(
@@ -139,7 +144,7 @@ class Controller:
             metric=sweep.metric,
             mode=sweep.mode,
             other_metrics=tuple(sweep.other_metrics),
-            save_beyond=self._keeper.save_beyond(),
+            save_beyond=self._keeper.save_beyond() if confirms is None else self._unreachable,
             device="cuda" if slot.gpus else "cpu",
             cpus=slot.cpus,
             gpus=slot.gpus,
@@ -148,6 +153,18 @@ class Controller:
             prefix_cache_bytes=sweep.prefix_cache_bytes,
             data_fingerprint=sweep.data_fingerprint(config),
         )
+
+    def _next_confirmation(self) -> TrialRecord | None:
+        """The next run with a fresh seed, once all trials have ended and the best are known."""
+        if self.sweep.confirm == 0 or any(number in self.trials for number in self._running):
+            return None
+        self._goals.end(self.ending)
+        return self._confirmation.next()
+
+    @property
+    def _unreachable(self) -> float:
+        """A value that no epoch beats, so that none is saved for being the best."""
+        return math.inf if self.sweep.mode == "max" else -math.inf
 
     def _has_room(self, slot: Slot) -> bool:
         """Whether one more may run: Ray is not asked for what it would have to wait for."""
@@ -163,9 +180,10 @@ class Controller:
         if number not in self._running:
             return True
         self.began(number)
-        if result.epoch in self.trials[number].curve:
+        trial = self._record.history.trial(number)
+        if result.epoch in trial.curve:
             if result.note:
-                self._record.append("trouble", message=f"trial {number}: {result.note}")
+                self._record.append("trouble", message=f"{trial.label}: {result.note}")
             return False  # a trial that goes on from a checkpoint repeats some epochs
         halved = self._halved(number, result)
         notes = [note for note in (result.note, halved) if note]
@@ -179,9 +197,12 @@ class Controller:
         )
         self._learn_memory(number, result, ran_out=halved is not None)
         self._keeper.look()
+        if trial.confirms is not None:
+            return False
         value = result.metrics[self.sweep.metric]
+        self._goals.reported(value)
         stop = self._study.report(number, result.epoch, value)
-        if stop or self.out_of_time:
+        if stop or self._goals.ends_running:
             self.ended(number, Outcome("pruned"))
             return True
         return False
@@ -216,21 +237,35 @@ class Controller:
             self._learn_memory(number, None, ran_out=True)
         slot = self._running.pop(number)
         self._heard.pop(number, None)
+        trial = self._record.history.trial(number)
         if outcome.out_of_memory and slot.trials_per_gpu > 1:
             # It may fit where fewer share the GPU: only then is it infeasible.
             reason = f"out of memory with {slot.trials_per_gpu} trials on a GPU"
             self._record.append("trial_retried", trial=number, reason=reason)
-            self._unfinished.insert(0, self.trials[number])
+            if trial.confirms is None:
+                self._unfinished.insert(0, trial)
+            else:
+                self._confirmation.again(trial)
             return
-        values = self.trials[number].values(self.sweep.objectives)
-        value, others = (None, ()) if values is None else (values[0], values[1:])
-        self._study.tell(number, outcome.state, value, others)
+        if trial.confirms is None:
+            values = trial.values(self.sweep.objectives)
+            value, others = (None, ()) if values is None else (values[0], values[1:])
+            self._study.tell(number, outcome.state, value, others, seconds=self._seconds(trial))
         self._record.append("trial_ended", trial=number, state=outcome.state, error=outcome.error)
-        self._keeper.ended(self.trials[number])
+        if trial.confirms is None:
+            self._keeper.ended(trial)
+            self._goals.ended(trial)
+        else:
+            self._keeper.discard(trial)
+
+    def _seconds(self, trial: TrialRecord) -> float | None:
+        """What a training of all the trial's epochs takes."""
+        held = self._record.history.spent.trial_seconds(trial.number, time.time())
+        return seconds_of_all_epochs(trial, held, self.sweep.max_epochs())
 
     def _halved(self, number: int, result: EpochResult) -> str | None:
         """A note if the trial's micro-batch has become smaller in this epoch."""
-        trial = self.trials[number]
+        trial = self._record.history.trial(number)
         size = result.metrics.get("micro_batch_size")
         newest = trial.curve[max(trial.curve)] if trial.curve else {}
         before = newest.get("micro_batch_size") or (
@@ -258,7 +293,9 @@ class Controller:
 
     def close(self) -> None:
         """End this sitting: what still runs is interrupted, and can be resumed."""
-        waiting = {trial.number for trial in self._unfinished if trial.state == "running"}
+        history = self._record.history
+        known = (*history.trials.values(), *history.confirmations.values())
+        waiting = {trial.number for trial in known if trial.state == "running"}
         for number in sorted(waiting | set(self._running)):
             self._record.append("trial_ended", trial=number, state="interrupted", error=None)
         self._running.clear()

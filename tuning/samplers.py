@@ -14,6 +14,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from search_spaces.domains import Choice, SearchSpace
 from trainables.errors import InputError, unknown
 from tuning.bounded_tpe import BoundedTPESampler
+from tuning.cost import CostAwareTPESampler
 from tuning.spaces import import_file
 from tuning.sweep import Sweep
 
@@ -68,6 +69,8 @@ SEARCHERS: dict[str, MakeSampler] = {
 }
 # What takes its place where there are several objectives
 _OF_SEVERAL: dict[str, MakeSampler] = {"tpe": _optunas_tpe}
+# What takes its place where the search weighs what a trial costs; for one objective
+COST_AWARE: dict[str, MakeSampler] = {"tpe": lambda seed: CostAwareTPESampler(seed=seed)}
 
 # Those that know all from the trials told. The others also go by what they asked before: from a
 # record they are led through the same questions again.
@@ -83,7 +86,9 @@ _BY_ITSELF: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
-def make_sampler(searcher: str, seed: int, n_objectives: int = 1) -> BaseSampler:
+def make_sampler(
+    searcher: str, seed: int, n_objectives: int = 1, *, cost_aware: bool = False
+) -> BaseSampler:
     """The sampler of a row of the table, or of a user's file.
 
     Raises:
@@ -91,6 +96,8 @@ def make_sampler(searcher: str, seed: int, n_objectives: int = 1) -> BaseSampler
     """
     if ":" in searcher:
         return own_sampler(searcher)(seed)
+    if cost_aware:
+        return COST_AWARE[searcher](seed)
     table: Mapping[str, MakeSampler] = SEARCHERS if n_objectives == 1 else SEARCHERS | _OF_SEVERAL
     return table[searcher](seed)
 

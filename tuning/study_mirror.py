@@ -103,7 +103,8 @@ class _Writer:
         """Write the trials that ``events`` are about, as the record has them now."""
         numbers: dict[int, None] = {}
         for event in events:
-            if event.get("trial") is not None:
+            # Confirmation runs are no trials of the study: they repeat points that it has.
+            if event.get("trial") in self._record.history.trials:
                 numbers[event["trial"]] = None
                 if event["event"] == "trial_started":
                     self._left.discard(event["trial"])
