@@ -208,7 +208,7 @@ def test_retraining_repeats_the_trial_and_registers_a_champion(tiny_digits, run,
 
 
 def test_a_users_own_training_is_retrained_and_its_failure_told(toy_sweep, run, view):
-    sweep = toy_sweep("fault=raise", trials=5, scheduler="none", searcher="random")
+    sweep = toy_sweep("fault=raise", trials=10, scheduler="none", searcher="random")
     run(sweep)
     record = Record(sweep.folder)
     document = retrain(sweep, record, trial_number=None, n_workers=2, n_seeds=2, view=view)
