@@ -100,7 +100,8 @@ def search_notes(sweep: Sweep) -> list[str]:
     notes = [sampled_by_itself(sweep.searcher, sweep.space)]
     notes.append(sweep.warm_start.get("note"))
     if sweep.other_metrics and sweep.scheduler != "none":
-        notes.append(f"--scheduler {sweep.scheduler} stops trials by {sweep.metric} alone")
+        stopped_by = f"--scheduler {sweep.scheduler} stops trials by {sweep.metric} alone"
+        notes.append(f"{stopped_by}; none lets all finish")
     return [note for note in notes if note]
 
 

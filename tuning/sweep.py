@@ -452,7 +452,8 @@ def _metric(given: str | None, space: SearchSpace, row: TaskRow | None) -> tuple
     name, colon, direction = (given or str(space.fixed.get("monitor", "val_accuracy"))).partition(
         ":"
     )
-    name = METRIC_ALIASES.get(name, name)
+    if row is not None:  # a user's own training reports what it likes
+        name = METRIC_ALIASES.get(name, name)
     if colon and direction not in ("max", "min"):
         raise InputError(f"--metric {given!r}: after the colon must be max or min")
     if row is not None and name not in METRIC_DIRECTIONS:
