@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.study._multi_objective import _is_pareto_front
 from optuna.trial import TrialState as State
+from test_samplers import OWN
 from test_study_mirror import study_of
 
 from trainables.errors import InputError
@@ -196,6 +197,10 @@ def test_a_resumed_search_of_several_objectives_stops_and_proposes_alike():
         (
             {"more_metrics": ["x:min"], "searcher": "cmaes"},
             "--searcher cmaes: searches by one metric, and 2 are given; valid for several: tpe",
+        ),
+        (
+            {"more_metrics": ["x:min"], "searcher": f"{OWN}:OfOneObjective"},
+            "it can not propose a point of search space toy for 2 objectives: ValueError: If the",
         ),
     ],
 )

@@ -241,7 +241,7 @@ def resolve(options: SweepOptions) -> Sweep:
         gpus_per_trial=options.gpus_per_trial,
         concurrency=options.concurrency,
         seed=options.seed,
-        searcher=_searcher(options.searcher),
+        searcher=_searcher(options.searcher, space, 1 + len(other_metrics)),
         scheduler=options.scheduler,
         engine=options.engine,
         tracking_uri=resolve_tracking_uri(options.tracking_uri),
@@ -269,14 +269,14 @@ def resolve(options: SweepOptions) -> Sweep:
     return sweep
 
 
-def _searcher(name: str) -> str:
+def _searcher(name: str, space: SearchSpace, n_objectives: int) -> str:
     """A searcher's name; a user's own by its file's whole path, once it is seen to work."""
     file, colon, sampler = name.rpartition(":")
     if not colon:
         return name
-    from tuning.samplers import own_sampler  # imports optuna, as the file does
+    from tuning.samplers import check_own_sampler  # imports optuna, as the file does
 
-    own_sampler(name)
+    check_own_sampler(name, space, n_objectives)
     return f"{Path(file).expanduser().resolve()}:{sampler}"
 
 
