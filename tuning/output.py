@@ -274,6 +274,8 @@ def dry_run_tables(sweep: Sweep, samples: Sequence[Mapping[str, Any]]) -> None:
         )
     }  # fmt: skip
     _print(_settings_table("sweep (nothing was started)", shown))
+    if sweep.warm_start:
+        _print(sweep.warm_start["note"])
     space_table(sweep.space)
     table = _table("five configurations", "setting", *map(str, range(1, len(samples) + 1)))
     for name in sweep.space.domains:

@@ -14,6 +14,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from search_spaces.domains import Choice, SearchSpace
 from trainables.errors import InputError, unknown
 from tuning.bounded_tpe import BoundedTPESampler
+from tuning.convert import suggest
 from tuning.cost import CostAwareTPESampler
 from tuning.spaces import import_file
 from tuning.sweep import Sweep
@@ -107,7 +108,8 @@ def search_notes(sweep: Sweep) -> list[str]:
     notes = [sampled_by_itself(sweep.searcher, sweep.space)]
     notes.append(sweep.warm_start.get("note"))
     if sweep.other_metrics and sweep.scheduler != "none":
-        notes.append(f"--scheduler {sweep.scheduler} stops trials by {sweep.metric} alone")
+        stopped_by = f"--scheduler {sweep.scheduler} stops trials by {sweep.metric} alone"
+        notes.append(f"{stopped_by}; none lets all finish")
     return [note for note in notes if note]
 
 
@@ -166,3 +168,25 @@ def own_sampler(spec: str) -> MakeSampler:
 
     make(0)
     return make
+
+
+def check_own_sampler(spec: str, space: SearchSpace, n_objectives: int) -> None:
+    """See that a user's sampler is one, and proposes a point of the space.
+
+    Raises:
+        InputError: it does not.
+    """
+    sampler = own_sampler(spec)(0)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(directions=["minimize"] * n_objectives, sampler=sampler)
+    try:
+        trial = study.ask()
+        point: dict[str, Any] = {}
+        for name, domain in space.domains.items():
+            if space.is_active(name, point):
+                point[name] = suggest(trial, name, domain)
+    except Exception as error:
+        raise InputError(
+            f"--searcher {spec!r}: it can not propose a point of search space {space.name} for "
+            f"{n_objectives} objective{'s' * (n_objectives > 1)}: {type(error).__name__}: {error}"
+        ) from error

@@ -16,7 +16,6 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
-from sqlalchemy import make_url
 
 from trainables.errors import InputError
 from tuning.addresses import check_writable
@@ -56,6 +55,8 @@ def check_study(sweep: Sweep) -> None:
     Raises:
         InputError: nothing answers there, or it has a study of the sweep's name.
     """
+    from sqlalchemy import make_url
+
     assert sweep.storage is not None
     file = make_url(sweep.storage).database or ""
     if sweep.storage.startswith("sqlite") and not Path(file).exists():

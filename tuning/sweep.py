@@ -296,7 +296,7 @@ def resolve(options: SweepOptions) -> Sweep:
         gpus_per_trial=options.gpus_per_trial,
         concurrency=options.concurrency,
         seed=options.seed,
-        searcher=_searcher(options.searcher),
+        searcher=_searcher(options.searcher, space, 1 + len(other_metrics)),
         scheduler=options.scheduler,
         engine=options.engine,
         tracking_uri=resolve_tracking_uri(options.tracking_uri),
@@ -334,14 +334,14 @@ def resolve(options: SweepOptions) -> Sweep:
     return sweep
 
 
-def _searcher(name: str) -> str:
+def _searcher(name: str, space: SearchSpace, n_objectives: int) -> str:
     """A searcher's name; a user's own by its file's whole path, once it is seen to work."""
     file, colon, sampler = name.rpartition(":")
     if not colon:
         return name
-    from tuning.samplers import own_sampler  # imports optuna, as the file does
+    from tuning.samplers import check_own_sampler  # imports optuna, as the file does
 
-    own_sampler(name)
+    check_own_sampler(name, space, n_objectives)
     return f"{Path(file).expanduser().resolve()}:{sampler}"
 
 
@@ -592,7 +592,8 @@ def _metric(given: str | None, space: SearchSpace, row: TaskRow | None) -> tuple
     name, colon, direction = (given or str(space.fixed.get("monitor", "val_accuracy"))).partition(
         ":"
     )
-    name = METRIC_ALIASES.get(name, name)
+    if row is not None:  # a user's own training reports what it likes
+        name = METRIC_ALIASES.get(name, name)
     if colon and direction not in ("max", "min"):
         raise InputError(f"--metric {given!r}: after the colon must be max or min")
     if row is not None and name not in METRIC_DIRECTIONS:
