@@ -27,3 +27,7 @@ def not_a_sampler(seed):
 
 def broken(seed):
     raise RuntimeError("out of luck")
+
+
+class OfOneObjective(optuna.samplers.CmaEsSampler):
+    pass

@@ -242,7 +242,7 @@ AT_ONCE = [
         "maximum",
     ),
     Wrong("metric upwards", "sweep digits --metric val_loss:up", "'val_loss:up'", "max or min"),
-    Wrong("unknown searcher", "sweep digits --searcher tpee", "'tpee'; valid: tpe, random, grid"),
+    Wrong("unknown searcher", "sweep digits --searcher tpee", "'tpee'; valid: tpe, "),
     Wrong("unknown scheduler", "sweep digits --scheduler ashaa", "'ashaa'; valid: asha, none"),
     Wrong("unknown engine", "sweep digits --engine rays", "'rays'; valid: ray, inprocess"),
     # Names and places

@@ -156,22 +156,38 @@ def test_retraining_repeats_the_trial_and_registers_a_champion(tiny_digits, run,
 
     from tuning.prediction import predict
 
-    sweep = tiny_digits(trials=1, cpus_per_trial=1.0)
-    summary = run(sweep).summary
+    sweep = tiny_digits(trials=2, cpus_per_trial=1.0, scheduler="none")
+    run(sweep)
     record = Record(sweep.folder)
-    document = retrain(sweep, record, trial_number=None, n_workers=n_workers, n_seeds=2, view=view)
-    record.close()
+    number = 2 - n_workers  # trial 0 is the default configuration
+    trial = record.history.trials[number]
+    document = retrain(
+        sweep, record, trial_number=number, n_workers=n_workers, n_seeds=2, view=view
+    )
     json.dumps(document)
-    assert [row["seed"] for row in document["seeds"]] == [0, 1]
+    assert [row["seed"] for row in document["seeds"]] == [1, 2]  # fresh: 0 has chosen the trial
+    assert document["test_reads_before"] == 0
+    assert read_history(sweep.folder).test_reads == [number]
     if n_workers == 1:
-        assert document["seeds"][0]["val_accuracy"] == summary["best"]["value"]
+        values = [row["val_accuracy"] for row in document["default"]["seeds"]]
+        gains = {gain["metric"]: gain for gain in document["gains"]}
+        assert list(gains) == ["val_accuracy", "test_accuracy"]
+        means = [document["mean"], sum(values) / 2]
+        assert gains["val_accuracy"]["mean"] == pytest.approx(means[0] - means[1])
+        assert "test accuracy is" in document["verdict"]
+    else:
+        assert document["verdict"].startswith("it is the default configuration")
     assert 0 <= document["test"]["accuracy"] <= 1
     n_test = sum(map(sum, document["confusion"]))
     assert n_test == 269
     assert document["model_uri"] == "models:/digits@champion"
     client = MlflowClient(tracking_uri=sweep.tracking_uri)
     version = client.get_model_version_by_alias("digits", "champion")
+    run_of_champion = client.get_run(version.run_id).data
+    assert run_of_champion.tags["thaw.verdict"] == document["verdict"]
+    assert ("gain.test_accuracy" in run_of_champion.metrics) == (n_workers == 1)
     artifacts = {item.path for item in client.list_artifacts(version.run_id)}
+    assert ("comparison.json" in artifacts) == (n_workers == 1)
     assert {"confusion_matrix.png", "confusion_matrix.json"} <= artifacts
 
     from PIL import Image
@@ -182,9 +198,17 @@ def test_retraining_repeats_the_trial_and_registers_a_champion(tiny_digits, run,
     assert by_uri == by_path
     assert by_path[0]["label"] in document["classes"]
 
+    if n_workers == 1:  # one seed repeats the trial
+        again = retrain(sweep, record, trial_number=1, n_workers=1, n_seeds=1, view=view)
+        assert again["seeds"][0]["seed"] == 0
+        assert again["seeds"][0]["val_accuracy"] == trial.value("val_accuracy", "max")
+        assert again["test_reads_before"] == 1
+        assert "--seeds 2 or more" in again["verdict"]
+    record.close()
+
 
 def test_a_users_own_training_is_retrained_and_its_failure_told(toy_sweep, run, view):
-    sweep = toy_sweep("fault=raise", trials=5, scheduler="none", searcher="random")
+    sweep = toy_sweep("fault=raise", trials=10, scheduler="none", searcher="random")
     run(sweep)
     record = Record(sweep.folder)
     document = retrain(sweep, record, trial_number=None, n_workers=2, n_seeds=2, view=view)
@@ -192,12 +216,48 @@ def test_a_users_own_training_is_retrained_and_its_failure_told(toy_sweep, run, 
     assert document["test"] is None
     assert [row["value"] for row in document["seeds"]] == [document["trial_value"]] * 2
     assert (Path(document["checkpoint"]) / "state.json").exists()
-    assert sum("seed 1, epoch" in message for message in view.messages) == 4
+    assert sum("configuration, seed 1, epoch" in message for message in view.messages) == 4
+    assert sum("default, seed 1, epoch" in message for message in view.messages) == 4
+    assert document["gains"][0]["standard_deviation"] == 0  # this training has no noise
     trials = record.history.trials.values()
     failed = next(trial.number for trial in trials if trial.state == "failed")
     with pytest.raises(RunFailed, match="something broke in epoch 2"):
         retrain(sweep, record, trial_number=failed, n_workers=1, n_seeds=1, view=view)
     record.close()
+
+
+def test_a_default_that_can_not_be_trained_costs_only_the_comparison(toy_sweep, run, view):
+    sweep = toy_sweep("fault=raise", "fault_beyond=0.45", trials=6, scheduler="none")
+    summary = run(sweep).summary
+    assert summary["best"]["config"]["x"] <= 0.45  # the default has 0.5
+    record = Record(sweep.folder)
+    document = retrain(sweep, record, trial_number=None, n_workers=1, n_seeds=2, view=view)
+    record.close()
+    assert len(document["seeds"]) == 2
+    assert document["default"] is None
+    assert "the default configuration could not be trained: see" in document["verdict"]
+    error = (Path(document["checkpoint"]).parents[1] / "default" / "error.txt").read_text()
+    assert "something broke in epoch 2" in error
+
+
+def test_the_best_are_confirmed_under_ray(toy_sweep, run):
+    sweep = toy_sweep(engine="ray", trials=5, scheduler="none", confirm=2, confirm_seeds=2)
+    summary = run(sweep).summary
+    assert summary["trials"]["completed"] == 5
+    history = read_history(sweep.folder)
+    assert len(history.confirmations) == 4
+    last = max(trial.ended for trial in history.trials.values())
+    assert all(trial.started >= last for trial in history.confirmations.values())
+    assert [len(row["values"]) for row in summary["confirmed"]] == [2, 2]
+    assert summary["best"]["trial"] == summary["confirmed"][0]["trial"]
+
+
+def test_a_target_ends_trials_under_ray(toy_sweep, run):
+    sweep = toy_sweep("seconds=0.2", engine="ray", trials=50, target=0.45, scheduler="none")
+    summary = run(sweep).summary
+    assert summary["ended_by"] == "target"
+    assert sum(summary["trials"].values()) <= 4
+    assert summary["trials"]["pruned"] > 0
 
 
 def run_thaw(*arguments: str, **options) -> subprocess.Popen:

@@ -264,8 +264,18 @@ def test_the_summary_has_what_is_promised(toy_sweep, run):
         "mlflow",
         "folder",
         "wall_seconds",
+        "ended_by",
+        "ended_because",
+        "confirmed",
     ]
-    assert list(summary["best"]) == ["trial", "config", "value", "checkpoint", "mlflow_run_id"]
+    assert list(summary["best"]) == [
+        "trial",
+        "config",
+        "value",
+        "checkpoint",
+        "mlflow_run_id",
+        "confirmed",
+    ]
     assert list(summary["mlflow"]) == ["tracking_uri", "experiment", "parent_run_id"]
 
 

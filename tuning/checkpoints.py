@@ -97,6 +97,11 @@ class CheckpointKeeper:
         """Wait until everything that was to be deleted is."""
         self._background.submit(self._make_room).result()
 
+    def discard(self, trial: TrialRecord) -> None:
+        """Delete, in the background, all checkpoints of ``trial``."""
+        folder = trial_folder(self._sweep_folder, trial.number)
+        self._background.submit(shutil.rmtree, folder, ignore_errors=True)
+
     def close(self) -> None:
         """Settle, and delete nothing from now on."""
         self.settle()

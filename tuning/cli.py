@@ -138,6 +138,21 @@ def sweep(
         float | None,
         typer.Option(parser=_seconds, metavar="DURATION", help="Stop after 90s, 10m, 1.5h …"),
     ] = None,
+    gpu_hours: Annotated[
+        float | None, typer.Option(help="Stop after so many hours × GPUs held, over all trials.")
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(help="Stop once a trial's metric reaches this.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop when so many trials in a row brought nothing better.")
+    ] = None,
+    confirm: Annotated[
+        int, typer.Option(help="At the end run so many of the best again, with fresh seeds.")
+    ] = 0,
+    confirm_seeds: Annotated[
+        int, typer.Option(help="Fresh seeds for each; their mean decides which is best.")
+    ] = 3,
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -159,6 +174,12 @@ def sweep(
             "median stop them for good; none stops nothing."
         ),
     ] = "freeze-thaw",
+    cost_aware: Annotated[
+        bool,
+        typer.Option(
+            "--cost-aware", help="Weigh the time a trial takes, learned from those that ran."
+        ),
+    ] = False,
     concurrency: Annotated[int | None, typer.Option(help="Trials at once, at most.")] = None,
     cpus_per_trial: Annotated[float | None, typer.Option()] = None,
     gpus_per_trial: Annotated[
@@ -245,6 +266,12 @@ def sweep(
         prefix_cache=prefix_cache,
         storage=storage,
         warm_start=warm_start,
+        gpu_hours=gpu_hours,
+        target=target,
+        patience=patience,
+        confirm=confirm,
+        confirm_seeds=confirm_seeds,
+        cost_aware=cost_aware,
     )
     with _stdout_for_json_only():  # a user's file may print
         resolved = resolve(options)
@@ -264,6 +291,17 @@ def resume(
             parser=_seconds, metavar="DURATION", help="In all, earlier sittings included."
         ),
     ] = None,
+    gpu_hours: Annotated[
+        float | None, typer.Option(help="In all, earlier sittings included.")
+    ] = None,
+    target: Annotated[float | None, typer.Option(help="Another value to stop at.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Another number of trials without a better value.")
+    ] = None,
+    confirm: Annotated[
+        int | None, typer.Option(help="Run so many of the best again, with fresh seeds.")
+    ] = None,
+    confirm_seeds: Annotated[int | None, typer.Option(help="Fresh seeds for each.")] = None,
     address: Annotated[
         str | None, typer.Option(help="Of a running Ray cluster; local: this machine.")
     ] = None,
@@ -286,8 +324,18 @@ def resume(
 
     with _stdout_for_json_only():  # a user's file may print
         found = change_space(open_sweep(name, sweeps_folder), space, settings or ())
-    found = extend(found, trials=trials, time_budget_seconds=time_budget, address=address)
-    _run(found, as_json, accept_changes)
+    extended = extend(
+        found,
+        trials=trials,
+        time_budget_seconds=time_budget,
+        address=address,
+        gpu_hours=gpu_hours,
+        target=target,
+        patience=patience,
+        confirm=confirm,
+        confirm_seeds=confirm_seeds,
+    )
+    _run(extended, as_json, accept_changes)
 
 
 @app.command()
@@ -341,8 +389,18 @@ def retrain(
         int, typer.Option(help="Ray Train workers to spread one training over.")
     ] = 1,
     seeds: Annotated[
-        int, typer.Option(help="How many times to train, each with another seed.")
+        int,
+        typer.Option(
+            help="How many times to train: 1 repeats the trial, more take fresh seeds each."
+        ),
     ] = 1,
+    no_baseline: Annotated[
+        bool,
+        typer.Option(
+            "--no-baseline",
+            help="Do not train the default configuration too, as two seeds or more do.",
+        ),
+    ] = False,
     sweeps_folder: SweepsFolder = Path("sweeps"),
     as_json: AsJson = False,
 ) -> None:
@@ -359,7 +417,13 @@ def retrain(
     with _stdout_for_json_only(), sole_driver(found.name, found.folder):
         record = Record(found.folder)
         document = run(
-            found, record, trial_number=trial, n_workers=workers, n_seeds=seeds, view=make_view()
+            found,
+            record,
+            trial_number=trial,
+            n_workers=workers,
+            n_seeds=seeds,
+            view=make_view(),
+            baseline=not no_baseline,
         )
         record.close()
     if as_json:

@@ -6,10 +6,14 @@ end. It calls them from one thread.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 
 from tuning.checkpoints import CheckpointKeeper, trial_folder
+from tuning.confirm import Confirmation
+from tuning.cost import seconds_of_all_epochs
+from tuning.goals import MAX_FAILURES, Ending, Goals, all_tried
 from tuning.hosting import Assignment, EpochResult, Outcome
 from tuning.packing import Packing
 from tuning.record import ENDED_STATES, Record, TrialRecord, TrialState
@@ -30,10 +34,11 @@ class Controller:
         self.sweep = sweep
         self.resources = resources
         self._record = record
-        self._started = time.monotonic()
+        self._goals = Goals(sweep, record.history)
+        self._confirmation = Confirmation(sweep, record)
         self._keeper = CheckpointKeeper(
             sweep.folder,
-            sweep.keep_checkpoints,
+            max(sweep.keep_checkpoints, sweep.confirm),  # each may turn out to be the winner
             sweep.metric,
             sweep.mode,
             budget_bytes=sweep.checkpoint_budget_bytes,
@@ -49,6 +54,7 @@ class Controller:
             n_known=len(record.history.trials),
             n_trials=sweep.trials,
             other_directions=tuple(sweep.other_metrics.values()),
+            cost_aware=sweep.cost_aware,
         )
         self._unfinished: list[TrialRecord] = []
         self._running: dict[int, Slot] = {}
@@ -56,7 +62,7 @@ class Controller:
         self._packing = Packing(resources.most_per_gpu)
         self._study.learn(warm_trials(sweep), sweep.objectives)
         fitting, self.dropped = split_by_fit(sweep, record.history)
-        self._study.restore_all(fitting, sweep.objectives)
+        self._study.restore_all(fitting, sweep.objectives, self._seconds)
         outside = {trial.number for trial in self.dropped}
         for trial in self.trials.values():
             if trial.state in ENDED_STATES:
@@ -82,41 +88,45 @@ class Controller:
     @property
     def exhausted(self) -> bool:
         """Whether no further trial will ever be proposed in this sitting."""
-        if self.out_of_time or self.too_many_failures:
+        # A packed trial that runs out of memory comes back.
+        none_comes_back = all(slot.trials_per_gpu == 1 for slot in self._running.values())
+        ending = self._goals.ending
+        if ending is None and not (self._nothing_to_try and none_comes_back):
+            return False
+        if self.sweep.confirm == 0 or (ending is not None and ending.by == MAX_FAILURES):
             return True
+        return self._confirmation.exhausted and none_comes_back
+
+    @property
+    def _nothing_to_try(self) -> bool:
+        """Whether all trials have begun, and none that is frozen will go on."""
         if self._unfinished or self._n_proposed < self.n_trials:
             return False
-        if self._study.rungs:  # what still runs may be frozen, and thawed
-            return not self._running and not self._study.can_thaw(is_last_call=True)
-        # A packed trial that runs out of memory comes back.
-        return all(slot.trials_per_gpu == 1 for slot in self._running.values())
+        if not self._study.rungs:
+            return True
+        # What still runs may be frozen, and thawed.
+        is_any_running = any(number in self.trials for number in self._running)
+        return not is_any_running and not self._study.can_thaw(is_last_call=True)
 
     @property
-    def out_of_time(self) -> bool:
-        """Whether the time budget is spent, earlier sittings included."""
-        left = self.seconds_left
-        return left is not None and left <= 0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Of the time budget; None without one."""
-        if self.sweep.time_budget_seconds is None:
-            return None
-        spent = self._record.history.wall_seconds + time.monotonic() - self._started
-        return self.sweep.time_budget_seconds - spent
-
-    @property
-    def too_many_failures(self) -> bool:
-        """Whether more trials failed than ``max_failures`` allows."""
-        limit = self.sweep.max_failures
-        return limit is not None and self._record.history.n_in_state["failed"] > limit
+    def ending(self) -> Ending:
+        """What ended this sitting, once its engine has come to the end."""
+        is_grid = self._study.limit is not None and self.n_trials == self._study.limit
+        return self._goals.ending or all_tried(self.n_trials, is_grid=is_grid)
 
     def propose(self) -> Assignment | None:
         """The next trial to run; None if all slots are taken or there is none left."""
         slot = self.resources.slot(self._packing.trials_per_gpu)
         if self.exhausted or not self._has_room(slot):
             return None
-        known = self._known_trial()
+        confirms = None
+        if self._goals.ending is not None or self._nothing_to_try:
+            known = self._next_confirmation()
+            if known is None:
+                return None
+            confirms = known.confirms
+        else:
+            known = self._known_trial()
         if known is not None:
             number, point, config = known.number, known.point, known.config
         elif self._n_proposed >= self.n_trials:
@@ -128,7 +138,12 @@ class Controller:
             config = self.sweep.configuration(point)
         self._running[number] = slot
         self._record.append(
-            "trial_started", trial=number, point=point, config=config, gpus=slot.gpus
+            "trial_started",
+            trial=number,
+            point=point,
+            config=config,
+            gpus=slot.gpus,
+            confirms=confirms,
         )
         sweep = self.sweep
         return Assignment(
@@ -141,7 +156,7 @@ class Controller:
             metric=sweep.metric,
             mode=sweep.mode,
             other_metrics=tuple(sweep.other_metrics),
-            save_beyond=self._keeper.save_beyond(),
+            save_beyond=self._keeper.save_beyond() if confirms is None else self._unreachable,
             device="cuda" if slot.gpus else "cpu",
             cpus=slot.cpus,
             gpus=slot.gpus,
@@ -159,6 +174,18 @@ class Controller:
         thawed = self._study.thaw(is_last_call=self._n_proposed >= self.n_trials)
         return None if thawed is None else self.trials[thawed]
 
+    def _next_confirmation(self) -> TrialRecord | None:
+        """The next run with a fresh seed, once all trials have ended and the best are known."""
+        if self.sweep.confirm == 0 or any(number in self.trials for number in self._running):
+            return None
+        self._goals.end(self.ending)
+        return self._confirmation.next()
+
+    @property
+    def _unreachable(self) -> float:
+        """A value that no epoch beats, so that none is saved for being the best."""
+        return math.inf if self.sweep.mode == "max" else -math.inf
+
     def _has_room(self, slot: Slot) -> bool:
         """Whether one more may run: Ray is not asked for what it would have to wait for."""
         if self.n_running >= self.resources.concurrency:
@@ -173,9 +200,10 @@ class Controller:
         if number not in self._running:
             return True
         self.began(number)
-        if result.epoch in self.trials[number].curve:
+        trial = self._record.history.trial(number)
+        if result.epoch in trial.curve:
             if result.note:
-                self._record.append("trouble", message=f"trial {number}: {result.note}")
+                self._record.append("trouble", message=f"{trial.label}: {result.note}")
             return False  # a trial that goes on from a checkpoint repeats some epochs
         halved = self._halved(number, result)
         notes = [note for note in (result.note, halved) if note]
@@ -189,12 +217,15 @@ class Controller:
         )
         self._learn_memory(number, result, ran_out=halved is not None)
         self._keeper.look()
+        if trial.confirms is not None:
+            return False
         value = result.metrics[self.sweep.metric]
+        self._goals.reported(value)
         stop = self._study.report(number, result.epoch, value)
-        if stop and self._study.rungs and not self.out_of_time:
+        if stop and self._study.rungs and not self._goals.ends_running:
             self._freeze(number)
             return True
-        if stop or self.out_of_time:
+        if stop or self._goals.ends_running:
             self.ended(number, Outcome("pruned"))
             return True
         return False
@@ -235,24 +266,41 @@ class Controller:
             self._learn_memory(number, None, ran_out=True)
         slot = self._running.pop(number)
         self._heard.pop(number, None)
+        trial = self._record.history.trial(number)
         if outcome.out_of_memory and slot.trials_per_gpu > 1:
             # It may fit where fewer share the GPU: only then is it infeasible.
             reason = f"out of memory with {slot.trials_per_gpu} trials on a GPU"
             self._record.append("trial_retried", trial=number, reason=reason)
-            self._unfinished.insert(0, self.trials[number])
+            if trial.confirms is None:
+                self._unfinished.insert(0, trial)
+            else:
+                self._confirmation.again(trial)
             return
-        self._tell(number, outcome.state, outcome.error)
+        if trial.confirms is None:
+            self._tell(trial, outcome.state, outcome.error)
+        else:
+            self._record.append(
+                "trial_ended", trial=number, state=outcome.state, error=outcome.error
+            )
+            self._keeper.discard(trial)
 
-    def _tell(self, number: int, state: TrialState, error: str | None = None) -> None:
-        values = self.trials[number].values(self.sweep.objectives)
+    def _tell(self, trial: TrialRecord, state: TrialState, error: str | None = None) -> None:
+        """Let all who keep account of trials know that one has come to its end."""
+        values = trial.values(self.sweep.objectives)
         value, others = (None, ()) if values is None else (values[0], values[1:])
-        self._study.tell(number, state, value, others)
-        self._record.append("trial_ended", trial=number, state=state, error=error)
-        self._keeper.ended(self.trials[number])
+        self._study.tell(trial.number, state, value, others, seconds=self._seconds(trial))
+        self._record.append("trial_ended", trial=trial.number, state=state, error=error)
+        self._keeper.ended(trial)
+        self._goals.ended(trial)
+
+    def _seconds(self, trial: TrialRecord) -> float | None:
+        """What a training of all the trial's epochs takes."""
+        held = self._record.history.spent.trial_seconds(trial.number, time.time())
+        return seconds_of_all_epochs(trial, held, self.sweep.max_epochs())
 
     def _halved(self, number: int, result: EpochResult) -> str | None:
         """A note if the trial's micro-batch has become smaller in this epoch."""
-        trial = self.trials[number]
+        trial = self._record.history.trial(number)
         size = result.metrics.get("micro_batch_size")
         newest = trial.curve[max(trial.curve)] if trial.curve else {}
         before = newest.get("micro_batch_size") or (
@@ -283,11 +331,13 @@ class Controller:
 
         When the sweep is over, what is frozen stays so for good.
         """
+        history = self._record.history
         if self.exhausted:
-            for number, trial in self.trials.items():
+            for trial in history.trials.values():
                 if trial.state == "frozen":
-                    self._tell(number, "pruned")
-        waiting = {trial.number for trial in self._unfinished if trial.state == "running"}
+                    self._tell(trial, "pruned")
+        known = (*history.trials.values(), *history.confirmations.values())
+        waiting = {trial.number for trial in known if trial.state == "running"}
         for number in sorted(waiting | set(self._running)):
             self._record.append("trial_ended", trial=number, state="interrupted", error=None)
         self._running.clear()

@@ -64,7 +64,7 @@ class CurveSearch:
         self._n_heard += 1
 
     def diverged(self, number: int, point: Mapping[str, Any]) -> None:
-        """Hear that a trial can not be trained: it counts as worse than all that can, to its end."""
+        """Hear that a trial can not be trained: it counts as worse than all others."""
         self._trials[number] = _Trial(self._encode([point])[0], [-math.inf] * self._epochs)
         self._n_heard += 1
 

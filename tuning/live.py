@@ -45,7 +45,26 @@ class _Progress:
 
     def update(self, event: Event) -> None:
         if event["event"] == "trial_ended" and event["state"] in ENDED_STATES:
-            self._best.add(self._history.trials[event["trial"]])
+            trial = self._history.trial(event["trial"])
+            if trial.confirms is None:
+                self._best.add(trial)
+
+    def _news(self, event: Event) -> str | None:
+        """What went wrong without ending a trial and what came of it, or what comes next."""
+        if event["event"] == "confirmation_planned":
+            numbers = ", ".join(map(str, event["candidates"]))
+            seeds = ", ".join(map(str, event["seeds"]))
+            return f"confirming the best, trials {numbers}, with fresh seeds {seeds}"
+        if event["event"] == "trouble":
+            return str(event["message"])
+        if event["event"] not in ("trial_retried", "packing", "epoch"):
+            return None
+        label = self._history.trial(event["trial"]).label
+        if event["event"] == "trial_retried":
+            return f"{label} starts again: {event['reason']}"
+        if event["event"] == "packing":
+            return f"{label}: {describe_packing(event)}"
+        return f"{label}: {event['note']}" if event.get("note") else None
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._started
@@ -90,22 +109,22 @@ class PlainView(_Progress):
     def update(self, event: Event) -> None:
         super().update(event)
         if event["event"] == "trial_started":
-            point = self._history.trials[event["trial"]].point
-            chosen = " ".join(f"{name}={_short(value)}" for name, value in point.items())
-            self.say(f"[{self._elapsed():6.1f} s] trial {event['trial']} starts: {chosen}")
+            trial = self._history.trial(event["trial"])
+            chosen = " ".join(f"{name}={_short(value)}" for name, value in trial.point.items())
+            self.say(f"[{self._elapsed():6.1f} s] {trial.label} starts: {chosen}")
         elif event["event"] == "trial_ended":
-            trial = self._history.trials[event["trial"]]
+            trial = self._history.trial(event["trial"])
             value = trial.value(self._sweep.metric, self._sweep.mode)
             result = "" if value is None else f" with {self._sweep.metric} {value:.4f}"
             n_epochs = f" after {len(trial.curve)} epochs" if trial.curve else ""
             self.say(
-                f"[{self._elapsed():6.1f} s] trial {trial.number} {trial.state}{n_epochs}{result}; "
+                f"[{self._elapsed():6.1f} s] {trial.label} {trial.state}{n_epochs}{result}; "
                 + self._status()
             )
             if trial.error:
                 self.say("    " + trial.error.strip().splitlines()[-1])
-        elif trouble := _trouble(event):
-            self.say(trouble)
+        elif news := self._news(event):
+            self.say(news)
 
     def end(self) -> None:
         pass
@@ -133,9 +152,10 @@ class LiveView(_Progress):
         super().update(event)
         if event["event"] == "trial_ended" and event["error"]:
             last_line = event["error"].strip().splitlines()[-1]
-            self.say(f"trial {event['trial']} {event['state']}: {last_line}")
-        elif trouble := _trouble(event):
-            self.say(trouble)
+            label = self._history.trial(event["trial"]).label
+            self.say(f"{label} {event['state']}: {last_line}")
+        elif news := self._news(event):
+            self.say(news)
 
     def end(self) -> None:
         if self._live is not None:
@@ -148,12 +168,13 @@ class LiveView(_Progress):
         for heading in ("trial", "state", "epoch", sweep.metric):
             table.add_column(heading, no_wrap=True)
         table.add_column("configuration", overflow="ellipsis", ratio=1)
-        trials = list(self._history.trials.values())
+        history = self._history
+        trials = [*list(history.trials.values()), *list(history.confirmations.values())]
         running = [trial for trial in trials if trial.state == "running"][:_N_RUNNING_SHOWN]
         for trial in running + self._best.trials[: max(0, _N_SHOWN - len(running))]:
             value = trial.value(sweep.metric, sweep.mode)
             table.add_row(
-                str(trial.number),
+                str(trial.number) if trial.confirms is None else f"{trial.confirms} again",
                 trial.state,
                 str(max(list(trial.curve), default=0)),
                 "" if value is None else f"{value:.4f}",
@@ -169,19 +190,6 @@ def make_view() -> PlainView | LiveView:
     """A live view where stderr is a terminal, plain lines where it is not."""
     console = Console(stderr=True)
     return LiveView(console) if console.is_terminal else PlainView(console)
-
-
-def _trouble(event: Event) -> str | None:
-    """What went wrong without ending a trial, and what came of it."""
-    if event["event"] == "trial_retried":
-        return f"trial {event['trial']} starts again: {event['reason']}"
-    if event["event"] == "packing":
-        return f"trial {event['trial']}: {describe_packing(event)}"
-    if event["event"] == "epoch" and event.get("note"):
-        return f"trial {event['trial']}: {event['note']}"
-    if event["event"] == "trouble":
-        return str(event["message"])
-    return None
 
 
 def _short(value: object) -> str:

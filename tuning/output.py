@@ -51,8 +51,10 @@ def sweep_report(sweep: Sweep, result: SweepResult) -> None:
     summary = result.summary
     counts = ", ".join(f"{count} {state}" for state, count in summary["trials"].items())
     _print(f"sweep {sweep.name}: {counts}, in {summary['wall_seconds']:.0f} s")
+    _print(f"ended because {summary['ended_because']}")
     best = summary["best"]
     if best is not None:
+        _confirmed_table(sweep, summary["confirmed"])
         title = f"best: trial {best['trial']}, {sweep.metric} {best['value']:.4f}"
         _print(_settings_table(title, searched(sweep, best["config"])))
     _pareto_table(sweep, summary)
@@ -71,6 +73,32 @@ def sweep_report(sweep: Sweep, result: SweepResult) -> None:
         if sweep.space.task is not None and best["checkpoint"] is not None:
             commands.append(f"predict {_near(best['checkpoint'])} FILE…")
         _print("", "next", *(f"  {_thaw()} {command}" for command in [*commands, "ui"]))
+
+
+def _confirmed_table(sweep: Sweep, confirmed: Sequence[Mapping[str, Any]]) -> None:
+    """The best trials with fresh seeds, and in a sentence which of them it is; nothing if none."""
+    if not confirmed:
+        return
+    table = _table(
+        f"confirmed: {sweep.metric} with {confirmed[0]['n_seeds']} fresh seeds each",
+        "trial", "in the search", "mean", "standard deviation", "each seed",
+    )  # fmt: skip
+    for row in confirmed:
+        numbers = (row["value"], row["mean"], row["standard_deviation"])
+        each = " ".join(f"{value:.4f}" for value in row["values"])
+        table.add_row(str(row["trial"]), *map(show, numbers), each)
+    _print(table)
+    best = confirmed[0]
+    if best["mean"] is None:
+        _print("none completed with every fresh seed, so the search's own values decide")
+        return
+    sign = -1 if sweep.mode == "max" else 1
+    luckiest = min(confirmed, key=lambda row: sign * row["value"])
+    agrees = luckiest is best
+    _print(
+        f"trial {best['trial']} is the best by its mean over fresh seeds"
+        + (", as in the search" if agrees else f"; in the search it was trial {luckiest['trial']}")
+    )
 
 
 def _thaw() -> str:
@@ -95,7 +123,8 @@ def trials_table(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> None:
         rows,
         key=lambda row: (
             row["state"] in ("failed", "infeasible") or row[sweep.metric] is None,
-            sign * (row[sweep.metric] or 0.0),
+            row["confirmed"] is None,
+            sign * (row["confirmed"] or row[sweep.metric] or 0.0),
         ),
     )
     table = _table(f"sweep {sweep.name}", "trial", "state", *sweep.objectives, "epochs", "seconds")
@@ -104,6 +133,8 @@ def trials_table(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> None:
         chosen = [f"{n}={show(row[n])}" for n in sweep.space.domains if row[n] is not None]
         error = [f"[{row[name]}]" for name in ("packing", "error") if row[name]]
         numbers = [row[name] for name in (*sweep.objectives, "epochs", "training_seconds")]
+        if row["confirmed"] is not None:
+            error.append(f"[{row['confirmed']:.4f} with fresh seeds]")
         cells = (str(row["trial"]), row["state"], *map(show, numbers))
         table.add_row(*cells, " ".join(chosen + error))
     _print(table)
@@ -120,6 +151,9 @@ def best_table(sweep: Sweep, document: Mapping[str, Any]) -> None:
         f"checkpoint  {_near(document['checkpoint'])}",
         f"MLflow run  {document['mlflow_run_id'] or '–'}",
     )
+    if (confirmed := document["confirmed"]) is not None and confirmed["mean"] is not None:
+        mean, seeds = show(confirmed["mean"]), " ".join(map(show, confirmed["values"]))
+        _print(f"confirmed   mean {mean} over fresh seeds ({seeds}), which decided")
 
 
 def _pareto_table(sweep: Sweep, document: Mapping[str, Any]) -> None:
@@ -137,7 +171,7 @@ def _pareto_table(sweep: Sweep, document: Mapping[str, Any]) -> None:
 
 
 def champion_table(document: Mapping[str, Any]) -> None:
-    """How each seed did, and the champion."""
+    """How each seed did, the champion, and whether it is better than the default."""
     metric = document["metric"]
     tested = document["test"] is not None
     names = [f"test {name}" for name in document["test"]] if tested else []
@@ -148,14 +182,26 @@ def champion_table(document: Mapping[str, Any]) -> None:
         metric,
         *names,
     )
-    for row in document["seeds"]:
-        test = [f"{value:.4f}" for value in row["test"].values()] if tested else []
-        table.add_row(str(row["seed"]), f"{row[metric]:.4f}", *test)
-    if tested and len(document["seeds"]) > 1:
-        for label in ("test_mean", "test_standard_deviation"):
-            values = [f"{value:.4f}" for value in document[label].values()]
-            table.add_row(label.removeprefix("test_").replace("_", " "), "", *values)
-    _print(table, f"champion    seed {document['champion_seed']}, {_near(document['checkpoint'])}")
+    default = document["default"]["seeds"] if document["default"] else []
+    for name, rows in (("", document["seeds"]), ("default, ", default)):
+        for row in rows:
+            test = [f"{value:.4f}" for value in row["test"].values()] if row["test"] else []
+            table.add_row(f"{name}{row['seed']}", f"{row[metric]:.4f}", *test)
+        if name == "" and len(rows) > 1:
+            for label in ("mean", "standard_deviation"):
+                test = [f"{v:.4f}" for v in document[f"test_{label}"].values()] if tested else []
+                table.add_row(label.replace("_", " "), f"{document[label]:.4f}", *test)
+    _print(table)
+    if document["verdict"]:
+        _print(document["verdict"])
+    if reads := document["test_reads_before"]:
+        numbers = ", ".join(map(str, document["test_read_for_trials"]))
+        _print(
+            f"the test split had been read {'once' if reads == 1 else f'{reads} times'} before, "
+            f"to retrain trial{'s' if reads > 1 else ''} {numbers}: a choice made since may owe to "
+            "what it said"
+        )
+    _print(f"champion    seed {document['champion_seed']}, {_near(document['checkpoint'])}")
     if document["model_uri"]:
         _print(
             f"registered  {document['model_uri']}",
@@ -221,12 +267,15 @@ def dry_run_tables(sweep: Sweep, samples: Sequence[Mapping[str, Any]]) -> None:
     shown = {
         name: getattr(sweep, name)
         for name in (
-            "name", "folder", "task", "metric", "mode", "trials", "time_budget_seconds", "searcher",
-            "scheduler", "engine", "cpus_per_trial", "gpus_per_trial", "concurrency", "seed",
-            "tracking_uri", "experiment", "cache_folder",
+            "name", "folder", "task", "metric", "mode", "trials", "time_budget_seconds",
+            "gpu_hours", "target", "patience", "confirm", "confirm_seeds", "searcher",
+            "cost_aware", "scheduler", "engine", "cpus_per_trial", "gpus_per_trial", "concurrency",
+            "seed", "tracking_uri", "experiment", "cache_folder",
         )
     }  # fmt: skip
     _print(_settings_table("sweep (nothing was started)", shown))
+    if sweep.warm_start:
+        _print(sweep.warm_start["note"])
     space_table(sweep.space)
     table = _table("five configurations", "setting", *map(str, range(1, len(samples) + 1)))
     for name in sweep.space.domains:

@@ -1,8 +1,9 @@
 """What happened in a sweep, as lines of JSON, only ever appended: the source of every other view.
 
 Each line is an event: ``sitting_started``, ``trial_started``, ``trial_retried``, ``epoch``,
-``packing``, ``trial_ended``, ``sweep_ended``, ``mlflow_run``, ``retrained``, ``trouble``. Reading
-them back gives the trials; a line cut short by a crash is left out.
+``packing``, ``trial_ended``, ``confirmation_planned``, ``sweep_ended``, ``mlflow_run``,
+``test_read``, ``retrained``, ``trouble``. Reading them back gives the trials; a line cut short by a
+crash is left out.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, Literal
 from trainables.errors import InputError, RunFailed
 from trainables.metrics import Direction
 from tuning.moving import relocate
+from tuning.spent import Spent
 
 Event = dict[str, Any]
 TrialState = Literal[
@@ -47,6 +49,14 @@ class TrialRecord:
     mlflow_run_id: str | None = None
     gpus: float = 0.0  # what it had the last time it started
     tags: dict[str, str] = field(default_factory=dict)  # what was said of it as a whole
+    confirms: int | None = None  # the trial that this run repeats with another seed
+
+    @property
+    def label(self) -> str:
+        """What to call it."""
+        if self.confirms is None:
+            return f"trial {self.number}"
+        return f"confirmation of trial {self.confirms} with seed {self.config['seed']}"
 
     def best_epoch(self, metric: str, mode: Direction) -> int | None:
         """The epoch with the best ``metric``, the earliest of equals; None before the first."""
@@ -68,52 +78,65 @@ class TrialRecord:
         return values if len(values) == len(found) else None
 
 
+@dataclass(frozen=True)
+class ConfirmationPlan:
+    """Which trials are run again, each with which seeds."""
+
+    candidates: list[int]
+    seeds: list[int]
+
+
 @dataclass
 class SweepHistory:
     """The trials of a sweep and what else its events tell."""
 
     trials: dict[int, TrialRecord] = field(default_factory=dict)
+    confirmations: dict[int, TrialRecord] = field(default_factory=dict)  # numbered apart
+    plan: ConfirmationPlan | None = None  # of the trials as they are; None once there is a new one
     parent_run_id: str | None = None
     experiment: str | None = None
-    wall_seconds: float = 0.0  # over all sittings that came to an end
     fingerprints: dict[str, Any] = field(default_factory=dict)  # of the newest sitting
     space: dict[str, Any] | None = None  # likewise, as ``SearchSpace.to_json`` has it
     space_changed: bool = False  # since it began: there may be trials that do not fit into it
+    spent: Spent = field(default_factory=Spent)
+    ended_by: str | None = None  # this and the next of the newest sitting that came to an end
+    ended_because: str | None = None
+    test_reads: list[int] = field(default_factory=list)  # of each reading, the trial retrained
     n_in_state: Counter[TrialState] = field(default_factory=Counter)
 
     def apply(self, event: Event) -> None:
         """Take one more event into account."""
         kind = event["event"]
+        self.spent.apply(event)
         if kind == "trial_started":
-            number = event["trial"]
-            known = self.trials.get(number)
-            if known is None:
-                self.trials[number] = TrialRecord(
-                    number, event["config"], event["point"], started=event["time"]
-                )
-                self.n_in_state["running"] += 1
-            else:
-                self._enter(known, "running")
-            self.trials[number].gpus = event.get("gpus", 0.0)
+            self._start(event)
         elif kind == "epoch":
-            trial = self.trials[event["trial"]]
+            trial = self.trial(event["trial"])
             trial.curve[event["epoch"]] = event["metrics"]
             trial.tags |= event.get("tags", {})
         elif kind == "packing":
-            self.trials[event["trial"]].tags["packing"] = describe_packing(event)
+            self.trial(event["trial"]).tags["packing"] = describe_packing(event)
         elif kind == "trial_ended":
-            trial = self.trials[event["trial"]]
+            trial = self.trial(event["trial"])
             self._enter(trial, event["state"])
             trial.error, trial.ended = event["error"], event["time"]
         elif kind == "mlflow_run":
             if event["trial"] is None:
                 self.parent_run_id, self.experiment = event["run_id"], event["experiment"]
             else:
-                self.trials[event["trial"]].mlflow_run_id = event["run_id"]
+                self.trial(event["trial"]).mlflow_run_id = event["run_id"]
+        elif kind == "confirmation_planned":
+            self.plan = ConfirmationPlan(event["candidates"], event["seeds"])
+        elif kind == "test_read":
+            self.test_reads.append(event["number"])
         elif kind == "sweep_ended":
-            self.wall_seconds += event["wall_seconds"]
+            self.ended_by, self.ended_because = event.get("ended_by"), event.get("ended_because")
         elif kind == "sitting_started":
             self._sit_down(event)
+
+    def trial(self, number: int) -> TrialRecord:
+        """The trial or the confirmation run of that number."""
+        return self.trials[number] if number in self.trials else self.confirmations[number]
 
     def _sit_down(self, event: Event) -> None:
         moved = event["moved"]
@@ -121,12 +144,27 @@ class SweepHistory:
             before = {**self.space, "fixed": relocate(self.space["fixed"], moved)}
             self.space_changed |= before != event["space"]
         self.space, self.fingerprints = event["space"], event["fingerprints"]
-        for trial in self.trials.values():
+        for trial in (*self.trials.values(), *self.confirmations.values()):
             trial.config = relocate(trial.config, moved)
 
+    def _start(self, event: Event) -> None:
+        number, confirms = event["trial"], event.get("confirms")
+        runs = self.trials if confirms is None else self.confirmations
+        if number not in runs:
+            runs[number] = TrialRecord(
+                number, event["config"], event["point"], started=event["time"], confirms=confirms
+            )
+            self.n_in_state["running"] += confirms is None
+        else:
+            self._enter(runs[number], "running")
+        runs[number].gpus = event.get("gpus", 0.0)
+        if confirms is None:
+            self.plan = None
+
     def _enter(self, trial: TrialRecord, state: TrialState) -> None:
-        self.n_in_state[trial.state] -= 1
-        self.n_in_state[state] += 1
+        if trial.confirms is None:
+            self.n_in_state[trial.state] -= 1
+            self.n_in_state[state] += 1
         trial.state = state
 
 

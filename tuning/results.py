@@ -10,19 +10,20 @@ from typing import Any
 
 from trainables.errors import InputError
 from tuning.checkpoints import trial_folder
+from tuning.confirm import Confirmed, confirmed, standings
 from tuning.hosting import BEST
 from tuning.pareto import pareto_front
-from tuning.record import ENDED_STATES, SweepHistory, TrialRecord, ranked
+from tuning.record import ENDED_STATES, SweepHistory, TrialRecord
 from tuning.sweep import Sweep
 
 
 def best_trial(sweep: Sweep, history: SweepHistory) -> TrialRecord:
-    """The trial with the best value.
+    """The trial with the best mean over fresh seeds, else the one with the best value.
 
     Raises:
         InputError: no trial has reached one yet.
     """
-    trials = ranked(history.trials, sweep.metric, sweep.mode)
+    trials = standings(sweep, history)
     if not trials:
         counts = ", ".join(f"{count} {state}" for state, count in count_states(history).items())
         raise InputError(f"sweep {sweep.name}: no trial has reached a {sweep.metric} ({counts})")
@@ -55,10 +56,11 @@ def checkpoint_of(sweep: Sweep, trial: TrialRecord) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def describe_trial(sweep: Sweep, trial: TrialRecord) -> dict[str, Any]:
+def describe_trial(sweep: Sweep, trial: TrialRecord, history: SweepHistory) -> dict[str, Any]:
     """A trial as a JSON document."""
     checkpoint = checkpoint_of(sweep, trial)
     values = trial.values(sweep.objectives) if sweep.other_metrics else None
+    mine = [each for each in confirmed(sweep, history) if each.trial.number == trial.number]
     return {
         "trial": trial.number,
         "config": trial.config,
@@ -66,24 +68,37 @@ def describe_trial(sweep: Sweep, trial: TrialRecord) -> dict[str, Any]:
         **({} if values is None else {"values": dict(zip(sweep.objectives, values, strict=True))}),
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "mlflow_run_id": trial.mlflow_run_id,
+        "confirmed": _describe_confirmed(sweep, mine[0]) if mine else None,
+    }
+
+
+def _describe_confirmed(sweep: Sweep, each: Confirmed) -> dict[str, Any]:
+    return {
+        "trial": each.trial.number,
+        "value": each.trial.value(sweep.metric, sweep.mode),
+        "mean": each.mean,
+        "standard_deviation": each.standard_deviation,
+        "values": each.values,
+        "n_seeds": each.n_seeds,
     }
 
 
 def describe_best(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
     """The best trial by the first objective; with several, the Pareto front beside it."""
-    return {**describe_trial(sweep, best_trial(sweep, history)), **_front(sweep, history)}
+    best = best_trial(sweep, history)
+    return {**describe_trial(sweep, best, history), **_front(sweep, history)}
 
 
 def _front(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
     if not sweep.other_metrics:
         return {}
     front = pareto_front(history.trials, sweep.objectives)
-    return {"pareto_front": [describe_trial(sweep, trial) for trial in front]}
+    return {"pareto_front": [describe_trial(sweep, trial, history) for trial in front]}
 
 
 def summarize(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
     """What ``thaw sweep --json`` ends with; ``best`` is None if no trial reached a value."""
-    trials = ranked(history.trials, sweep.metric, sweep.mode)
+    trials = standings(sweep, history)
     return {
         "sweep": sweep.name,
         "space": sweep.space.name,
@@ -91,7 +106,7 @@ def summarize(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
         "metric": sweep.metric,
         "mode": sweep.mode,
         "trials": count_states(history),
-        "best": describe_trial(sweep, trials[0]) if trials else None,
+        "best": describe_trial(sweep, trials[0], history) if trials else None,
         **_front(sweep, history),
         "mlflow": {
             "tracking_uri": sweep.tracking_uri,
@@ -99,13 +114,17 @@ def summarize(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
             "parent_run_id": history.parent_run_id,
         },
         "folder": str(sweep.folder),
-        "wall_seconds": round(history.wall_seconds, 3),
+        "wall_seconds": round(history.spent.wall_seconds, 3),
+        "ended_by": history.ended_by,
+        "ended_because": history.ended_because,
+        "confirmed": [_describe_confirmed(sweep, each) for each in confirmed(sweep, history)],
     }
 
 
 def trial_rows(sweep: Sweep, history: SweepHistory) -> list[dict[str, Any]]:
     """One flat row per trial: number, state, value, epochs, seconds, error, what was searched."""
     rows = []
+    means = {each.trial.number: each.mean for each in confirmed(sweep, history)}
     for number, trial in sorted(history.trials.items()):
         seconds = sum(metrics.get("seconds", 0.0) for metrics in trial.curve.values())
         rows.append(
@@ -119,6 +138,7 @@ def trial_rows(sweep: Sweep, history: SweepHistory) -> list[dict[str, Any]]:
                 "training_seconds": round(seconds, 2),
                 "gpus": trial.gpus,
                 **{name: trial.point.get(name) for name in sweep.space.domains},
+                "confirmed": means.get(number),
                 "packing": trial.tags.get("packing"),
                 "error": None if trial.error is None else trial.error.strip().splitlines()[-1],
             }

@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import math
 import statistics
-import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from trainables.errors import InputError, RunFailed
-from tuning.hosting import BEST
+from trainables.errors import InputError
+from tuning.champion import log_champion
+from tuning.comparison import Gain, default_configuration, paired_gain
 from tuning.live import View
 from tuning.record import Record, TrialRecord
-from tuning.resources import Resources, share_out
 from tuning.results import best_trial, find_trial
-from tuning.runner import prepare_ray
+from tuning.seeds import SeedResult, Training, train
 from tuning.sweep import Sweep
-from tuning.tracking import SWEEP_TAG, TRIAL_TAG, quiet_mlflow, sweep_tags
-from tuning.workers import CURVE_FILE, TEST_FILE, Repetition, seed_folder, train_seeds
-
-CHAMPION = "champion"
-
-
-@dataclass(frozen=True)
-class SeedResult:
-    """One training of the champion's configuration."""
-
-    seed: int
-    value: float  # best value of the sweep's metric
-    curve: Mapping[int, Mapping[str, float]]
-    test: Mapping[str, float] | None
-    classes: tuple[str, ...]
-    confusion: list[list[int]]
-    checkpoint: Path
+from tuning.workers import TEST_FILE, seed_folder
 
 
 def retrain(
@@ -49,11 +26,15 @@ def retrain(
     n_workers: int,
     n_seeds: int,
     view: View,
+    baseline: bool = True,
 ) -> dict[str, Any]:
     """Train the best (or the given) configuration with ``n_seeds`` seeds; register the best.
 
-    The first seed is the sweep's own, so that its result can be compared with the trial's. The
-    champion is chosen by the validation metric; the test split is read once, after all trainings.
+    One seed is the sweep's own, so that its result can be compared with the trial's. More are
+    fresh: the sweep's own has chosen the trial, and would flatter it. With two seeds or more the
+    default configuration is trained with the same seeds, unless ``baseline`` is false, to tell
+    whether the gain is more than what a seed does. The champion is chosen by the validation metric;
+    the test split is read once, after all trainings.
 
     Returns:
         The document that ``thaw retrain --json`` prints.
@@ -69,41 +50,65 @@ def retrain(
     )
     _check_counts(n_workers, n_seeds, trial)
     folder = sweep.folder / "retrain" / time.strftime("%Y%m%d-%H%M%S")
-    results = _train(sweep, trial, folder, n_workers, n_seeds, view)
-    sign = 1 if sweep.mode == "max" else -1
-    champion = max(results, key=lambda result: sign * result.value)
+    own = int(trial.config.get("seed", sweep.seed))
+    seeds = [own] if n_seeds == 1 else list(range(own + 1, own + 1 + n_seeds))
+    trainings = [Training(f"trial {trial.number}'s configuration", trial.config, seeds, folder)]
+    default, why_not = _baseline(sweep, trial, n_seeds, wanted=baseline)
+    if default is not None:
+        trainings.append(Training("the default", default, seeds, folder / "default", may_fail=True))
+    earlier_reads = list(history.test_reads)
+    try:
+        results, *others = train(sweep, trainings, folder, n_workers, view)
+    finally:
+        _record_test_reads(record, trial, trainings)
+    assert results is not None  # it may not fail
+    champion = _champion(sweep, results)
+    document = {
+        **_describe_training(sweep, trial, results, champion),
+        **_compare(sweep, results, trainings[1:], others, why_not),
+        "test_reads_before": len(earlier_reads),
+        "test_read_for_trials": earlier_reads,
+    }
     record.append(
         "retrained",
         trial=None,
         number=trial.number,
-        seeds=[result.seed for result in results],
+        seeds=seeds,
         test=[dict(result.test) if result.test else None for result in results],
+        gains=document["gains"],
     )
     view.say("logging the champion to MLflow …")
-    model_uri, run_id = _log(sweep, record, trial, results, champion)
+    model_uri, run_id = log_champion(sweep, record, trial, champion, document)
+    return {**document, "model_uri": model_uri, "mlflow_run_id": run_id}
+
+
+def _champion(sweep: Sweep, results: list[SeedResult]) -> SeedResult:
+    sign = 1 if sweep.mode == "max" else -1
+    return max(results, key=lambda result: sign * result.value)
+
+
+def _describe_training(
+    sweep: Sweep, trial: TrialRecord, results: list[SeedResult], champion: SeedResult
+) -> dict[str, Any]:
+    values = [result.value for result in results]
+    tests = _tests(results).items()
     return {
         "sweep": sweep.name,
         "trial": trial.number,
-        "model_uri": model_uri,
-        "mlflow_run_id": run_id,
         "checkpoint": str(champion.checkpoint),
         "champion_seed": champion.seed,
         "trial_value": trial.value(sweep.metric, sweep.mode),
         "metric": sweep.metric,
+        "mean": statistics.fmean(values),
+        "standard_deviation": _deviation(values),
         "test": dict(champion.test) if champion.test else None,
-        "test_mean": _mean_test(results),
-        "test_standard_deviation": _deviation_test(results),
+        "test_mean": {name: statistics.fmean(each) for name, each in tests},
+        "test_standard_deviation": (
+            {name: _deviation(each) for name, each in tests} if len(results) > 1 else None
+        ),
         "confusion": champion.confusion,
         "classes": list(champion.classes),
-        "seeds": [
-            {
-                "seed": result.seed,
-                sweep.metric: result.value,
-                "test": dict(result.test) if result.test else None,
-                "checkpoint": str(result.checkpoint),
-            }
-            for result in results
-        ],
+        "seeds": [_describe(sweep, result) for result in results],
     }
 
 
@@ -120,223 +125,83 @@ def _check_counts(n_workers: int, n_seeds: int, trial: TrialRecord) -> None:
         )
 
 
-def _train(
-    sweep: Sweep, trial: TrialRecord, folder: Path, n_workers: int, n_seeds: int, view: View
-) -> list[SeedResult]:
-    """Train under Ray Train, and read back what the workers wrote."""
-    prepare_ray()
-    from tuning import cluster
-
-    view.say("starting ray …")
-    n_cpus, n_gpus = cluster.start(sweep)
-    try:
-        resources = _worker_resources(sweep, n_cpus, n_gpus, n_workers)
-        first = int(trial.config.get("seed", sweep.seed))
-        repetition = Repetition(
-            config=trial.config,
-            seeds=list(range(first, first + n_seeds)),
-            task=sweep.space.task,
-            train_file=None if sweep.train_file is None else str(sweep.train_file),
-            folder=str(folder),
-            cache_folder=str(sweep.cache_folder),
-            metric=sweep.metric,
-            mode=sweep.mode,
-            n_threads=resources.slot().n_threads,
-            device="cuda" if resources.gpus_per_trial else "cpu",
-            prefix_cache_bytes=sweep.prefix_cache_bytes,
-        )
-        view.say(
-            f"training trial {trial.number}'s configuration with {n_seeds} seeds, "
-            f"{n_workers} workers of {resources.cpus_per_trial:g} CPUs each …"
-        )
-        with _progress(repetition, view):
-            _fit(repetition, resources, n_workers)
-    except (InputError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        details = folder / "error.txt"
-        folder.mkdir(parents=True, exist_ok=True)
-        details.write_text(str(error))
-        reason = str(error).strip().splitlines()[-1]
-        raise RunFailed(f"retraining failed: {reason}; details in {str(details)!r}") from error
-    finally:
-        cluster.disconnect()
-    return [_read(folder, seed, sweep) for seed in repetition.seeds]
+def _baseline(
+    sweep: Sweep, trial: TrialRecord, n_seeds: int, *, wanted: bool
+) -> tuple[dict[str, Any] | None, str]:
+    """The default configuration, or None and why it is not trained."""
+    if not wanted:
+        return None, "not compared with the default configuration, as --no-baseline says"
+    if n_seeds < 2:
+        return None, "not compared with the default configuration: that takes --seeds 2 or more"
+    default = default_configuration(sweep)
+    if {**default, "seed": None} == {**trial.config, "seed": None}:
+        return None, "it is the default configuration: nothing that was searched is better"
+    return default, ""
 
 
-def _worker_resources(sweep: Sweep, n_cpus: float, n_gpus: float, n_workers: int) -> Resources:
-    """One worker gets what a trial got, so that the first seed repeats it; several share all."""
-    cpus = sweep.cpus_per_trial
-    if cpus is None and n_workers > 1:
-        cpus = max(1.0, n_cpus // n_workers)
-    resources = share_out(
-        n_cpus,
-        n_gpus,
-        cpus_per_trial=cpus,
-        gpus_per_trial=None if sweep.gpus_per_trial == "auto" else sweep.gpus_per_trial,
-        concurrency=None,
+def _record_test_reads(record: Record, trial: TrialRecord, trainings: list[Training]) -> None:
+    """Note that the test split was read, if it was: also where something failed after that."""
+    n_models = sum(
+        (seed_folder(training.folder, seed) / TEST_FILE).exists()
+        for training in trainings
+        for seed in training.seeds
     )
-    if resources.concurrency < n_workers and n_workers > 1:
-        raise InputError(
-            f"--workers = {n_workers}: each needs {resources.cpus_per_trial:g} CPUs and "
-            f"{resources.gpus_per_trial:g} GPUs, and there are {n_cpus:g} CPUs and "
-            f"{n_gpus:g} GPUs, enough for {resources.concurrency}"
-        )
-    return resources
+    if n_models:
+        record.append("test_read", trial=None, number=trial.number, n_models=n_models)
 
 
-@contextmanager
-def _progress(repetition: Repetition, view: View) -> Iterator[None]:
-    """Say each epoch as the first worker writes it down."""
-    done = threading.Event()
-    said: set[tuple[int, str]] = set()
-
-    def look() -> None:
-        for seed in repetition.seeds:
-            path = seed_folder(Path(repetition.folder), seed) / CURVE_FILE
-            curve = json.loads(path.read_text()) if path.exists() else {}
-            for epoch, metrics in curve.items():
-                if (seed, epoch) not in said:
-                    said.add((seed, epoch))
-                    value = metrics[repetition.metric]
-                    view.say(f"seed {seed}, epoch {epoch}: {repetition.metric} {value:.4f}")
-
-    def follow() -> None:
-        while not done.wait(1.0):
-            look()
-        look()
-
-    thread = threading.Thread(target=follow, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def _fit(repetition: Repetition, resources: Resources, n_workers: int) -> None:
-    import ray.train
-    from ray.train.torch import TorchTrainer
-
-    per_worker = {"CPU": resources.cpus_per_trial}
-    if resources.gpus_per_trial:
-        per_worker["GPU"] = resources.gpus_per_trial
-    with tempfile.TemporaryDirectory(prefix="thaw-ray-train-") as books:
-        TorchTrainer(
-            train_seeds,
-            train_loop_config=asdict(repetition),
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=n_workers,
-                use_gpu=bool(resources.gpus_per_trial),
-                resources_per_worker=per_worker,
-            ),
-            run_config=ray.train.RunConfig(
-                name="retrain",
-                storage_path=books,
-                # By default Ray tries for ever to start workers.
-                failure_config=ray.train.FailureConfig(controller_failure_limit=3),
-            ),
-        ).fit()
-
-
-def _read(folder: Path, seed: int, sweep: Sweep) -> SeedResult:
-    folder = seed_folder(folder, seed)
-    curve = {
-        int(epoch): metrics
-        for epoch, metrics in json.loads((folder / CURVE_FILE).read_text()).items()
-    }
-    test = json.loads((folder / TEST_FILE).read_text()) if (folder / TEST_FILE).exists() else None
-    values = [metrics[sweep.metric] for metrics in curve.values()]
-    return SeedResult(
-        seed=seed,
-        value=max(values) if sweep.mode == "max" else min(values),
-        curve=curve,
-        test=None if test is None else test["metrics"],
-        classes=() if test is None else tuple(test["classes"]),
-        confusion=[] if test is None else test["confusion"],
-        checkpoint=folder / BEST,
-    )
-
-
-def _tests(results: list[SeedResult], name: str) -> list[float]:
-    return [result.test[name] for result in results if result.test is not None]
-
-
-def _mean_test(results: list[SeedResult]) -> dict[str, float]:
-    names = results[0].test or {}
-    return {name: statistics.fmean(_tests(results, name)) for name in names}
-
-
-def _deviation_test(results: list[SeedResult]) -> dict[str, float] | None:
-    names = results[0].test or {}
-    if len(results) < 2:
-        return None
-    return {name: statistics.stdev(_tests(results, name)) for name in names}
-
-
-def _log(
+def _compare(
     sweep: Sweep,
-    record: Record,
-    trial: TrialRecord,
-    results: list[SeedResult],
-    champion: SeedResult,
-) -> tuple[str | None, str]:
-    """Write the champion's run; register its model as the sweep's name @ ``champion``."""
-    mlflow = quiet_mlflow()
-    mlflow.set_tracking_uri(sweep.tracking_uri)
-    mlflow.set_experiment(sweep.experiment)
-    tags = {**sweep_tags(sweep), TRIAL_TAG: f"retrain of {trial.number}"}
-    if record.history.parent_run_id:
-        tags["mlflow.parentRunId"] = record.history.parent_run_id
-    with mlflow.start_run(run_name=f"{sweep.name}-{CHAMPION}", tags=tags) as run:
-        mlflow.log_params({**trial.config, "seed": champion.seed, SWEEP_TAG: sweep.name})
-        for epoch, metrics in champion.curve.items():
-            finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-            mlflow.log_metrics(finite, step=epoch)
-        for result in results:
-            values = {sweep.metric: result.value}
-            values |= {f"test_{name}": value for name, value in (result.test or {}).items()}
-            mlflow.log_metrics(
-                {f"seed_{result.seed}.{name}": value for name, value in values.items()}
-            )
-        if champion.test is not None:
-            mlflow.log_metrics({f"test_{name}": value for name, value in champion.test.items()})
-            mlflow.log_dict(
-                {"classes": list(champion.classes), "counts": champion.confusion},
-                "confusion_matrix.json",
-            )
-            mlflow.log_figure(_picture(champion), "confusion_matrix.png")
-    if sweep.space.task is None:
-        return None, run.info.run_id
-    from tuning.serving import log_model
-
-    info = log_model(champion.checkpoint, run.info.run_id, sweep.tracking_uri, sweep.name)
-    mlflow.MlflowClient().set_registered_model_alias(
-        sweep.name, CHAMPION, info.registered_model_version
-    )
-    return f"models:/{sweep.name}@{CHAMPION}", run.info.run_id
+    winner: list[SeedResult],
+    defaults: list[Training],
+    results: list[list[SeedResult] | None],
+    why_not: str,
+) -> dict[str, Any]:
+    """How the winner compares with the default, of which there is one or, for a reason, none."""
+    if not defaults:
+        return {"default": None, "gains": [], "verdict": why_not}
+    training, default = defaults[0], results[0]
+    if default is None:
+        reason = f"the default configuration could not be trained: see {str(training.folder)!r}"
+        return {"default": None, "gains": [], "verdict": reason}
+    gains = _gains(sweep, winner, default)
+    return {
+        "default": {
+            "config": dict(training.config),
+            "seeds": [_describe(sweep, result) for result in default],
+        },
+        "gains": [gain.to_json() for gain in gains],
+        "verdict": gains[-1].sentence(),  # of the test split, where there is one
+    }
 
 
-def _picture(champion: SeedResult) -> Any:
-    """The confusion matrix as a figure: rows are true classes, columns predicted ones."""
-    from matplotlib.figure import Figure
+def _gains(sweep: Sweep, winner: list[SeedResult], default: list[SeedResult]) -> list[Gain]:
+    """Of the sweep's metric, then of the same metric on the test split, if that has it."""
+    mine, others = ([result.value for result in results] for results in (winner, default))
+    gains = [paired_gain(sweep.metric, mine, others, sweep.mode)]
+    name = sweep.metric.removeprefix("val_")
+    tested = [_tests(results).get(name, []) for results in (winner, default)]
+    if name != sweep.metric and all(tested):
+        gains.append(paired_gain(f"test_{name}", tested[0], tested[1], sweep.mode))
+    return gains
 
-    n_classes = len(champion.classes)
-    side = min(4 + 0.3 * n_classes, 24)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
-    shares = [[count / max(sum(row), 1) for count in row] for row in champion.confusion]
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(n_classes), champion.classes, rotation=90)
-    axes.set_yticks(range(n_classes), champion.classes)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
-    axes.set_title(f"test split, {sum(map(sum, champion.confusion))} samples")
-    if n_classes <= 30:
-        for true, row in enumerate(champion.confusion):
-            for predicted, count in enumerate(row):
-                if count:
-                    colour = "white" if shares[true][predicted] > 0.5 else "black"
-                    axes.text(predicted, true, str(count), ha="center", va="center", color=colour)
-    return figure
+
+def _describe(sweep: Sweep, result: SeedResult) -> dict[str, Any]:
+    return {
+        "seed": result.seed,
+        sweep.metric: result.value,
+        "test": dict(result.test) if result.test else None,
+        "checkpoint": str(result.checkpoint),
+    }
+
+
+def _tests(results: list[SeedResult]) -> Mapping[str, list[float]]:
+    """Each test metric's values, one per seed."""
+    names = results[0].test or {}
+    return {
+        name: [result.test[name] for result in results if result.test is not None] for name in names
+    }
+
+
+def _deviation(values: list[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None

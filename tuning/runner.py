@@ -13,6 +13,7 @@ from typing import Any
 from trainables.errors import InputError
 from tuning.controller import Controller
 from tuning.driver_lock import sole_driver
+from tuning.goals import CRASHED, INTERRUPTED, MAX_FAILURES
 from tuning.live import View
 from tuning.record import Record, read_history
 from tuning.resources import Resources
@@ -114,7 +115,7 @@ def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> Swee
         mirror.start()
         for note in search_notes(sweep):
             view.say(note)
-        interrupted = too_many_failures = False
+        interrupted, ending = False, CRASHED
         try:
             view.say(
                 f"{resources.n_at_first} trials at once, "
@@ -126,14 +127,16 @@ def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> Swee
             if controller.dropped:
                 view.say(describe_dropped(controller.dropped, len(controller.trials)))
             interrupted = _run_trials(controller, record, engine, view)
-            too_many_failures = controller.too_many_failures
+            ending = INTERRUPTED if interrupted else controller.ending
         except KeyboardInterrupt:
-            interrupted = True
+            interrupted, ending = True, INTERRUPTED
         finally:
             record.append(
                 "sweep_ended",
                 status="KILLED" if interrupted else "FINISHED",
                 wall_seconds=time.monotonic() - started,
+                ended_by=ending.by,
+                ended_because=ending.because,
             )
             engine.disconnect()
             complete = tracker.close()
@@ -142,7 +145,7 @@ def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> Swee
         if complete and not interrupted:
             complete = _log_best_model(sweep, record, view)
         return SweepResult(
-            summarize(sweep, record.history), interrupted, complete, too_many_failures
+            summarize(sweep, record.history), interrupted, complete, ending.by == MAX_FAILURES
         )
 
 

@@ -14,6 +14,8 @@ from optuna.samplers import BaseSampler, TPESampler
 from search_spaces.domains import Choice, SearchSpace
 from trainables.errors import InputError, unknown
 from tuning.bounded_tpe import BoundedTPESampler
+from tuning.convert import suggest
+from tuning.cost import CostAwareTPESampler
 from tuning.freeze_thaw import rungs
 from tuning.spaces import import_file
 from tuning.sweep import Sweep
@@ -70,6 +72,8 @@ SEARCHERS: dict[str, MakeSampler] = {
 }
 # What takes its place where there are several objectives
 _OF_SEVERAL: dict[str, MakeSampler] = {"tpe": _optunas_tpe}
+# What takes its place where the search weighs what a trial costs; for one objective
+COST_AWARE: dict[str, MakeSampler] = {"tpe": lambda seed: CostAwareTPESampler(seed=seed)}
 
 # Those that know all from the trials told. The others also go by what they asked before: from a
 # record they are led through the same questions again.
@@ -85,7 +89,9 @@ _BY_ITSELF: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
-def make_sampler(searcher: str, seed: int, n_objectives: int = 1) -> BaseSampler:
+def make_sampler(
+    searcher: str, seed: int, n_objectives: int = 1, *, cost_aware: bool = False
+) -> BaseSampler:
     """The sampler of a row of the table, or of a user's file.
 
     Raises:
@@ -93,6 +99,8 @@ def make_sampler(searcher: str, seed: int, n_objectives: int = 1) -> BaseSampler
     """
     if ":" in searcher:
         return own_sampler(searcher)(seed)
+    if cost_aware:
+        return COST_AWARE[searcher](seed)
     table: Mapping[str, MakeSampler] = SEARCHERS if n_objectives == 1 else SEARCHERS | _OF_SEVERAL
     return table[searcher](seed)
 
@@ -103,7 +111,8 @@ def search_notes(sweep: Sweep) -> list[str]:
     notes.append(sweep.warm_start.get("note"))
     notes.append(_pauses(sweep))
     if sweep.other_metrics and sweep.scheduler != "none":
-        notes.append(f"--scheduler {sweep.scheduler} stops trials by {sweep.metric} alone")
+        stopped_by = f"--scheduler {sweep.scheduler} stops trials by {sweep.metric} alone"
+        notes.append(f"{stopped_by}; none lets all finish")
     return [note for note in notes if note]
 
 
@@ -173,3 +182,25 @@ def own_sampler(spec: str) -> MakeSampler:
 
     make(0)
     return make
+
+
+def check_own_sampler(spec: str, space: SearchSpace, n_objectives: int) -> None:
+    """See that a user's sampler is one, and proposes a point of the space.
+
+    Raises:
+        InputError: it does not.
+    """
+    sampler = own_sampler(spec)(0)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(directions=["minimize"] * n_objectives, sampler=sampler)
+    try:
+        trial = study.ask()
+        point: dict[str, Any] = {}
+        for name, domain in space.domains.items():
+            if space.is_active(name, point):
+                point[name] = suggest(trial, name, domain)
+    except Exception as error:
+        raise InputError(
+            f"--searcher {spec!r}: it can not propose a point of search space {space.name} for "
+            f"{n_objectives} objective{'s' * (n_objectives > 1)}: {type(error).__name__}: {error}"
+        ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 from search_spaces.domains import SearchSpace
 from trainables.metrics import Direction
 from tuning.convert import suggest
+from tuning.cost import SECONDS
 from tuning.curve_search import CurveSearch
 from tuning.freeze_thaw import FreezeThaw
 from tuning.record import ENDED_STATES, TrialRecord, TrialState
@@ -50,6 +51,7 @@ class Study:
         n_known: int = 0,
         n_trials: int | None = None,
         other_directions: Sequence[Direction] = (),
+        cost_aware: bool = False,
     ) -> None:
         """Begin a study.
 
@@ -59,6 +61,7 @@ class Study:
                 propose what it proposed then; those that are led through what they were asked
                 then need the same seed.
             other_directions: of the objectives beside the first.
+            cost_aware: weigh what a trial costs; with the searcher ``tpe`` and one objective only.
         """
         # Optuna logs one line per trial at level INFO; the live view shows the same.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -74,7 +77,9 @@ class Study:
         pruner = SCHEDULERS[scheduler](epochs)
         self._study = optuna.create_study(
             directions=[OPTUNA_DIRECTIONS[each] for each in self._directions],
-            sampler=make_sampler(searcher, sampler_seed, len(self._directions)),
+            sampler=make_sampler(
+                searcher, sampler_seed, len(self._directions), cost_aware=cost_aware
+            ),
             pruner=pruner,
         )
         # Optuna takes curves only where there is one objective.
@@ -173,15 +178,28 @@ class Study:
         return epoch < self._epochs and trial.should_prune()
 
     def tell(
-        self, number: int, state: TrialState, value: float | None, others: Sequence[float] = ()
+        self,
+        number: int,
+        state: TrialState,
+        value: float | None,
+        others: Sequence[float] = (),
+        *,
+        seconds: float | None = None,
     ) -> None:
-        """Hear how a trial ended: completed with its best value, pruned, failed or infeasible."""
+        """Hear how a trial ended: completed with its best value, pruned, failed or infeasible.
+
+        Args:
+            others: at the same epoch, the values of the other objectives.
+            seconds: what a training of all its epochs takes.
+        """
         trial, judged = self._trials.pop(number), self._judged.pop(number)
         point = self._points.pop(number)
         if self._curves is not None and state == "infeasible":
             self._curves.diverged(number, point)
         if self._freezer is not None:
             self._freezer.ended(number)
+        if seconds is not None:
+            trial.set_user_attr(SECONDS, seconds)
         values = None if value is None else [value, *others]
         if values is not None and len(values) != len(self._directions):
             values = None
@@ -214,8 +232,17 @@ class Study:
         if record.state == "infeasible":
             self._curves.diverged(number, record.point)
 
-    def restore_all(self, records: Iterable[TrialRecord], objectives: Objectives) -> None:
-        """Take over the trials of earlier sittings, in the order in which they began and ended."""
+    def restore_all(
+        self,
+        records: Iterable[TrialRecord],
+        objectives: Objectives,
+        seconds_of: Callable[[TrialRecord], float | None] = lambda record: None,
+    ) -> None:
+        """Take over the trials of earlier sittings, in the order in which they began and ended.
+
+        Args:
+            seconds_of: what a training of all of a trial's epochs takes.
+        """
         records = list(records)
         metric, mode = next(iter(objectives.items()))
         for record in records:
@@ -225,7 +252,7 @@ class Study:
                 self._freezer.restore(record.number, record.state, len(record.curve), best)
         if not self._asks_again:
             for record in records:
-                self._take_over(record, objectives)
+                self._take_over(record, objectives, seconds_of(record))
             return
         began = [(record.started, record.number, False, record) for record in records]
         ended = [
@@ -235,18 +262,22 @@ class Study:
         ]
         for _, _, is_end, record in sorted([*began, *ended], key=lambda step: step[:3]):
             if is_end:
-                self._end_again(record, objectives)
+                self._end_again(record, objectives, seconds_of(record))
             else:
                 self._ask_again(record)
         for record in records:
             if record.state not in ENDED_STATES:
                 self._report_again(record, objectives)
 
-    def restore(self, record: TrialRecord, metric: str, mode: Direction) -> None:
+    def restore(
+        self, record: TrialRecord, metric: str, mode: Direction, seconds: float | None = None
+    ) -> None:
         """Take over a trial of an earlier sitting: as it ended, or else as running again."""
-        self.restore_all([record], {metric: mode})
+        self.restore_all([record], {metric: mode}, lambda record: seconds)
 
-    def _take_over(self, record: TrialRecord, objectives: Objectives) -> None:
+    def _take_over(
+        self, record: TrialRecord, objectives: Objectives, seconds: float | None
+    ) -> None:
         if record.state not in ENDED_STATES:
             self._continue(record)
             self._report_again(record, objectives)
@@ -254,6 +285,8 @@ class Study:
         trial = frozen_trial(self._space, record, objectives)
         if trial is None:
             return  # the space has changed since
+        if seconds is not None:
+            trial.set_user_attr(SECONDS, seconds)
         self._study.add_trial(trial)
         if self._judge is not self._study:
             primary = dict(list(objectives.items())[:1])
@@ -286,14 +319,16 @@ class Study:
         if record.state not in ENDED_STATES:
             self._continue(record)
 
-    def _end_again(self, record: TrialRecord, objectives: Objectives) -> None:
+    def _end_again(
+        self, record: TrialRecord, objectives: Objectives, seconds: float | None
+    ) -> None:
         if record.number not in self._trials:
-            self._take_over(record, objectives)
+            self._take_over(record, objectives, seconds)
             return
         self._report_again(record, objectives)
         values = record.values(objectives)
         value, others = (None, ()) if values is None else (values[0], values[1:])
-        self.tell(record.number, record.state, value, others)
+        self.tell(record.number, record.state, value, others, seconds=seconds)
 
     def _report_again(self, record: TrialRecord, objectives: Objectives) -> None:
         metric = next(iter(objectives))

@@ -16,7 +16,6 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
-from sqlalchemy import make_url
 
 from trainables.errors import InputError
 from tuning.addresses import check_writable
@@ -56,6 +55,8 @@ def check_study(sweep: Sweep) -> None:
     Raises:
         InputError: nothing answers there, or it has a study of the sweep's name.
     """
+    from sqlalchemy import make_url
+
     assert sweep.storage is not None
     file = make_url(sweep.storage).database or ""
     if sweep.storage.startswith("sqlite") and not Path(file).exists():
@@ -103,7 +104,8 @@ class _Writer:
         """Write the trials that ``events`` are about, as the record has them now."""
         numbers: dict[int, None] = {}
         for event in events:
-            if event.get("trial") is not None:
+            # Confirmation runs are no trials of the study: they repeat points that it has.
+            if event.get("trial") in self._record.history.trials:
                 numbers[event["trial"]] = None
                 if event["event"] == "trial_started":
                     self._left.discard(event["trial"])

@@ -30,6 +30,7 @@ ENGINE_NAMES = ("ray", "inprocess")
 # of samplers.SEARCHERS, which imports optuna
 SEARCHER_NAMES = ("curves", "tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid")
 OF_ONE_OBJECTIVE = ("curves", "cmaes")
+COST_AWARE_NAMES = ("tpe",)  # of samplers.COST_AWARE
 # of schedulers.SCHEDULERS, likewise
 SCHEDULER_NAMES = ("freeze-thaw", "asha", "hyperband", "median", "none")
 _N_SAMPLES_CHECKED = 32  # beside all corners of the space
@@ -71,6 +72,12 @@ class SweepOptions:
     prefix_cache: str = "auto"  # or off, or a size such as 20GB
     storage: str | None = None  # of the Optuna study; None: a journal in the sweep's folder
     warm_start: str | None = None  # an earlier sweep, or URL#NAME of an Optuna study
+    gpu_hours: float | None = None
+    target: float | None = None
+    patience: int | None = None
+    confirm: int = 0
+    confirm_seeds: int = 3
+    cost_aware: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,14 @@ class Sweep:
     checkpoint_budget_bytes: int | None = None  # of the whole sweep
     # Without a report: the trial has failed then, and its process ends.
     epoch_timeout_seconds: float | None = None
+    # Budgets and goals: see goals.py
+    gpu_hours: float | None = None
+    target: float | None = None  # value of the metric
+    patience: int | None = None  # trials that end without improving on the best
+    # At the end, so many of the best are run again, with so many fresh seeds each: see confirm.py
+    confirm: int = 0
+    confirm_seeds: int = 3
+    cost_aware: bool = False  # propose by expected improvement per second: see cost.py
     # what decides the data, as ``data_key`` has it -> its fingerprint
     data_fingerprints: Mapping[str, str] = field(default_factory=dict)
     train_source: Path | None = None  # where the user keeps it; ``train_file`` may be our copy
@@ -249,6 +264,16 @@ def resolve(options: SweepOptions) -> Sweep:
             continue
         if value is not None and value not in valid:
             raise InputError(unknown(kind, value, valid))
+    if options.cost_aware and options.searcher not in (None, *COST_AWARE_NAMES):
+        raise InputError(
+            f"--cost-aware: --searcher {options.searcher} can not weigh what a trial costs; "
+            f"valid: {', '.join(COST_AWARE_NAMES)}"
+        )
+    if options.cost_aware and options.more_metrics:
+        raise InputError(
+            f"--cost-aware: weighs the cost against one metric, and {1 + len(options.more_metrics)}"
+            " are given by --metric; valid: one of them, or no --cost-aware"
+        )
     loaded = load_space(options.space)
     row = None if loaded.space.task is None else task_row(loaded.space.task)
     space = _override(loaded.space, options.settings, row)
@@ -274,7 +299,7 @@ def resolve(options: SweepOptions) -> Sweep:
         gpus_per_trial=options.gpus_per_trial,
         concurrency=options.concurrency,
         seed=options.seed,
-        searcher=_searcher(options.searcher or ("tpe" if other_metrics else "curves")),
+        searcher=_searcher(_searcher_name(options, other_metrics), space, 1 + len(other_metrics)),
         scheduler=options.scheduler,
         engine=options.engine,
         tracking_uri=resolve_tracking_uri(options.tracking_uri),
@@ -290,10 +315,17 @@ def resolve(options: SweepOptions) -> Sweep:
         else _size("--checkpoint-budget", options.checkpoint_budget, "a size"),
         other_metrics=other_metrics,
         storage=None if options.storage is None else _storage(options.storage),
+        gpu_hours=options.gpu_hours,
+        target=options.target,
+        patience=options.patience,
+        confirm=options.confirm,
+        confirm_seeds=options.confirm_seeds,
+        cost_aware=options.cost_aware,
     )
     _check_name(sweep)
     resources = local_resources(sweep) if sweep.address is None else None
     _check_space(sweep, row, resources)
+    _check_gpu_hours(sweep, resources)
     if sweep.storage is not None:
         from tuning.study_mirror import check_study  # imports optuna
 
@@ -305,14 +337,19 @@ def resolve(options: SweepOptions) -> Sweep:
     return sweep
 
 
-def _searcher(name: str) -> str:
+def _searcher_name(options: SweepOptions, other_metrics: Mapping[str, Direction]) -> str:
+    """The searcher asked for, else the best that there is for the task."""
+    return options.searcher or ("tpe" if other_metrics or options.cost_aware else "curves")
+
+
+def _searcher(name: str, space: SearchSpace, n_objectives: int) -> str:
     """A searcher's name; a user's own by its file's whole path, once it is seen to work."""
     file, colon, sampler = name.rpartition(":")
     if not colon:
         return name
-    from tuning.samplers import own_sampler  # imports optuna, as the file does
+    from tuning.samplers import check_own_sampler  # imports optuna, as the file does
 
-    own_sampler(name)
+    check_own_sampler(name, space, n_objectives)
     return f"{Path(file).expanduser().resolve()}:{sampler}"
 
 
@@ -383,9 +420,18 @@ def data_key(values: Mapping[str, Any], row: TaskRow) -> str:
 
 
 def extend(
-    sweep: Sweep, *, trials: int | None, time_budget_seconds: float | None, address: str | None
+    sweep: Sweep,
+    *,
+    trials: int | None,
+    time_budget_seconds: float | None,
+    address: str | None,
+    gpu_hours: float | None = None,
+    target: float | None = None,
+    patience: int | None = None,
+    confirm: int | None = None,
+    confirm_seeds: int | None = None,
 ) -> Sweep:
-    """A saved sweep with more trials or time, or on another cluster; None leaves it as it was.
+    """A saved sweep with other budgets or goals, or on another cluster; None leaves it as it was.
 
     Raises:
         InputError: a number is out of range, or no cluster answers at the address.
@@ -394,6 +440,11 @@ def extend(
         (
             ("--trials", trials, 1, True),
             ("--time-budget", time_budget_seconds, 0, False),
+            ("--gpu-hours", gpu_hours, 0, False),
+            ("--target", target, -math.inf, False),
+            ("--patience", patience, 1, True),
+            ("--confirm", confirm, 0, True),
+            ("--confirm-seeds", confirm_seeds, 1, True),
         )
     )
     return replace(
@@ -401,6 +452,11 @@ def extend(
         trials=trials or sweep.trials,
         time_budget_seconds=time_budget_seconds or sweep.time_budget_seconds,
         address=sweep.address if address is None else resolve_address(address),
+        gpu_hours=gpu_hours or sweep.gpu_hours,
+        target=sweep.target if target is None else target,
+        patience=patience or sweep.patience,
+        confirm=sweep.confirm if confirm is None else confirm,
+        confirm_seeds=confirm_seeds or sweep.confirm_seeds,
     )
 
 
@@ -463,6 +519,11 @@ def _check_numbers(options: SweepOptions) -> None:
         ("--keep-checkpoints", options.keep_checkpoints, 1, True),
         ("--max-failures", options.max_failures, 0, True),
         ("--epoch-timeout", options.epoch_timeout_seconds, 0, False),
+        ("--gpu-hours", options.gpu_hours, 0, False),
+        ("--target", options.target, -math.inf, False),
+        ("--patience", options.patience, 1, True),
+        ("--confirm", options.confirm, 0, True),
+        ("--confirm-seeds", options.confirm_seeds, 1, True),
     )
     _check_rules(rules)
 
@@ -491,11 +552,11 @@ def _check_rules(rules: Sequence[_Rule]) -> None:
     for name, value, least, inclusive in rules:
         if value is None:
             continue
+        if not math.isfinite(value):
+            raise InputError(f"{name} = {value:g}: must be finite")
         if not (value >= least if inclusive else value > least):
             bound = "at least" if inclusive else "greater than"
             raise InputError(f"{name} = {value:g}: must be {bound} {least:g}")
-        if math.isinf(value):
-            raise InputError(f"{name} = {value:g}: must be finite")
 
 
 def _override(space: SearchSpace, settings: Sequence[str], row: TaskRow | None) -> SearchSpace:
@@ -539,7 +600,8 @@ def _metric(given: str | None, space: SearchSpace, row: TaskRow | None) -> tuple
     name, colon, direction = (given or str(space.fixed.get("monitor", "val_accuracy"))).partition(
         ":"
     )
-    name = METRIC_ALIASES.get(name, name)
+    if row is not None:  # a user's own training reports what it likes
+        name = METRIC_ALIASES.get(name, name)
     if colon and direction not in ("max", "min"):
         raise InputError(f"--metric {given!r}: after the colon must be max or min")
     if row is not None and name not in METRIC_DIRECTIONS:
@@ -638,6 +700,14 @@ def _check_device(config: TrainingConfig, resources: Resources | None) -> None:
     if config.precision == "fp16" and resources is not None and not resources.gpus_per_trial:
         raise InputError(
             "precision = 'fp16': needs a GPU, and trials get none here; valid here: 'fp32', 'bf16'"
+        )
+
+
+def _check_gpu_hours(sweep: Sweep, resources: Resources | None) -> None:
+    if sweep.gpu_hours is not None and resources is not None and not resources.gpus_per_trial:
+        raise InputError(
+            f"--gpu-hours = {sweep.gpu_hours:g}: trials get no GPU here, so it would never end the "
+            "sweep; valid here: --time-budget"
         )
 
 

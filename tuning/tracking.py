@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from tuning.confirm import confirmed
 from tuning.record import Event, Record, SweepHistory, TrialRecord
 from tuning.sweep import Sweep
 
@@ -36,6 +37,9 @@ _RUN_STATUS = {
 }
 
 TRIAL_TAG, SWEEP_TAG, STATE_TAG = "thaw.trial", "thaw.sweep", "thaw.state"
+ENDED_TAG = "thaw.ended_because"  # of the parent run
+CONFIRMS_TAG = "thaw.confirms"  # of a confirmation run: the trial
+CONFIRMED_TAG = "thaw.confirmed"  # of a trial: its mean over fresh seeds
 
 Item = TypeVar("Item")
 
@@ -218,13 +222,18 @@ class _Writer:
             event["trial"] for event in events if event.get("trial") is not None
         )
         for number in numbers:
-            self._write_trial(self._record.history.trials[number])
+            self._write_trial(self._record.history.trial(number))
         for event in events:
             if event["event"] == "sweep_ended":
+                for each in confirmed(self._sweep, self._record.history):
+                    if each.trial.mlflow_run_id is not None:
+                        self._log_tags(each.trial.mlflow_run_id, {CONFIRMED_TAG: str(each)})
+                if because := event.get("ended_because"):
+                    self._log_tags(self._parent_id, {ENDED_TAG: because})
                 self._client.set_terminated(self._parent_id, status=event["status"])
 
     def _catch_up(self, history: SweepHistory) -> None:
-        for trial in list(history.trials.values()):
+        for trial in (*list(history.trials.values()), *list(history.confirmations.values())):
             self._write_trial(trial)
 
     def _write_trial(self, trial: TrialRecord) -> None:
@@ -255,6 +264,11 @@ class _Writer:
 
     def _start_trial(self, trial: TrialRecord) -> str:
         sweep = self._sweep
+        name = f"{sweep.name}-{trial.number:04d}"
+        confirms = {}
+        if trial.confirms is not None:
+            name = f"{sweep.name}-{trial.confirms:04d}-seed-{trial.config['seed']}"
+            confirms = {CONFIRMS_TAG: str(trial.confirms)}
         found = self._find(
             f"tags.{SWEEP_TAG} = '{_sweep_id(sweep)}' and tags.{TRIAL_TAG} = '{trial.number}'"
         )
@@ -262,7 +276,7 @@ class _Writer:
             found
             or self._client.create_run(
                 self._experiment_id,
-                run_name=f"{sweep.name}-{trial.number:04d}",
+                run_name=name,
                 start_time=int(trial.started * 1000),
                 tags={
                     **sweep_tags(sweep),
@@ -272,6 +286,7 @@ class _Writer:
                     "mlflow.parentRunId": self._parent_id,
                     "thaw.freezing": str(trial.config.get("freezing", "")),
                     "thaw.data_fingerprint": sweep.data_fingerprint(trial.config) or "",
+                    **confirms,
                 },
             ).info.run_id
         )
@@ -355,6 +370,12 @@ def _sweep_params(sweep: Sweep) -> dict[str, Any]:
         "seed",
         "engine",
         "gpus_per_trial",
+        "gpu_hours",
+        "target",
+        "patience",
+        "confirm",
+        "confirm_seeds",
+        "cost_aware",
     )
     return {
         "task": sweep.task,

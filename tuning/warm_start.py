@@ -66,16 +66,18 @@ def read_warm_start(text: str, sweep: Sweep) -> dict[str, Any]:
             f"this sweep is by {_words(sweep.objectives)}; they must be the same"
         )
     used: list[dict[str, Any]] = []
+    ignored: set[str] = set()  # searched then, and neither searched nor fixed now
     dropped: Counter[str] = Counter()
     for trial in source.trials:
         try:
             used.append(_fitting(trial, sweep))
+            ignored |= set(trial.point) - {*sweep.space.domains, *sweep.space.fixed}
         except _DoesNotFit as reason:
             dropped[str(reason)] += 1
     return {
         "source": source.label,
         "trials": used,
-        "note": _note(source, used, dropped, sweep.space),
+        "note": _note(source, len(used), dropped, ignored, sweep.space),
     }
 
 
@@ -110,17 +112,14 @@ def _fitting(trial: TrialRecord, sweep: Sweep) -> dict[str, Any]:
 
 
 def _note(
-    source: Source, used: list[dict[str, Any]], dropped: Counter[str], space: SearchSpace
+    source: Source, n_used: int, dropped: Counter[str], ignored: set[str], space: SearchSpace
 ) -> str:
-    n_trials = len(used) + dropped.total()
-    parts = [f"warm start from {source.label}: {len(used)} of {n_trials} trials used"]
+    parts = [f"warm start from {source.label}: {n_used} of {n_used + dropped.total()} trials used"]
     if dropped:
         reasons = (f"{count} ({reason})" for reason, count in dropped.most_common())
         parts.append(f"dropped {', '.join(reasons)}")
-    known = {*space.domains, *space.fixed}
-    ignored = sorted({name for trial in source.trials for name in trial.point} - known)
     if ignored:
-        parts.append(f"searched then and not here: {', '.join(ignored)}")
+        parts.append(f"searched then and not here: {', '.join(sorted(ignored))}")
     others = sorted(
         name
         for name, value in source.fixed.items()

@@ -1,9 +1,10 @@
-"""The same training function across workers, under Ray Train: ``train_seeds`` runs in each."""
+"""The same training function across workers, under Ray Train; ``train_all`` runs in each."""
 
 from __future__ import annotations
 
 import json
 import os
+import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from trainables.task import EpochReport, TrainingRun
 from tuning.hosting import BEST, save_report
 from tuning.spaces import training_function
 
-CURVE_FILE, TEST_FILE = "curve.json", "test.json"
+CURVE_FILE, TEST_FILE, ERROR_FILE = "curve.json", "test.json", "error.txt"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Repetition:
     n_threads: int
     device: str
     prefix_cache_bytes: int | None
+    may_fail: bool = False  # then its traceback is written to a file, and the others go on
 
 
 def seed_folder(folder: Path, seed: int) -> Path:
@@ -39,15 +41,35 @@ def seed_folder(folder: Path, seed: int) -> Path:
     return folder / f"seed-{seed}"
 
 
-def train_seeds(settings: dict[str, Any]) -> None:
-    """Train once per seed; the first worker keeps each seed's best epoch and tests it last."""
+def train_all(settings: dict[str, Any]) -> None:
+    """Train each repetition; the first worker tests what they left, last of all.
+
+    Args:
+        settings: ``repetitions``, a list of ``Repetition`` as dictionaries.
+    """
+    repetitions = [Repetition(**each) for each in settings["repetitions"]]
+    tested = []
+    for repetition in repetitions:
+        run = _run(repetition)
+        try:
+            _train_seeds(repetition, run)
+            tested.append((repetition, run))
+        except Exception:
+            if not repetition.may_fail:
+                raise
+            Path(repetition.folder).mkdir(parents=True, exist_ok=True)
+            (Path(repetition.folder) / ERROR_FILE).write_text(traceback.format_exc())
+    for repetition, run in tested:
+        for seed in repetition.seeds if run.rank == 0 else ():
+            _test(seed_folder(Path(repetition.folder), seed), replace(run, world_size=1))
+
+
+def _run(repetition: Repetition) -> TrainingRun:
     from ray import train as ray_train
     from ray.train.torch import get_device
 
-    repetition = Repetition(**settings)
     context = ray_train.get_context()
-    train = training_function(repetition.task, repetition.train_file)
-    run = TrainingRun(
+    return TrainingRun(
         cache_folder=Path(repetition.cache_folder),
         device=str(get_device()) if repetition.device == "cuda" else repetition.device,
         rank=context.get_world_rank(),
@@ -55,6 +77,13 @@ def train_seeds(settings: dict[str, Any]) -> None:
         n_threads=repetition.n_threads,
         prefix_cache_bytes=repetition.prefix_cache_bytes,
     )
+
+
+def _train_seeds(repetition: Repetition, run: TrainingRun) -> None:
+    """Train once per seed; the first worker keeps each seed's best epoch."""
+    from ray import train as ray_train
+
+    train = training_function(repetition.task, repetition.train_file)
     for seed in repetition.seeds:
         folder = seed_folder(Path(repetition.folder), seed)
         curve: dict[int, dict[str, float]] = {}
@@ -64,9 +93,6 @@ def train_seeds(settings: dict[str, Any]) -> None:
                 _keep_best(report, curve, folder, repetition)
                 _write(folder / CURVE_FILE, curve)
             ray_train.report({"seed": seed, "epoch": report.epoch, **report.metrics})
-    if run.rank == 0:
-        for seed in repetition.seeds:
-            _test(seed_folder(Path(repetition.folder), seed), replace(run, world_size=1))
 
 
 def _test(folder: Path, run: TrainingRun) -> None:

@@ -1,0 +1,143 @@
+"""The best of a sweep, run again with fresh seeds, so that the winner is not the luckiest trial.
+
+Confirmation runs are trials of another kind: the same engines run them, the record and MLflow have
+them, but no sampler is told of them and no scheduler stops them. They leave no checkpoint; that of
+the trial they confirm is kept.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tuning.record import ENDED_STATES, ConfirmationPlan, Record, SweepHistory, TrialRecord, ranked
+from tuning.sweep import Sweep
+
+FIRST_NUMBER = 1_000_000  # of confirmation runs: a sweep's trials are numbered without gaps
+# Beyond the sweep's own seed. `retrain` takes the next after that, and should meet none of these:
+# the winner was chosen by them.
+_FIRST_FRESH_SEED = 1_000
+
+
+class Confirmation:
+    """The confirmation runs of a sweep that are still to be done."""
+
+    def __init__(self, sweep: Sweep, record: Record) -> None:
+        self._sweep = sweep
+        self._record = record
+        self._queue: list[TrialRecord] | None = None  # None: not planned in this sitting
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether none is left to be started."""
+        return self._sweep.confirm == 0 or self._queue == []
+
+    def next(self) -> TrialRecord | None:
+        """The next run; call when all trials of the search have ended."""
+        if self._queue is None:
+            self._queue = list(self._plan())
+        return self._queue.pop(0) if self._queue else None
+
+    def again(self, run: TrialRecord) -> None:
+        """Let a run be the next once more."""
+        self._queue = [run, *(self._queue or [])]
+
+    def _plan(self) -> Iterator[TrialRecord]:
+        """What the record lacks of the best configurations × fresh seeds."""
+        sweep, history = self._sweep, self._record.history
+        candidates = _best_points(sweep, history)
+        first = sweep.seed + _FIRST_FRESH_SEED
+        seeds = list(range(first, first + sweep.confirm_seeds))
+        plan = ConfirmationPlan([trial.number for trial in candidates], seeds)
+        if candidates and history.plan != plan:
+            self._record.append(
+                "confirmation_planned", candidates=plan.candidates, seeds=plan.seeds
+            )
+        known = {(run.confirms, run.config["seed"]): run for run in history.confirmations.values()}
+        number = FIRST_NUMBER + len(known)
+        for seed in seeds:
+            for trial in candidates:
+                run = known.get((trial.number, seed))
+                if run is None:
+                    config = {**trial.config, "seed": seed}
+                    yield TrialRecord(number, config, trial.point, confirms=trial.number)
+                    number += 1
+                elif run.state not in ENDED_STATES:
+                    yield run
+
+
+def _best_points(sweep: Sweep, history: SweepHistory) -> list[TrialRecord]:
+    """The ``sweep.confirm`` best trials, of equal points only the best one."""
+    found: list[TrialRecord] = []
+    for trial in ranked(history.trials, sweep.metric, sweep.mode):
+        if len(found) == sweep.confirm:
+            break
+        if all(trial.point != other.point for other in found):
+            found.append(trial)
+    return found
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A trial and what its configuration reached with fresh seeds."""
+
+    trial: TrialRecord
+    values: list[float]  # of the seeds that completed
+    n_seeds: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every seed completed: a mean over those that did would favour the unstable."""
+        return len(self.values) == self.n_seeds
+
+    @property
+    def mean(self) -> float | None:
+        """Of the metric's best values; None unless every seed completed."""
+        return statistics.fmean(self.values) if self.is_whole else None
+
+    @property
+    def standard_deviation(self) -> float | None:
+        """None for a single seed."""
+        return statistics.stdev(self.values) if self.is_whole and self.n_seeds > 1 else None
+
+    def __str__(self) -> str:
+        if self.mean is None:
+            n_lost = self.n_seeds - len(self.values)
+            return f"no mean: {n_lost} of {self.n_seeds} fresh seeds did not complete"
+        spread = "" if self.standard_deviation is None else f" ± {self.standard_deviation:.4f}"
+        seeds = "one fresh seed" if self.n_seeds == 1 else f"{self.n_seeds} fresh seeds"
+        return f"{self.mean:.4f}{spread} over {seeds}"
+
+
+def confirmed(sweep: Sweep, history: SweepHistory) -> list[Confirmed]:
+    """The confirmed trials, the best mean first; none before every planned run has ended."""
+    plan = history.plan
+    if plan is None:
+        return []
+    runs = [run for run in history.confirmations.values() if run.config["seed"] in plan.seeds]
+    found = []
+    for number in plan.candidates:
+        mine = [run for run in runs if run.confirms == number and run.state in ENDED_STATES]
+        if len(mine) < len(plan.seeds):
+            return []
+        values = [
+            value
+            for run in mine
+            if run.state == "completed"
+            and (value := run.value(sweep.metric, sweep.mode)) is not None
+        ]
+        found.append(Confirmed(history.trials[number], values, len(plan.seeds)))
+    sign = -1 if sweep.mode == "max" else 1
+    return sorted(found, key=lambda each: (each.mean is None, sign * (each.mean or 0.0)))
+
+
+def standings(sweep: Sweep, history: SweepHistory) -> list[TrialRecord]:
+    """A sweep's trials, best first: by the mean over fresh seeds where they were confirmed.
+
+    Those that were not, or not with every seed, follow by the value that the search has seen.
+    """
+    first = [each.trial for each in confirmed(sweep, history) if each.is_whole]
+    numbers = {trial.number for trial in first}
+    rest = ranked(history.trials, sweep.metric, sweep.mode)
+    return [*first, *(trial for trial in rest if trial.number not in numbers)]
