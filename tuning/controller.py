@@ -20,6 +20,8 @@ from tuning.sweep import Sweep
 
 _ROUNDING = 1e-6
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0  # what a killed trial may lose, against what a checkpoint costs
+# of one trial, each from its last checkpoint
+_RETRIES_WITHOUT_PROGRESS = 2
 
 
 class Controller:
@@ -50,6 +52,7 @@ class Controller:
         self._unfinished: list[TrialRecord] = []
         self._running: dict[int, Slot] = {}
         self._heard: dict[int, float] = {}  # running trial -> time.monotonic() of its last sign
+        self._lost: dict[int, tuple[int, int]] = {}  # trial -> lost processes, at so many epochs
         self._packing = Packing(resources.most_per_gpu)
         fitting, self.dropped = split_by_fit(sweep, record.history)
         for trial in fitting:
@@ -80,10 +83,8 @@ class Controller:
         """Whether no further trial will ever be proposed in this sitting."""
         if self.out_of_time or self.too_many_failures:
             return True
-        # A packed trial that runs out of memory comes back.
-        return self._all_proposed and all(
-            slot.trials_per_gpu == 1 for slot in self._running.values()
-        )
+        # One that runs comes back if its process dies, or if it was packed and ran out of memory.
+        return self._all_proposed and not self._running
 
     @property
     def _all_proposed(self) -> bool:
@@ -204,6 +205,25 @@ class Controller:
         if number in self._running:
             self._heard.pop(number, None)
             self._record.append("trial_retried", trial=number, reason=reason)
+
+    def worker_lost(self, number: int) -> None:
+        """Hear that a trial's process died: it is proposed again, and goes on from its checkpoint.
+
+        It fails if that happens again and again without an epoch between.
+        """
+        if number not in self._running:
+            return
+        n_epochs = len(self.trials[number].curve)
+        n_lost, n_epochs_then = self._lost.get(number, (0, n_epochs))
+        n_lost = n_lost + 1 if n_epochs == n_epochs_then else 1
+        if n_lost > _RETRIES_WITHOUT_PROGRESS:
+            reason = f"its worker process died {n_lost} times without an epoch between"
+            self.ended(number, Outcome("failed", reason))
+            return
+        self._lost[number] = (n_lost, n_epochs)
+        self.retried(number, "its worker process died")
+        del self._running[number]
+        self._unfinished.insert(0, self.trials[number])
 
     def ended(self, number: int, outcome: Outcome) -> None:
         """Hear how a trial ended. A second call for the same trial is ignored."""
