@@ -67,7 +67,7 @@ def run_measured(
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(_SECONDS_BETWEEN_SAMPLES)
                     break
-                tree = dict(_tree(process.pid))
+                tree = dict(process_tree(process.pid))
                 seen.update(tree)
                 peak_processes = max(peak_processes, len(tree))
                 if n_samples % _SAMPLES_PER_MEMORY_SAMPLE == _SAMPLES_PER_MEMORY_SAMPLE - 1:
@@ -105,7 +105,7 @@ def _end(process: subprocess.Popen[bytes], seen: Mapping[int, int]) -> None:
         time.sleep(0.1)
 
 
-def _tree(root: int) -> Iterator[tuple[int, int]]:
+def process_tree(root: int) -> Iterator[tuple[int, int]]:
     """(process id, time of birth in clock ticks) of ``root`` and everything below it."""
     children: dict[int, list[tuple[int, int]]] = {}
     for pid, (parent, born) in _processes():

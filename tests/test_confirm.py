@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 from conftest import reopened
 from test_sweep import InterruptingView
@@ -19,8 +20,9 @@ from tuning.controller import Controller
 from tuning.hosting import BEST, EpochResult, Outcome
 from tuning.record import EVENTS_FILE, ConfirmationPlan, Record, read_history
 from tuning.resources import Resources
-from tuning.results import best_trial, trial_rows
+from tuning.results import best_trial, describe_best, trial_rows
 from tuning.runner import run_sweep
+from tuning.study_storage import JOURNAL_FILE, open_journal
 from tuning.sweep import SweepOptions, resolve
 from tuning.tracking import CONFIRMED_TAG, CONFIRMS_TAG
 
@@ -46,7 +48,8 @@ def train(config, run):
         def save(folder, epoch=epoch):
             (folder / "state.txt").write_text(f"{x} {seed} {epoch}")
 
-        yield EpochReport(epoch, {"value": value * epoch / config["epochs"]}, save)
+        metrics = {"value": value * epoch / config["epochs"], "size": float(x)}
+        yield EpochReport(epoch, metrics, save)
 """
 
 
@@ -89,6 +92,21 @@ def test_the_luckiest_trial_does_not_win(lucky, run, view):
     assert not any((trial_folder(sweep.folder, number) / BEST).exists() for number in runs)
     rows = {row["trial"]: row["confirmed"] for row in trial_rows(sweep, history)}
     assert rows == {by_x[0]: None, by_x[1]: second["mean"], by_x[2]: first["mean"], by_x[3]: None}
+
+
+def test_several_metrics_are_confirmed_by_the_first_beside_their_pareto_front(lucky, run, view):
+    sweep = lucky(more_metrics=["size:min"], confirm_seeds=2)
+    summary = run(sweep).summary
+    history = read_history(sweep.folder)
+    by_x = {trial.config["x"]: trial.number for trial in history.trials.values()}
+    document = describe_best(sweep, history)
+    assert document["trial"] == summary["best"]["trial"] == by_x[2]
+    assert document["confirmed"]["mean"] == pytest.approx(0.7005)
+    assert document["values"] == pytest.approx({"value": 0.7, "size": 2.0})
+    assert [trial["trial"] for trial in document["pareto_front"]] == [by_x[1], by_x[0]]
+    study = optuna.load_study(study_name="lucky", storage=open_journal(sweep.folder / JOURNAL_FILE))
+    assert len(study.trials) == 4  # confirmation runs are none of the study's
+    assert not [message for message in view.messages if "Optuna study" in message]
 
 
 def test_mlflow_has_each_confirmation_run_once_and_the_means(lucky, run):
@@ -204,10 +222,13 @@ def test_confirmation_waits_for_the_last_trial_and_runs_after_any_ending(toy_swe
     runs = [controller.propose(), controller.propose()]
     assert [run.trial for run in runs] == [FIRST_NUMBER, FIRST_NUMBER + 1]
     assert [run.config["seed"] for run in runs] == [1000, 1001]
-    assert controller.exhausted
+    controller.worker_lost(runs[0].trial)
+    assert not controller.exhausted
+    assert controller.propose().trial == runs[0].trial  # it comes back
     for run in runs:  # the target does not end them
         assert not controller.observe(run.trial, EpochResult(1, {"value": 0.9}))
         controller.ended(run.trial, Outcome("completed"))
+    assert controller.exhausted
     assert controller.propose() is None
     assert controller.ending.by == "target"
     controller.close()

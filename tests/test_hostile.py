@@ -125,6 +125,11 @@ AT_ONCE = [
         "sweep digits --prefix-cache 20",
         "--prefix-cache = '20': must be auto, off, or a size such as 500MB or 20GB",
     ),
+    Wrong(
+        "checkpoint budget without unit",
+        "sweep digits --checkpoint-budget 20",
+        "--checkpoint-budget = '20': must be a size such as 500MB or 20GB",
+    ),
     Wrong("negative prefix cache", "sweep digits --prefix-cache -1GB", "'-1GB': must be auto"),
     Wrong("too many views", "sweep digits --set cached_views=1000", "cached_views = '1000'", "100"),
     # Settings

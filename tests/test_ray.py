@@ -150,6 +150,37 @@ def test_a_trial_that_leaks_costs_its_process_and_nothing_else(workplace, run):
     assert not before & after
 
 
+HOARDING = """
+import resource
+from search_spaces.domains import Choice, SearchSpace
+from trainables.task import EpochReport
+
+SPACE = SearchSpace(name="hoarding", domains={"x": Choice(0, 1, 2)})
+
+def train(config, run):
+    yield EpochReport(1, {"value": 1.0}, lambda folder: None)
+    if config["x"] == 1:
+        pages = int(open("/proc/self/statm").read().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (4096 * pages + 400_000_000,) * 2)
+        kept = []
+        while True:
+            kept.append(bytearray(20_000_000))
+    yield EpochReport(2, {"value": 2.0}, lambda folder: None)
+"""
+
+
+def test_a_trial_that_takes_all_memory_fails_alone(workplace, run):
+    (workplace / "hoarding.py").write_text(HOARDING)
+    options = {"metric": "value:max", "searcher": "grid", "scheduler": "none", "concurrency": 1}
+    sweep = resolve(SweepOptions(space="hoarding.py", name="hoarding", **options))
+    summary = run(sweep).summary
+    assert summary["trials"] | {"completed": 2, "failed": 1} == summary["trials"]
+    trials = read_history(sweep.folder).trials.values()
+    (failed,) = [trial for trial in trials if trial.state == "failed"]
+    assert failed.config["x"] == 1
+    assert "MemoryError" in failed.error or "its worker process died" in failed.error
+
+
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_retraining_repeats_the_trial_and_registers_a_champion(tiny_digits, run, view, n_workers):
     from mlflow import MlflowClient
@@ -266,15 +297,21 @@ def run_thaw(*arguments: str, **options) -> subprocess.Popen:
     )
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_sweep_survives_ctrl_c_and_kill(workplace, how):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL, "ray"])
+def test_a_sweep_survives_ctrl_c_and_kill(workplace, how, monkeypatch):
     """The real command line, its driver stopped in the middle, then `thaw resume`."""
     arguments = ["--metric", "value:max", "--trials", "6", "--name", "s", "--scheduler", "none"]
     settings = ["--set", "seconds=0.5"]
     process = run_thaw("sweep", TOY_SPACE, *arguments, *settings, "--json")
     wait_for_epochs(workplace / "sweeps" / "s" / "events.jsonl", 6, process)
-    process.send_signal(how)
+    if how == "ray":
+        kill_ray_of(process, monkeypatch)
+    else:
+        process.send_signal(how)
     stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode != 0
+    if how == "ray":
+        assert "thaw resume s" in stderr
     if how == signal.SIGINT:
         assert process.returncode == 130, stderr
         assert json.loads(stdout)["sweep"] == "s"
@@ -289,6 +326,20 @@ def test_a_sweep_survives_ctrl_c_and_kill(workplace, how):
     assert all(sorted(trial.curve) == [1, 2, 3, 4] for trial in after.values())
     done = [number for number, trial in before.items() if trial.state == "completed"]
     assert [after[number].curve for number in done] == [before[number].curve for number in done]
+
+
+def kill_ray_of(process: subprocess.Popen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kill what a driver's Ray consists of, but for its workers, which then end by themselves."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    from processes import process_tree
+
+    names = {
+        pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid, _ in process_tree(process.pid)
+    }
+    killed = [pid for pid, name in names.items() if name in ("raylet", "gcs_server")]
+    assert len(killed) == 2, names
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
 
 
 def wait_for_epochs(path: Path, n_epochs: int, process: subprocess.Popen) -> None:

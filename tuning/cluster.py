@@ -6,7 +6,7 @@ import logging
 
 import ray
 
-from trainables.errors import InputError
+from trainables.errors import InputError, RunFailed
 from tuning.addresses import resolve_address
 from tuning.resources import Resources
 from tuning.sweep import Sweep, resources_of
@@ -17,6 +17,7 @@ def start(sweep: Sweep) -> tuple[float, float]:
 
     Raises:
         InputError: the cluster can not be joined.
+        RunFailed: Ray does not start.
     """
     # Ray's own notices tell of its internals; what concerns a sweep is said by Thaw.
     for name in ("ray", "ray.tune", "ray.train"):
@@ -31,9 +32,12 @@ def start(sweep: Sweep) -> tuple[float, float]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # ray raises it plain where its node takes more than 30 s
             if not sweep.address:
-                raise
+                raise RunFailed(
+                    f"Ray did not start on this machine: {error} Nothing was lost; try again, or "
+                    "look into /tmp/ray/session_latest/logs"
+                ) from error
             raise InputError(
                 f"--address = {sweep.address!r}: that Ray cluster can not be joined: {error}"
             ) from error

@@ -25,6 +25,8 @@ from tuning.warm_start import warm_trials
 
 _ROUNDING = 1e-6
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0  # what a killed trial may lose, against what a checkpoint costs
+# of one trial, each from its last checkpoint
+_RETRIES_WITHOUT_PROGRESS = 2
 
 
 class Controller:
@@ -59,6 +61,7 @@ class Controller:
         self._unfinished: list[TrialRecord] = []
         self._running: dict[int, Slot] = {}
         self._heard: dict[int, float] = {}  # running trial -> time.monotonic() of its last sign
+        self._lost: dict[int, tuple[int, int]] = {}  # trial -> lost processes, at so many epochs
         self._packing = Packing(resources.most_per_gpu)
         self._study.learn(warm_trials(sweep), sweep.objectives)
         fitting, self.dropped = split_by_fit(sweep, record.history)
@@ -88,8 +91,8 @@ class Controller:
     @property
     def exhausted(self) -> bool:
         """Whether no further trial will ever be proposed in this sitting."""
-        # A packed trial that runs out of memory comes back.
-        none_comes_back = all(slot.trials_per_gpu == 1 for slot in self._running.values())
+        # One that runs comes back if its process dies, or if it was packed and ran out of memory.
+        none_comes_back = not self._running
         ending = self._goals.ending
         if ending is None and not (self._nothing_to_try and none_comes_back):
             return False
@@ -258,6 +261,33 @@ class Controller:
             self._heard.pop(number, None)
             self._record.append("trial_retried", trial=number, reason=reason)
 
+    def worker_lost(self, number: int) -> None:
+        """Hear that a trial's process died: it is proposed again, and goes on from its checkpoint.
+
+        It fails if that happens again and again without an epoch between.
+        """
+        if number not in self._running:
+            return
+        trial = self._record.history.trial(number)
+        n_epochs = len(trial.curve)
+        n_lost, n_epochs_then = self._lost.get(number, (0, n_epochs))
+        n_lost = n_lost + 1 if n_epochs == n_epochs_then else 1
+        if n_lost > _RETRIES_WITHOUT_PROGRESS:
+            reason = f"its worker process died {n_lost} times without an epoch between"
+            self.ended(number, Outcome("failed", reason))
+            return
+        self._lost[number] = (n_lost, n_epochs)
+        self.retried(number, "its worker process died")
+        del self._running[number]
+        self._put_back(trial)
+
+    def _put_back(self, trial: TrialRecord) -> None:
+        """Let a trial be the next once more."""
+        if trial.confirms is None:
+            self._unfinished.insert(0, trial)
+        else:
+            self._confirmation.again(trial)
+
     def ended(self, number: int, outcome: Outcome) -> None:
         """Hear how a trial ended. A second call for the same trial is ignored."""
         if number not in self._running:
@@ -271,10 +301,7 @@ class Controller:
             # It may fit where fewer share the GPU: only then is it infeasible.
             reason = f"out of memory with {slot.trials_per_gpu} trials on a GPU"
             self._record.append("trial_retried", trial=number, reason=reason)
-            if trial.confirms is None:
-                self._unfinished.insert(0, trial)
-            else:
-                self._confirmation.again(trial)
+            self._put_back(trial)
             return
         if trial.confirms is None:
             self._tell(trial, outcome.state, outcome.error)

@@ -24,8 +24,6 @@ from tuning.trial import (
     TrialActor,
 )
 
-_RETRIES_AFTER_WORKER_DEATH = 2  # of one trial, each from its last checkpoint
-
 
 class _Adapter:
     """Pickles as nothing: Ray pickles all it is given, but we restore from the sweep's record."""
@@ -104,17 +102,15 @@ class _Callback(_Adapter, tune.Callback):
         silent = self._controller.give_up_silent()
         for trial in trials if silent else ():
             if trial.config["trial"] in silent and trial.temporary_state.ray_actor is not None:
-                trial.max_failures = 0  # it has had its time, and is not tried again
                 ray.kill(trial.temporary_state.ray_actor)
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self._controller.retried(trial.config["trial"], "its worker process died or hung")
+        self._controller.retried(trial.config["trial"], "its node was taken away")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        reason = (
-            f"its worker process died {_RETRIES_AFTER_WORKER_DEATH + 1} times: {trial.get_error()}"
-        )
-        self._controller.ended(trial.config["trial"], Outcome("failed", reason))
+        # Training errors are results. Ray does not try again where a warm process dies between two
+        # trials, so the controller does it, wherever one dies.
+        self._controller.worker_lost(trial.config["trial"])
 
 
 def _resources_of(config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -141,7 +137,6 @@ def run(controller: Controller) -> None:
                 name=controller.sweep.name,
                 storage_path=folder,  # Ray's own books; ours are in the sweep's folder
                 callbacks=[_Callback(controller)],
-                failure_config=tune.FailureConfig(max_failures=_RETRIES_AFTER_WORKER_DEATH),
                 # Trials save for themselves, and only what may be needed.
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_frequency=0, checkpoint_at_end=False

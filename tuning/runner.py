@@ -13,6 +13,7 @@ from typing import Any
 from trainables.errors import InputError
 from tuning.controller import Controller
 from tuning.driver_lock import sole_driver
+from tuning.farewell import farewell
 from tuning.goals import CRASHED, INTERRUPTED, MAX_FAILURES
 from tuning.live import View
 from tuning.record import Record, read_history
@@ -97,7 +98,8 @@ def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> Swee
         InputError: another process runs this sweep, code or data have changed, or no trial fits
             into the cluster.
     """
-    with sole_driver(sweep.name, sweep.folder):
+    last_word = f"thaw was ended from outside; continue with\n  thaw resume {sweep.name}"
+    with sole_driver(sweep.name, sweep.folder), farewell(last_word):
         started = time.monotonic()
         sweep = use_users_file(sweep)
         sitting = begin_sitting(sweep, read_history(sweep.folder), view.say, accept_changes)
