@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +19,9 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # its scripts are run from there; last, so that nothing is hidden
 
 from curve_tables import CurveTable, Surrogate, TableError, load_surrogate, load_table  # noqa: E402
-from search_simulator import Leg, SimulationError, simulate  # noqa: E402
+from search_peers import PEERS  # noqa: E402
+from search_report import Comparison, find_goals, goal_table, regret_table  # noqa: E402
+from search_simulator import Leg, SimulationError, Trajectory, simulate  # noqa: E402
 
 SPACE = SearchSpace(
     name="toy",
@@ -228,3 +233,162 @@ def test_a_trial_runs_once_at_a_time_with_one_point():
         searcher = Listed([Leg(0, SLOW, until=2), second])
         with pytest.raises(SimulationError, match=message):
             simulate(surrogate(), searcher, n_workers=n_workers, seed=0)
+
+
+class Recorder:
+    """Hears what a searcher asks for, and checks that it keeps to its trials and the space."""
+
+    def __init__(self, make, curve=toy_curve):
+        self._make, self.legs, self.epochs = make, [], {}
+
+    def __call__(self, *arguments):
+        self._searcher = self._make(*arguments)
+        return self
+
+    def next(self):
+        leg = self._searcher.next()
+        if leg is not None:
+            self.legs.append(leg)
+            chosen = {}
+            for name, domain in SPACE.domains.items():
+                if SPACE.is_active(name, chosen):
+                    assert domain.contains(leg.point[name])
+                    chosen[name] = leg.point[name]
+            assert chosen == leg.point
+        return leg
+
+    def observe(self, trial, epoch, value, seconds):
+        assert epoch == self.epochs.get(trial, 0) + 1
+        self.epochs[trial] = epoch
+        return self._searcher.observe(trial, epoch, value, seconds)
+
+
+def diverging_curve(point, seed):
+    point, values, seconds = toy_curve(point, seed)
+    return point, values if seed % 4 else [*values[:1], *[math.nan] * 8], seconds
+
+
+@pytest.fixture(scope="session")
+def _dehb_offline():
+    """Leaves no test to the network: DEHB's environment is there already, or it is not tested."""
+    from search_dehb import DEHB_VERSION
+
+    if not shutil.which("uv"):
+        pytest.skip("needs uv")
+    command = ["uv", "run", "--quiet", "--offline", "--no-project", "--with"]
+    command += [f"dehb=={DEHB_VERSION}", "python", "-c", ""]
+    if subprocess.run(command, capture_output=True, timeout=60).returncode:
+        pytest.skip("DEHB's environment is not in uv's cache")
+    os.environ["UV_OFFLINE"] = "1"
+    yield
+    del os.environ["UV_OFFLINE"]
+
+
+@pytest.mark.parametrize("curve", [toy_curve, diverging_curve], ids=["all_finite", "some_diverge"])
+@pytest.mark.parametrize("name", PEERS)
+def test_each_peer_spends_its_budget_and_learns(name, curve, request):
+    if name == "dehb":
+        request.getfixturevalue("_dehb_offline")
+    peer = PEERS[name]
+    recorder = Recorder(peer.make)
+    budget = 15 * N_EPOCHS * peer.budget_factor
+    result = simulate(surrogate(curve), recorder, n_workers=4, seed=1, budget_epochs=budget)
+    assert budget - N_EPOCHS < result.n_epochs <= budget
+    assert result.n_epochs == sum(recorder.epochs.values())
+    assert peer.version()
+    assert max(recorder.epochs.values()) == N_EPOCHS
+    assert result.regret_at(1.0) < result.regret_at(0.1)
+    if peer.make is not PEERS["random"].make:
+        assert min(recorder.epochs.values()) < N_EPOCHS  # stopped early
+        assert result.n_trials > 15
+
+
+def test_a_peer_repeats_itself_from_its_seed():
+    for name in ("random", "ray_optuna_asha", "optuna_hyperband"):
+        first, second, other = (Recorder(PEERS[name].make) for _ in range(3))
+        for recorder, seed in ((first, 1), (second, 1), (other, 2)):
+            simulate(surrogate(), recorder, n_workers=2, seed=seed, budget_epochs=60)
+        assert first.legs == second.legs
+        assert first.legs != other.legs
+
+
+def trajectory(regrets, budget_epochs=100):
+    """Regrets after each of the first epochs, one a second."""
+    epochs = list(range(1, len(regrets) + 1))
+    return Trajectory(budget_epochs, budget_epochs, epochs, epochs, list(regrets), 100, 10, 100.0)
+
+
+def test_goals_are_the_median_search_against_the_best_peer():
+    comparison = Comparison("toy", 4)
+    comparison.runs["thaw"] = [trajectory([0.9, 0.5, 0.1])] * 2 + [trajectory([0.9])]
+    comparison.runs["random"] = [trajectory([0.9] * 40 + [0.5])] * 3
+    comparison.runs["random_twice"] = [trajectory([0.9] * 40 + [0.05])] * 3
+    comparison.runs["dehb"] = [trajectory([0.9] * 50 + [0.3])] * 3
+    goals = {goal.name: goal for goal in find_goals(comparison)}
+    assert goals["budget to the best peer's end"].value == pytest.approx(0.03, abs=2e-3)
+    assert goals["budget to the best peer's end"].note == "dehb"
+    assert goals["budget to random search's end"].value == pytest.approx(0.02, abs=2e-3)
+    twice = goals["end regret, of random's with twice the budget"]
+    assert (twice.value, twice.bound, twice.reached) == (0.1, 0.05, False)
+    assert [goal.bound for goal in goals.values()][3:] == [0.9, 0.9, 0.5, 0.3]
+    assert "6 of 7 reached" in goal_table([comparison])
+    assert "| dehb | 0.900 (0.900–0.900) |" in regret_table(comparison)
+
+
+def test_the_command_compares_a_searcher_with_peers_and_keeps_their_runs(tmp_path):
+    table().save(tmp_path / "toy.npz")
+    (tmp_path / "search_mine.py").write_text("from search_peers import RandomSearch as make\n")
+    command = [sys.executable, str(BENCHMARKS / "search.py"), "--table", "toy.npz", "--workers"]
+    command += ["1", "4", "--seeds", "2", "--peers", "random", "random_twice", "--full-trainings"]
+    command += ["5", "--searcher", "search_mine.py", "--goals-of", "mine", "--json", "runs.json"]
+    command += ["--picture", "toy.png"]
+    first, second = (
+        subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=True
+        )
+        for _ in range(2)
+    )
+    assert "12 of 12 runs" in first.stderr
+    assert "4 of 4 runs" in second.stderr  # what is not a peer's may have changed
+    assert first.stdout == second.stdout
+    assert "### toy, 4 workers" in first.stdout
+    assert "of 14 reached" in first.stdout
+    assert (tmp_path / "toy.png").stat().st_size > 10_000
+    assert (tmp_path / "toy_time.png").is_file()
+
+
+def test_networks_are_trained_for_each_seed():
+    from table_data import load_data
+    from table_training import make_cnn, make_mlp, train_curve
+
+    data = load_data("digits", Path(), n_train=300, n_val=500)
+    common = {"learning_rate": 0.05, "batch_size": 32, "weight_decay": 1e-4, "momentum": 0.9}
+    mlp = {**common, "n_layers": 1, "n_units": 32, "dropout": 0.1}
+    values, seconds = train_curve(make_mlp, mlp, data, n_seeds=2, n_epochs=5, seed=0)
+    assert values.shape == (2, 5)
+    assert (values[:, -1] > 0.8).all()
+    assert (values[0] != values[1]).any()
+    assert seconds > 0
+    again, _ = train_curve(make_mlp, mlp, data, n_seeds=2, n_epochs=5, seed=0)
+    np.testing.assert_array_equal(values, again)
+    cnn = {**common, "n_convolutions": 2, "n_channels": 4, "dropout": 0.0, "optimizer": "adamw"}
+    cnn["learning_rate"] = 0.01
+    values, _ = train_curve(make_cnn, cnn, data, n_seeds=1, n_epochs=4, seed=0)
+    assert values[0, -1] > 0.3  # chance is 0.1
+    wild = {**mlp, "learning_rate": 1e30}
+    values, _ = train_curve(make_mlp, wild, data, n_seeds=2, n_epochs=3, seed=0)
+    assert np.isnan(values[:, -1]).all()
+
+
+def test_recipes_make_tables_of_their_space():
+    from make_tables import RECIPES, describe, make_trained
+    from synthetic_curves import FAMILIES, make_synthetic
+
+    small = make_trained("breast_cancer", Path(), n_configurations=2)
+    recipe = RECIPES["breast_cancer"]
+    assert small.values.shape == (2, recipe.n_seeds, recipe.n_epochs)
+    assert describe(small)["best"] > 0.5
+    for name in FAMILIES:
+        family = make_synthetic(name)
+        assert family.values.shape == (1000, 2, 52)
+        assert 0 <= family.values.min() < family.values.max() <= 1
