@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from search_peers import PEERS
@@ -177,11 +177,11 @@ def draw(comparisons: Sequence[Comparison], path: Path, of: Literal["epochs", "s
 
 
 def _draw_searcher(
-    axis: object, comparison: Comparison, name: str, color: str, of: Literal["epochs", "seconds"]
+    axis: Any, comparison: Comparison, name: str, color: str, of: Literal["epochs", "seconds"]
 ) -> None:
     regrets = comparison.regrets(name, _GRID, of)
     low, middle, high = np.maximum(_quartiles(regrets), _SMALLEST)
     known = np.isfinite(high)
     width = 2.2 if name == OURS else 1.2
-    axis.plot(_GRID[known], middle[known], color=color, label=name, linewidth=width)  # type: ignore[attr-defined]
-    axis.fill_between(_GRID[known], low[known], high[known], color=color, alpha=0.12, linewidth=0)  # type: ignore[attr-defined]
+    axis.plot(_GRID[known], middle[known], color=color, label=name, linewidth=width)
+    axis.fill_between(_GRID[known], low[known], high[known], color=color, alpha=0.12, linewidth=0)
