@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,14 +31,14 @@ class Comparison:
     runs: dict[str, list[Trajectory]] = field(default_factory=dict)  # searcher -> one per seed
 
     def regrets(
-        self, searcher: str, shares: Sequence[float], of: Literal["epochs", "seconds"] = "epochs"
+        self, searcher: str, shares: Iterable[float], of: Literal["epochs", "seconds"] = "epochs"
     ) -> np.ndarray:
         """[n_seeds, n_shares] normalised regrets; infinite before the first epoch has ended."""
         return np.array(
             [[run.regret_at(share, of) for share in shares] for run in self.runs[searcher]]
         )
 
-    def medians(self, searcher: str, shares: Sequence[float]) -> np.ndarray:
+    def medians(self, searcher: str, shares: Iterable[float]) -> np.ndarray:
         """[n_shares] median regrets over seeds."""
         return np.median(self.regrets(searcher, shares), axis=0)
 

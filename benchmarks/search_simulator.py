@@ -11,7 +11,8 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -67,14 +68,10 @@ class Trajectory:
 
     def regret_at(self, share: float, of: Literal["epochs", "seconds"] = "epochs") -> float:
         """The regret once ``share`` of the budget was spent; infinite before the first epoch."""
-        times = self.spent_epochs if of == "epochs" else self.seconds
+        times: Sequence[float] = self.spent_epochs if of == "epochs" else self.seconds
         limit = share * (self.budget_epochs if of == "epochs" else self.budget_seconds)
-        regret = math.inf
-        for time, value in zip(times, self.regrets, strict=True):
-            if time > limit * (1 + 1e-9):
-                break
-            regret = value
-        return regret
+        n_before = bisect_right(times, limit * (1 + 1e-9))
+        return self.regrets[n_before - 1] if n_before else math.inf
 
     def share_to_reach(self, regret: float) -> float:
         """The share of the epochs after which the regret is no more than that; inf: never."""
