@@ -52,9 +52,9 @@ DEVELOPMENT = {
     "sign_digits": Recipe("sign_digits", 400),
 }
 REPORTED = {
-    "digits_mlp": Recipe("digits", 500, DIGITS_MLP, make_mlp, 600, 3, 3, 52),
+    "digits_mlp": Recipe("digits", 500, DIGITS_MLP, make_mlp, 500, 3, 3, 52),
     "digits_cnn": Recipe("digits", 400, DIGITS_CNN, make_cnn, 450, 3, 1, 27),
-    "fashion_head": Recipe("fashion_features", 600, FASHION_HEAD, make_mlp, 600, 3, 3, 50),
+    "fashion_head": Recipe("fashion_features", 600, FASHION_HEAD, make_mlp, 500, 3, 3, 50),
 }
 RECIPES = {**DEVELOPMENT, **REPORTED}
 NAMES = (*FAMILIES, *RECIPES)

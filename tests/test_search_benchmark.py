@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -357,6 +358,18 @@ def test_the_command_compares_a_searcher_with_peers_and_keeps_their_runs(tmp_pat
     assert (tmp_path / "toy_time.png").is_file()
 
 
+@pytest.fixture
+def _one_thread():
+    """As the tables are made: for networks this small, threads only wait for each other."""
+    import torch
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+@pytest.mark.usefixtures("_one_thread")
 def test_networks_are_trained_for_each_seed():
     from table_data import load_data
     from table_training import make_cnn, make_mlp, train_curve
@@ -380,13 +393,15 @@ def test_networks_are_trained_for_each_seed():
     assert np.isnan(values[:, -1]).all()
 
 
-def test_recipes_make_tables_of_their_space():
+@pytest.mark.usefixtures("_one_thread")
+def test_recipes_make_tables_of_their_space(monkeypatch):
     from make_tables import RECIPES, describe, make_trained
     from synthetic_curves import FAMILIES, make_synthetic
 
+    short = replace(RECIPES["breast_cancer"], n_epochs=9)
+    monkeypatch.setitem(RECIPES, "breast_cancer", short)
     small = make_trained("breast_cancer", Path(), n_configurations=2)
-    recipe = RECIPES["breast_cancer"]
-    assert small.values.shape == (2, recipe.n_seeds, recipe.n_epochs)
+    assert small.values.shape == (2, short.n_seeds, 9)
     assert describe(small)["best"] > 0.5
     for name in FAMILIES:
         family = make_synthetic(name)
