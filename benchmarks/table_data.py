@@ -42,7 +42,7 @@ class Data:
         )
 
 
-def load_data(name: str, folder: Path, n_train: int, n_val: int = 2000) -> Data:
+def load_data(name: str, folder: Path, n_train: int, n_val: int) -> Data:
     """Data set ``name``: ``n_train`` random rows to train on, and at most ``n_val`` others."""
     x, y = _SOURCES[name](folder)
     order = np.random.default_rng(0).permutation(len(x))

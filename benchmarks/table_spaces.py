@@ -24,7 +24,7 @@ _OPTIMIZATION = {
     "momentum": Float(0.0, 0.98, when={"optimizer": "sgd"}),
     "learning_rate": Float(1e-4, 3e-1, log=True),  # too high for the one, right for the other
     "weight_decay": Float(1e-6, 1e-1, log=True),
-    "batch_size": Int(16, 256, log=True),
+    "batch_size": Int(32, 256, log=True),
     "schedule": Choice("constant", "cosine", "linear"),
     "label_smoothing": Float(0.0, 0.2),
 }
