@@ -139,11 +139,14 @@ def execute_all(
         else:
             yield run, known
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited: the arrays of a search are small
-    with ProcessPoolExecutor(n_processes, mp_context=get_context("spawn")) as pool:
-        jobs = {pool.submit(execute, run): run for run in missing}
-        for n_done, job in enumerate(as_completed(jobs), start=1):
-            file.add(jobs[job], job.result())
-            if n_done % _N_UNSAVED == 0 or n_done == len(missing):
-                file.write()
-                print(f"{n_done} of {len(missing)} runs", file=sys.stderr, flush=True)
-            yield jobs[job], job.result()
+    try:
+        with ProcessPoolExecutor(n_processes, mp_context=get_context("spawn")) as pool:
+            jobs = {pool.submit(execute, run): run for run in missing}
+            for n_done, job in enumerate(as_completed(jobs), start=1):
+                file.add(jobs[job], job.result())
+                if n_done % _N_UNSAVED == 0 or n_done == len(missing):
+                    file.write()
+                    print(f"{n_done} of {len(missing)} runs", file=sys.stderr, flush=True)
+                yield jobs[job], job.result()
+    finally:
+        file.write()
