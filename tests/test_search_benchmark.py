@@ -407,3 +407,12 @@ def test_recipes_make_tables_of_their_space(monkeypatch):
         family = make_synthetic(name)
         assert family.values.shape == (1000, 2, 52)
         assert 0 <= family.values.min() < family.values.max() <= 1
+
+
+def test_reported_tables_are_as_large_as_they_claim():
+    paths = sorted((BENCHMARKS / "tables").glob("*.npz"))
+    assert len(paths) >= 3
+    assert sum(path.stat().st_size for path in paths) < 10e6
+    for path in paths:
+        n_configurations, n_seeds, n_epochs = load_table(path).values.shape
+        assert (n_configurations >= 400, n_seeds >= 2, n_epochs >= 27) == (True, True, True)
