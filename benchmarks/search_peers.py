@@ -85,7 +85,9 @@ class RayOptunaAsha:
         sampler: Any = None,
     ) -> None:
         _quieten_optuna()
+        # It warns of values that are not a number, which it does not tell, and of a slow machine.
         logging.getLogger("ray.tune.search.optuna").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", message="Define-by-run function")
         from ray.tune.schedulers import ASHAScheduler, TrialScheduler
         from ray.tune.search.optuna import OptunaSearch
 
