@@ -102,6 +102,7 @@ class PlainView(_Progress):
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._frozen: set[int] = set()
 
     def say(self, message: str) -> None:
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
@@ -111,9 +112,15 @@ class PlainView(_Progress):
         if event["event"] == "trial_started":
             trial = self._history.trial(event["trial"])
             chosen = " ".join(f"{name}={_short(value)}" for name, value in trial.point.items())
-            self.say(f"[{self._elapsed():6.1f} s] {trial.label} starts: {chosen}")
+            begins = f"goes on after epoch {max(trial.curve)}" if trial.curve else "starts"
+            self.say(f"[{self._elapsed():6.1f} s] {trial.label} {begins}: {chosen}")
+            self._frozen.discard(event["trial"])
         elif event["event"] == "trial_ended":
+            if event["trial"] in self._frozen:
+                return  # at the end of the sweep, when nothing more will come of it
             trial = self._history.trial(event["trial"])
+            if event["state"] == "frozen":
+                self._frozen.add(event["trial"])
             value = trial.value(self._sweep.metric, self._sweep.mode)
             result = "" if value is None else f" with {self._sweep.metric} {value:.4f}"
             n_epochs = f" after {len(trial.curve)} epochs" if trial.curve else ""
