@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tuning.checks import prepare_data
+from tuning.options import SweepOptions, resolve
 from tuning.record import Event
 from tuning.runner import SweepResult, run_sweep
-from tuning.sweep import Sweep, SweepOptions, prepare_data, resolve
+from tuning.sweep import Sweep
 
 TOY_SPACE = str(Path(__file__).with_name("toy_space.py"))
 

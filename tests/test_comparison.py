@@ -11,12 +11,13 @@ from scipy.stats import ttest_rel
 
 from search_spaces.domains import Choice, Float, Int, SearchSpace
 from tuning.comparison import default_configuration, paired_gain
+from tuning.options import SweepOptions, resolve
 from tuning.output import champion_table
 from tuning.record import Record, read_history
 from tuning.retrain import _baseline, _gains
 from tuning.seeds import SeedResult
 from tuning.spaces import space_names
-from tuning.sweep import Sweep, SweepOptions, resolve
+from tuning.sweep import Sweep
 
 PAIRS = st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), min_size=2, max_size=9)
 

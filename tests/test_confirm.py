@@ -18,12 +18,12 @@ from tuning.cli import main
 from tuning.confirm import FIRST_NUMBER
 from tuning.controller import Controller
 from tuning.hosting import BEST, EpochResult, Outcome
+from tuning.options import SweepOptions, resolve
 from tuning.record import EVENTS_FILE, ConfirmationPlan, Record, read_history
 from tuning.resources import Resources
 from tuning.results import best_trial, describe_best, trial_rows
 from tuning.runner import run_sweep
 from tuning.study_storage import JOURNAL_FILE, open_journal
-from tuning.sweep import SweepOptions, resolve
 from tuning.tracking import CONFIRMED_TAG, CONFIRMS_TAG
 
 # With the sweep's own seed, 0, x = 1 looks best; x = 2 is.

@@ -12,10 +12,10 @@ from conftest import reopened
 from search_spaces.domains import Choice, Float, Int, SearchSpace
 from trainables.errors import InputError
 from tuning.cost import SECONDS, seconds_of_all_epochs
+from tuning.options import COST_AWARE_NAMES
 from tuning.record import TrialRecord, read_history
 from tuning.samplers import COST_AWARE, SEARCHERS
 from tuning.searcher import Study
-from tuning.sweep import COST_AWARE_NAMES
 
 SPACE = SearchSpace(
     name="costs",

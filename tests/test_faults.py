@@ -22,12 +22,13 @@ from mlflow import MlflowClient
 from test_tracking import runs_of, start_server, wait_for
 
 from tuning import tracking
+from tuning.checks import prepare_data
 from tuning.controller import Controller
 from tuning.hosting import EpochResult
+from tuning.options import SweepOptions, resolve
 from tuning.record import Event, Record, read_history
 from tuning.resources import Resources
 from tuning.runner import run_sweep
-from tuning.sweep import SweepOptions, prepare_data, resolve
 
 
 def test_a_training_that_diverges_ends_at_once_as_infeasible(workplace, view):

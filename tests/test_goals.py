@@ -17,11 +17,11 @@ from tuning.cli import main
 from tuning.controller import Controller
 from tuning.goals import RULES
 from tuning.hosting import EpochResult, Outcome
+from tuning.options import SweepOptions, resolve
 from tuning.record import EVENTS_FILE, Record, read_history
 from tuning.resources import Resources
 from tuning.runner import run_sweep
 from tuning.spent import Spent
-from tuning.sweep import SweepOptions, resolve
 
 
 def test_a_sweep_that_tries_all_its_trials_says_so(toy_sweep, run):

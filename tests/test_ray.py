@@ -14,10 +14,10 @@ import pytest
 from conftest import TOY_SPACE
 
 from trainables.errors import RunFailed
+from tuning.options import SweepOptions, resolve
 from tuning.record import Record, read_history
 from tuning.retrain import retrain
 from tuning.runner import prepare_ray
-from tuning.sweep import SweepOptions, resolve
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 THAW = str(Path(sysconfig.get_path("scripts")) / "thaw")

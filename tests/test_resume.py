@@ -16,12 +16,14 @@ from test_sweep import InterruptingView
 from test_tracking import runs_of
 
 from trainables.errors import InputError
+from tuning.extension import change_space
 from tuning.fingerprints import differences, take_fingerprints
 from tuning.moving import find_moved, relocate
+from tuning.options import SweepOptions, resolve
 from tuning.record import read_events, read_history
 from tuning.runner import run_sweep
 from tuning.space_changes import point_in_space
-from tuning.sweep import SweepOptions, change_space, open_sweep, resolve
+from tuning.sweep import open_sweep
 
 
 @pytest.fixture
@@ -166,7 +168,7 @@ def test_a_sweep_goes_on_where_all_of_it_was_moved_to(thaw, tmp_path, monkeypatc
             scheduler="none",
         )
     )
-    from tuning.sweep import prepare_data
+    from tuning.checks import prepare_data
 
     run_sweep(prepare_data(sweep)[0], InterruptingView(after_epochs=3))
     new.parent.mkdir()

@@ -14,11 +14,11 @@ from toy_space import SPACE as TOY
 
 from search_spaces.domains import Choice, Float, SearchSpace
 from trainables.errors import InputError
+from tuning.options import OF_ONE_OBJECTIVE, SEARCHER_NAMES, SweepOptions, resolve
 from tuning.record import TrialRecord, read_history
 from tuning.samplers import KNOW_FROM_TRIALS, SEARCHERS, own_sampler, sampled_by_itself
 from tuning.searcher import Study
 from tuning.spaces import load_space, space_names
-from tuning.sweep import OF_ONE_OBJECTIVE, SEARCHER_NAMES, SweepOptions, resolve
 
 N_SAMPLERS = 9
 OWN = str(Path(__file__).with_name("sampler_file.py"))

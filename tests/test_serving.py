@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from test_tracking import wait_for
 
+from tuning.options import SweepOptions, resolve
 from tuning.prediction import predict
 from tuning.serving import find_checkpoint
-from tuning.sweep import SweepOptions, resolve
 
 
 def ask(url: str, column: str, values: list[str]) -> list[dict]:

@@ -8,10 +8,10 @@ from test_contracts import N_SPACES
 from search_spaces.domains import Choice, Float, Int, SearchSpace
 from trainables.config import check_config
 from trainables.tasks import TASKS, task_row
+from tuning.options import SweepOptions, resolve
 from tuning.searcher import Study
 from tuning.spaces import load_space, space_names
 from tuning.starting_points import default_point, with_defaults_first
-from tuning.sweep import SweepOptions, resolve
 
 SEARCHERS = ("tpe", "random", "nsga2")
 

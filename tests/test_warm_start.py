@@ -14,12 +14,12 @@ from test_tracking import runs_of
 from search_spaces.domains import Float, SearchSpace
 from trainables.errors import InputError
 from tuning.controller import Controller
+from tuning.options import SweepOptions, resolve
 from tuning.record import Record, TrialRecord, read_history
 from tuning.resources import Resources
 from tuning.samplers import search_notes
 from tuning.searcher import Study
 from tuning.study_mirror import make_mirror
-from tuning.sweep import SweepOptions, resolve
 from tuning.warm_start import warm_trials
 
 

@@ -238,7 +238,7 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Search a space for the best configuration."""
-    from tuning.sweep import SweepOptions, resolve
+    from tuning.options import SweepOptions, resolve
 
     options = SweepOptions(
         space=space,
@@ -320,7 +320,8 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Continue an interrupted sweep, or add trials to a finished one."""
-    from tuning.sweep import change_space, extend, open_sweep
+    from tuning.extension import change_space, extend
+    from tuning.sweep import open_sweep
 
     with _stdout_for_json_only():  # a user's file may print
         found = change_space(open_sweep(name, sweeps_folder), space, settings or ())
@@ -513,9 +514,9 @@ def tasks(as_json: AsJson = False) -> None:
 
 
 def _run(resolved: Sweep, as_json: bool, accept_changes: bool = False) -> None:
+    from tuning.checks import prepare_data
     from tuning.live import make_view
     from tuning.output import sweep_report
-    from tuning.sweep import prepare_data
 
     view = make_view()
     with _stdout_for_json_only():

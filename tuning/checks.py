@@ -1,0 +1,92 @@
+"""What is checked of a resolved sweep before anything starts: every corner of its space."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from search_spaces.domains import SpaceError
+from trainables.config import TrainingConfig, check_config
+from trainables.errors import InputError, unknown
+from trainables.tasks import TaskRow, task_row
+from tuning.resources import Resources
+from tuning.sweep import Sweep, data_key
+
+_N_SAMPLES_CHECKED = 32  # beside all corners of the space
+
+
+def prepare_data(sweep: Sweep) -> tuple[Sweep, list[str]]:
+    """Make the data of every trial ready on this machine; remote weights too.
+
+    Returns:
+        The sweep with its data's fingerprints, and notes on the data for a person to read.
+
+    Raises:
+        InputError: the data or the weights can not be used.
+    """
+    if sweep.space.task is None:
+        return sweep, []
+    row = task_row(sweep.space.task)
+    fingerprints: dict[str, str] = {}
+    notes: list[str] = []
+    seen: set[tuple[Any, ...]] = set()
+    for values in _configurations(sweep):
+        config = check_config(values, row.config_type)
+        row.fetch(config)
+        key = tuple(getattr(config, name) for name in row.config_type.DATA_FIELDS)
+        if key in seen:
+            continue
+        seen.add(key)
+        data = row.prepare(config, sweep.cache_folder)
+        fingerprints[data_key(values, row)] = data.info.fingerprint
+        counts = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
+        notes.append(f"{config.data}: {counts}; {len(data.info.classes)} classes")
+        notes += data.info.notes
+    return replace(sweep, data_fingerprints=fingerprints), notes
+
+
+def _configurations(sweep: Sweep) -> Iterator[dict[str, Any]]:
+    """The starting points, the corners and a sample of the space, as full configurations."""
+    generator = random.Random(sweep.seed)
+    points = [sweep.space.complete(point, generator) for point in sweep.space.starting_points]
+    points += sweep.space.corners()
+    points += (sweep.space.sample(generator) for _ in range(_N_SAMPLES_CHECKED))
+    for point in points:
+        yield sweep.configuration(point)
+
+
+def check_space(sweep: Sweep, row: TaskRow | None, resources: Resources | None) -> None:
+    if row is None:
+        return
+    unknown_names = [
+        name for name in sweep.space.domains if name not in row.config_type.model_fields
+    ]
+    if unknown_names:
+        raise InputError(
+            f"search space {sweep.space.name}: "
+            + unknown("setting", unknown_names[0], row.config_type.model_fields)
+        )
+    try:
+        for values in _configurations(sweep):
+            config = check_config(values, row.config_type)
+            row.check(config)
+            _check_device(config, resources)
+    except (InputError, SpaceError) as error:
+        raise InputError(f"search space {sweep.space.name}: {error}") from None
+
+
+def _check_device(config: TrainingConfig, resources: Resources | None) -> None:
+    if config.precision == "fp16" and resources is not None and not resources.gpus_per_trial:
+        raise InputError(
+            "precision = 'fp16': needs a GPU, and trials get none here; valid here: 'fp32', 'bf16'"
+        )
+
+
+def check_gpu_hours(sweep: Sweep, resources: Resources | None) -> None:
+    if sweep.gpu_hours is not None and resources is not None and not resources.gpus_per_trial:
+        raise InputError(
+            f"--gpu-hours = {sweep.gpu_hours:g}: trials get no GPU here, so it would never end the "
+            "sweep; valid here: --time-budget"
+        )
