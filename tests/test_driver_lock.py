@@ -15,6 +15,7 @@ import pytest
 from trainables.errors import InputError
 from tuning import driver_lock
 from tuning.driver_lock import HOLDER_FILE, sole_driver
+from tuning.runner import run_sweep
 
 HOLD = """
 import sys, time
@@ -103,11 +104,11 @@ def test_a_damaged_holder_file_stops_nobody(tmp_path):
         pass
 
 
-def test_a_sweep_that_is_run_is_not_retrained(workplace, monkeypatch, capsys, toy_sweep):
+def test_a_sweep_that_is_run_is_not_retrained(monkeypatch, capsys, toy_sweep, view):
     from tuning.cli import main
 
-    sweep = toy_sweep()
-    sweep.save()
+    sweep = toy_sweep(trials=2)
+    run_sweep(sweep, view)
     monkeypatch.setattr(sys, "argv", ["thaw", "retrain", "toy"])
     with sole_driver("toy", sweep.folder), pytest.raises(SystemExit) as stop:
         main()

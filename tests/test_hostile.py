@@ -248,7 +248,7 @@ AT_ONCE = [
     ),
     Wrong("metric upwards", "sweep digits --metric val_loss:up", "'val_loss:up'", "max or min"),
     Wrong("unknown searcher", "sweep digits --searcher tpee", "'tpee'; valid: tpe, "),
-    Wrong("unknown scheduler", "sweep digits --scheduler ashaa", "'ashaa'; valid: asha, none"),
+    Wrong("unknown scheduler", "sweep digits --scheduler ashaa", "'ashaa'; valid: asha, "),
     Wrong("unknown engine", "sweep digits --engine rays", "'rays'; valid: ray, inprocess"),
     # Names and places
     Wrong("name with a space", "sweep digits --name 'a b'", "--name 'a b': must be 1 to 100"),

@@ -406,7 +406,6 @@ def retrain(
     as_json: AsJson = False,
 ) -> None:
     """Train the best configuration anew, test it once, register it as champion."""
-    from tuning.driver_lock import sole_driver
     from tuning.live import make_view
     from tuning.output import champion_table
     from tuning.record import Record
@@ -414,8 +413,7 @@ def retrain(
     from tuning.sweep import open_sweep
 
     found = open_sweep(name, sweeps_folder)
-    # Not beside a running sweep: the best is not known yet, and the test split is read only once.
-    with _stdout_for_json_only(), sole_driver(found.name, found.folder):
+    with _stdout_for_json_only():
         record = Record(found.folder)
         document = run(
             found,

@@ -11,6 +11,7 @@ from typing import Any
 from trainables.errors import InputError
 from trainables.metrics import Direction
 from trainables.tasks import task_row
+from tuning.starting_points import default_point
 from tuning.sweep import Sweep
 
 CONFIDENCE = 0.95  # of the interval around a gain; the customary level
@@ -83,19 +84,9 @@ def default_configuration(sweep: Sweep) -> dict[str, Any]:
         InputError: these do not go together.
     """
     space = sweep.space
-    known = space.starting_points[0] if space.starting_points else {}
-    fields = {} if space.task is None else task_row(space.task).config_type.model_fields
-    point: dict[str, Any] = {}
-    for name, domain in space.domains.items():
-        if not space.is_active(name, point):
-            continue
-        field = fields.get(name)
-        if name in known:
-            point[name] = known[name]
-        elif field is None or field.is_required() or field.default is None:
-            point[name] = domain.grid(1)[0]
-        else:
-            point[name] = field.default
+    config_type = None if space.task is None else task_row(space.task).config_type
+    given = space.starting_points[0] if space.starting_points else {}
+    point = default_point(space, config_type, given)
     try:
         return sweep.configuration(point)
     except InputError as error:

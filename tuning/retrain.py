@@ -10,6 +10,7 @@ from typing import Any
 from trainables.errors import InputError
 from tuning.champion import log_champion
 from tuning.comparison import Gain, default_configuration, paired_gain
+from tuning.driver_lock import sole_driver
 from tuning.live import View
 from tuning.record import Record, TrialRecord
 from tuning.results import best_trial, find_trial
@@ -40,7 +41,7 @@ def retrain(
         The document that ``thaw retrain --json`` prints.
 
     Raises:
-        InputError: there is no such trial, or the workers do not fit.
+        InputError: there is no such trial, the workers do not fit, or the sweep is running.
     """
     history = record.history
     trial = (
@@ -49,6 +50,22 @@ def retrain(
         else find_trial(sweep, history, trial_number)
     )
     _check_counts(n_workers, n_seeds, trial)
+    # Not beside a running sweep: the best is not known yet, and the test split is read only once.
+    with sole_driver(sweep.name, sweep.folder):
+        return _retrain(sweep, record, trial, n_workers, n_seeds, view, baseline=baseline)
+
+
+def _retrain(
+    sweep: Sweep,
+    record: Record,
+    trial: TrialRecord,
+    n_workers: int,
+    n_seeds: int,
+    view: View,
+    *,
+    baseline: bool,
+) -> dict[str, Any]:
+    history = record.history
     folder = sweep.folder / "retrain" / time.strftime("%Y%m%d-%H%M%S")
     own = int(trial.config.get("seed", sweep.seed))
     seeds = [own] if n_seeds == 1 else list(range(own + 1, own + 1 + n_seeds))

@@ -23,23 +23,26 @@ def with_defaults_first(space: SearchSpace, config_type: type[TrainingConfig]) -
 
 
 def default_point(
-    space: SearchSpace, config_type: type[TrainingConfig], given: Mapping[str, Any] | None = None
+    space: SearchSpace, config_type: type[TrainingConfig] | None, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """One value for each active domain: as given, else what is nearest to the task's default."""
+    """One value for each active domain: as given, else what is nearest to the task's default.
+
+    The middle of the domain where there is no default.
+    """
     defaults = {
         name: _nearest(domain, _default(name, config_type))
         for name, domain in space.domains.items()
     }
-    return space.complete({**defaults, **(given or {})}, random.Random(0))
+    return space.complete({**defaults, **given}, random.Random(0))
 
 
-def _default(name: str, config_type: type[TrainingConfig]) -> Any:
-    field = config_type.model_fields.get(name)
+def _default(name: str, config_type: type[TrainingConfig] | None) -> Any:
+    field = None if config_type is None else config_type.model_fields.get(name)
     return None if field is None or field.is_required() else field.default
 
 
 def _nearest(domain: Domain, value: Any) -> Any:
-    """``value`` if the domain has it, else the nearest of a fine grid, else its first."""
+    """``value`` if the domain has it, else the nearest of a fine grid, else its middle."""
     if domain.contains(value):
         return value
     if isinstance(domain, Choice):
@@ -47,10 +50,9 @@ def _nearest(domain: Domain, value: Any) -> Any:
         if not (_is_number(value) and numbers):
             return domain.options[0]
         return min(numbers, key=lambda option: abs(float(option) - value))  # type: ignore[arg-type]
-    candidates = domain.grid(1001)
     if not _is_number(value):
-        return candidates[0]
-    return min(candidates, key=lambda candidate: abs(candidate - value))
+        return domain.grid(1)[0]
+    return min(domain.grid(1001), key=lambda candidate: abs(candidate - value))
 
 
 def _is_number(value: Any) -> bool:
