@@ -45,6 +45,8 @@ class ThawSearcher:
             return True
         self._best[trial] = self._better(value, self._best.get(trial, value))
         frozen = self._study.report(trial, epoch, value)
+        for hopeless in self._study.give_up():
+            self._study.tell(hopeless, "pruned", None)
         if epoch == self._epochs:
             self._study.tell(trial, "completed", self._best[trial])
         return frozen

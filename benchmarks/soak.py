@@ -30,7 +30,7 @@ from typing import Any
 from urllib.request import urlopen
 
 from processes import process_tree
-from soak_check import check_disk, check_mlflow, check_record
+from soak_check import check_disk, check_mlflow, check_record, check_study
 from soak_training import write_data
 
 from tuning.record import ENDED_STATES, Event, read_events
@@ -243,7 +243,7 @@ def report(soak: Soak, faults: list[Fault]) -> dict[str, Any]:
         "runs_doubled": n_doubled,
         "seconds_lost_per_fault": {k: round(statistics.median(s), 1) for k, s in seconds.items()},
         "drivers": soak.n_drivers,
-        "wrong": in_record + in_mlflow + check_disk(sweep),
+        "wrong": in_record + in_mlflow + check_study(sweep) + check_disk(sweep),
     }
 
 

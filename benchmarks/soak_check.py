@@ -1,4 +1,4 @@
-"""After a soak: is every trial accounted for exactly once, in the record, MLflow and on disk?"""
+"""After a soak: is every trial there just once, in record, study, MLflow and on disk?"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tuning.checkpoints import checkpoint_sizes
 from tuning.hosting import BEST
 from tuning.record import ENDED_STATES, read_events, read_history
 from tuning.results import best_trial, checkpoint_of
+from tuning.study_storage import JOURNAL_FILE, open_storage
 from tuning.sweep import Sweep
 from tuning.tracking import TRIAL_TAG
 
@@ -69,6 +70,28 @@ def check_mlflow(sweep: Sweep) -> tuple[Faults, int]:
         if logged != [(epoch, m[sweep.metric]) for epoch, m in sorted(trial.curve.items())]:
             wrong.append(f"MLflow: trial {number} has the curve {logged}")
     return wrong, n_doubled
+
+
+def check_study(sweep: Sweep) -> Faults:
+    """The study beside the record has each trial once, ended as it did, with its curve."""
+    import optuna
+
+    storage = open_storage(f"journal://{sweep.folder / JOURNAL_FILE}", "--storage")
+    study = optuna.load_study(study_name=sweep.name, storage=storage)
+    trials = read_history(sweep.folder).trials
+    numbers = [trial.user_attrs["thaw.trial"] for trial in study.trials]
+    if numbers != sorted(trials):
+        return [f"study: trials {numbers}"]
+    wrong = []
+    for told in study.trials:
+        record = trials[told.user_attrs["thaw.trial"]]
+        state = "COMPLETE" if record.state == "completed" else record.state.upper()
+        if told.state.name != state:
+            wrong.append(f"study: trial {record.number} is {told.state.name}, not {state}")
+        curve = {epoch: metrics[sweep.metric] for epoch, metrics in record.curve.items()}
+        if told.intermediate_values != curve:
+            wrong.append(f"study: trial {record.number} has the curve {told.intermediate_values}")
+    return wrong
 
 
 def check_disk(sweep: Sweep) -> Faults:

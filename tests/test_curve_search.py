@@ -253,6 +253,18 @@ def test_without_a_model_the_best_third_goes_on():
     assert set(thawed) <= {0, 1, 2}
 
 
+def test_no_more_than_some_stay_frozen():
+    freezer = FreezeThaw(direction="max", epochs=27, n_trials=None, seed=0)
+    best: list[int] = []
+    for number in range(30):  # fewer than would have a longer first leg
+        freezer.start(number)
+        frozen = freezer.observe(number, freezer.rungs[0], float(-number))
+        best += [number] if frozen else []
+    given_up = freezer.give_up()
+    assert given_up == best[20:]
+    assert freezer.give_up() == []
+
+
 def test_a_restored_freezer_knows_who_is_frozen():
     freezer = FreezeThaw(direction="max", epochs=9, n_trials=27, seed=0)
     first = freezer.rungs[0]

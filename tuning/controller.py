@@ -238,6 +238,9 @@ class Controller:
         del self._running[number]
         self._heard.pop(number, None)
         self._record.append("trial_ended", trial=number, state="frozen", error=None)
+        self._goals.ended(self.trials[number])
+        for hopeless in self._study.give_up():
+            self._tell(self.trials[hopeless], "pruned")
 
     def began(self, number: int) -> None:
         """Hear that a trial's process is up: from now on it may not be silent for too long."""

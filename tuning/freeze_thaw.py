@@ -19,6 +19,8 @@ from tuning.record import ENDED_STATES, TrialState
 
 REDUCTION_FACTOR = 3  # of three trials at a rung, one goes on
 _MOST_RUNGS = 4
+# Frozen trials at each rung that may still go on; each has a checkpoint on the disk.
+_MOST_FROZEN = 20
 _N_WHOLE = 3  # trials that should at least come to their end, whatever the number of trials
 # Shares of trials whose first leg ends at the first, second … rung, once there have been this many
 _FIRST_LEGS, _N_BEFORE_LONG_LEGS = (0.70, 0.20, 0.07, 0.03), 30
@@ -138,6 +140,23 @@ class FreezeThaw:
             return None
         self._thaw(*found)
         return found[1]
+
+    def give_up(self) -> list[int]:
+        """Trials that are frozen for good: too many others at their rung are better.
+
+        The best by forecast and the best by value are kept, half of the room each.
+        """
+        given_up = []
+        for frozen in self._frozen:
+            if len(frozen) <= _MOST_FROZEN:
+                continue
+            kept = set(sorted(frozen, key=lambda n: -frozen[n])[: _MOST_FROZEN // 2])
+            ends = frozen if self._foresee is None else self._foresee(list(frozen))
+            kept |= set(sorted(set(frozen) - kept, key=lambda n: -ends[n])[: _MOST_FROZEN // 2])
+            given_up += [number for number in frozen if number not in kept]
+            for number in given_up:
+                frozen.pop(number, None)
+        return given_up
 
     def _next(self, is_last_call: bool) -> tuple[int, int] | None:
         """The rung and the number of the trial to thaw; the furthest first."""

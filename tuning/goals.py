@@ -37,7 +37,8 @@ class Goals:
         self._best_ended: float | None = None
         self._started = time.monotonic()
         self._ending: Ending | None = None
-        ended = [trial for trial in history.trials.values() if trial.state in ENDED_STATES]
+        self._counted: set[int] = set()
+        ended = [t for t in history.trials.values() if t.state in (*ENDED_STATES, "frozen")]
         for trial in sorted(ended, key=lambda trial: trial.ended or 0.0):
             self.ended(trial)
 
@@ -57,10 +58,11 @@ class Goals:
             self.best = value
 
     def ended(self, trial: TrialRecord) -> None:
-        """Hear that a trial has ended."""
-        valid = trial.state in ("completed", "pruned")
+        """Hear that a trial has ended, or is frozen: whatever follows, it counts once."""
+        valid = trial.state in ("completed", "pruned", "frozen")
         value = trial.value(self.sweep.metric, self.sweep.mode) if valid else None
-        self.n_ended_since_best += 1
+        self.n_ended_since_best += trial.number not in self._counted
+        self._counted.add(trial.number)
         if value is None:
             return
         self.reported(value)

@@ -160,6 +160,10 @@ class Study:
         self._judged[number] = trial if self._judge is self._study else self._judge.ask()
         return point
 
+    def give_up(self) -> list[int]:
+        """Frozen trials that will never go on, each told once; ``tell`` must end them."""
+        return [] if self._freezer is None else self._freezer.give_up()
+
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Hear the value after ``epoch`` (counted from 1); True if the trial should stop now.
 
