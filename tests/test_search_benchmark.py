@@ -349,8 +349,8 @@ def test_the_command_compares_a_searcher_with_peers_and_keeps_their_runs(tmp_pat
         )
         for _ in range(2)
     )
-    assert "12 of 12 runs" in first.stderr
-    assert "4 of 4 runs" in second.stderr  # what is not a peer's may have changed
+    assert "16 of 16 runs" in first.stderr
+    assert "8 of 8 runs" in second.stderr  # what is not a peer's may have changed
     assert first.stdout == second.stdout
     assert "### toy, 4 workers" in first.stdout
     assert "of 14 reached" in first.stdout

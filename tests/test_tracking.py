@@ -37,7 +37,7 @@ def test_one_parent_and_one_run_per_trial_with_the_whole_curve(toy_sweep, run):
     parent = runs.pop("parent")
     assert parent.info.run_id == summary["mlflow"]["parent_run_id"]
     assert parent.info.status == "FINISHED"
-    assert parent.data.params["searcher"] == "tpe"
+    assert parent.data.params["searcher"] == "curves"
     client = MlflowClient(tracking_uri=sweep.tracking_uri)
     trials = read_history(sweep.folder).trials
     assert len(runs) == len(trials) == 8
