@@ -33,7 +33,7 @@ from processes import process_tree
 from soak_check import check_disk, check_mlflow, check_record, check_study
 from soak_training import write_data
 
-from tuning.record import ENDED_STATES, Event, read_events
+from tuning.record import Event, read_events
 from tuning.sweep import open_sweep
 
 HERE = Path(__file__).parent
@@ -211,7 +211,9 @@ def run(soak: Soak, n_kills: int, seed: int) -> list[Fault]:
         for fault in faults:
             if fault.seconds is None:
                 fault.look(epochs)
-        n_ended = sum(e["event"] == "trial_ended" and e["state"] in ENDED_STATES for e in events)
+        # Most that are frozen never go on, and all of those end together, after the last kill.
+        ends = [e for e in events if e["event"] == "trial_ended" and e["state"] != "interrupted"]
+        n_ended = len({event["trial"] for event in ends})
         if len(faults) < len(deck) and epochs and n_ended >= due:
             kind = deck[len(faults)]
             time.sleep(generator.uniform(0, 0.5))
