@@ -13,6 +13,7 @@ from search_spaces.domains import Choice, Float, Int, SearchSpace
 from tuning.curve_model import CurveModel, Curves, Encoder, shapes
 from tuning.curve_search import CurveSearch
 from tuning.freeze_thaw import FreezeThaw, rungs
+from tuning.record import TrialRecord
 from tuning.searcher import Study
 from tuning.spaces import load_space, space_names
 
@@ -299,3 +300,28 @@ def test_a_study_that_freezes_reaches_a_good_value():
                 study.tell(number, "completed", value)
                 break
     assert best > 0.72  # the best there is: 0.75
+
+
+@pytest.mark.parametrize("searcher", ["curves", "random", "qmc", "nsga2"])
+def test_a_resumed_study_has_frozen_what_was_frozen(searcher):
+    options = {"searcher": searcher, "direction": "max", "epochs": 9, "seed": 0, "n_trials": 27}
+    study = Study(SPACE, scheduler="freeze-thaw", **options)
+    records = []
+    for number in range(12):
+        record = TrialRecord(number, {}, study.ask(number), started=2.0 * number)
+        records.append(record)
+        for epoch in range(1, 10):
+            record.curve[epoch] = {"m": slow_starter(record.point, epoch)}
+            if study.report(number, epoch, record.curve[epoch]["m"]):
+                record.state = "frozen"
+                break
+        else:
+            record.state, record.ended = "completed", 2.0 * number + 1
+            study.tell(number, "completed", record.value("m", "max"))
+    again = Study(SPACE, scheduler="freeze-thaw", n_known=12, **options)
+    again.restore_all(records, {"m": "max"})
+    assert again._freezer is not None
+    frozen = {number for rung in again._freezer._frozen for number in rung}
+    assert frozen == {record.number for record in records if record.state == "frozen"}
+    assert again._freezer._goal == {}
+    assert again._freezer._n_started == 12

@@ -103,17 +103,18 @@ class Study:
         self._points: dict[int, Mapping[str, Any]] = {}
         self._curves: CurveSearch | None = None
         self._freezer: FreezeThaw | None = None
-        if self._proposes or scheduler == "freeze-thaw":
+        freezes = scheduler == "freeze-thaw"
+        if self._proposes or freezes:
             self._curves = CurveSearch(
                 space, direction=direction, epochs=epochs, seed=_sampler_seed(seed, n_known)
             )
-        if scheduler == "freeze-thaw":
+        if self._curves is not None and freezes:
             self._freezer = FreezeThaw(
                 direction=direction,
                 epochs=epochs,
                 n_trials=self._limit if n_trials is None else n_trials,
                 seed=seed,
-                foresee=None if self._curves is None else self._curves.foresee,
+                foresee=self._curves.foresee,
             )
 
     @property
@@ -128,14 +129,17 @@ class Study:
 
     def ask(self, number: int) -> dict[str, Any]:
         """The point of trial ``number``: starting points in their order, then the sampler's."""
+        point = self._propose(number)
+        if self._freezer is not None:
+            self._freezer.start(number)
+        return point
+
+    def _propose(self, number: int) -> dict[str, Any]:
         if number < len(self._queue):
             self._study.enqueue_trial(dict(self._queue[number]))
         elif self._proposes and self._curves is not None:
             self._study.enqueue_trial(self._curves.propose())
-        point = self._ask(number)
-        if self._freezer is not None:
-            self._freezer.start(number)
-        return point
+        return self._ask(number)
 
     def can_thaw(self, *, is_last_call: bool) -> bool:
         """Whether ``thaw`` would return a trial now."""
@@ -251,13 +255,23 @@ class Study:
         metric, mode = next(iter(objectives.items()))
         for record in records:
             self._learn_curve(record.number, record, metric)
-            if self._freezer is not None:
-                best = record.value(metric, mode)
-                self._freezer.restore(record.number, record.state, len(record.curve), best)
-        if not self._asks_again:
+        if self._asks_again:
+            self._go_through_again(records, objectives, seconds_of)
+        else:
             for record in records:
                 self._take_over(record, objectives, seconds_of(record))
-            return
+        if self._freezer is not None:  # last: going through it again is no news for it
+            for record in records:
+                best = record.value(metric, mode)
+                self._freezer.restore(record.number, record.state, len(record.curve), best)
+
+    def _go_through_again(
+        self,
+        records: Sequence[TrialRecord],
+        objectives: Objectives,
+        seconds_of: Callable[[TrialRecord], float | None],
+    ) -> None:
+        """Ask and tell as then, for samplers that go by what they asked before."""
         began = [(record.started, record.number, False, record) for record in records]
         ended = [
             (record.ended or record.started, record.number, True, record)
@@ -316,7 +330,7 @@ class Study:
 
     def _ask_again(self, record: TrialRecord) -> None:
         """Ask for a trial as it was asked for then, so that the sampler is where it was."""
-        if self.ask(record.number) == record.point:
+        if self._propose(record.number) == record.point:
             return
         # Another version, or a changed space: the sampler hears at least of the point.
         self.tell(record.number, "failed", None)
