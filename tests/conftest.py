@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -123,3 +124,23 @@ def reopened(sweep: Sweep, **changes) -> Sweep:
     from tuning.sweep import open_sweep
 
     return replace(open_sweep(str(sweep.folder), sweep.folder.parent), **changes)
+
+
+@pytest.fixture
+def thaw(workplace, monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in this process: (exit code, stdout, stderr)."""
+    from tuning.cli import main
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["thaw", *arguments])
+        capfd.readouterr()
+        code: object = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capfd.readouterr()
+        assert isinstance(code, int)
+        return code, out, err
+
+    return run

@@ -5,32 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 
-import pytest
 from conftest import TOY_SPACE
-
-from tuning.cli import main
-
-
-@pytest.fixture
-def thaw(workplace, monkeypatch, capfd):
-    """Runs a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["thaw", *arguments])
-        capfd.readouterr()
-        code: object = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capfd.readouterr()
-        assert isinstance(code, int)
-        return code, out, err
-
-    return run
-
 
 SWEEP = ("sweep", TOY_SPACE, "--engine", "inprocess", "--metric", "value:max", "--name", "toy")
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,27 +22,6 @@ from tuning.record import read_events, read_history
 from tuning.runner import run_sweep
 from tuning.space_changes import point_in_space
 from tuning.sweep import open_sweep
-
-
-@pytest.fixture
-def thaw(workplace, monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command in this process: (exit code, stdout, stderr)."""
-    from tuning.cli import main
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["thaw", *arguments])
-        capfd.readouterr()
-        code: object = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capfd.readouterr()
-        assert isinstance(code, int)
-        return code, out, err
-
-    return run
-
 
 OWN_SWEEP = ("--engine", "inprocess", "--metric", "value:max", "--name", "s", "--trials", "3")
 
