@@ -235,12 +235,16 @@ class Controller:
 
     def _freeze(self, number: int) -> None:
         """Let a trial give its slot away; it may go on later."""
-        del self._running[number]
-        self._heard.pop(number, None)
+        self._release(number)
         self._record.append("trial_ended", trial=number, state="frozen", error=None)
         self._goals.ended(self.trials[number])
         for hopeless in self._study.give_up():
             self._tell(self.trials[hopeless], "pruned")
+
+    def _release(self, number: int) -> Slot:
+        """Take a trial's slot away from it."""
+        self._heard.pop(number, None)
+        return self._running.pop(number)
 
     def began(self, number: int) -> None:
         """Hear that a trial's process is up: from now on it may not be silent for too long."""
@@ -281,7 +285,7 @@ class Controller:
             return
         self._lost[number] = (n_lost, n_epochs)
         self.retried(number, "its worker process died")
-        del self._running[number]
+        self._release(number)
         self._put_back(trial)
 
     def _put_back(self, trial: TrialRecord) -> None:
@@ -297,8 +301,7 @@ class Controller:
             return
         if outcome.out_of_memory:
             self._learn_memory(number, None, ran_out=True)
-        slot = self._running.pop(number)
-        self._heard.pop(number, None)
+        slot = self._release(number)
         trial = self._record.history.trial(number)
         if outcome.out_of_memory and slot.trials_per_gpu > 1:
             # It may fit where fewer share the GPU: only then is it infeasible.

@@ -153,9 +153,10 @@ class FreezeThaw:
             kept = set(sorted(frozen, key=lambda n: -frozen[n])[: _MOST_FROZEN // 2])
             ends = frozen if self._foresee is None else self._foresee(list(frozen))
             kept |= set(sorted(set(frozen) - kept, key=lambda n: -ends[n])[: _MOST_FROZEN // 2])
-            given_up += [number for number in frozen if number not in kept]
-            for number in given_up:
-                frozen.pop(number, None)
+            hopeless = [number for number in frozen if number not in kept]
+            for number in hopeless:
+                del frozen[number]
+            given_up += hopeless
         return given_up
 
     def _next(self, is_last_call: bool) -> tuple[int, int] | None:
