@@ -13,14 +13,16 @@ after a few epochs for the final one.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
+from threadpoolctl import ThreadpoolController
 
 from search_spaces.domains import Choice, Float, Int, SearchSpace
 
@@ -28,6 +30,30 @@ _N_SHAPES = 3  # a, b and c above
 _MEAN_SPREAD = 1.0  # prior standard deviation of the shapes' means; values are standardised
 _JITTER = 1e-6
 _INACTIVE = 0.5  # how far from the middle of a domain it is not to have it
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    """Finding the libraries takes milliseconds, so it is done once."""
+    return ThreadpoolController()
+
+
+def _on_one_thread(method: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Let linear algebra use one thread.
+
+    With more, they wait for each other where trainings take all cores, which is the rule beside a
+    driver: the same call then took 20 times as long, and the control loop stood still for a second.
+    """
+
+    @functools.wraps(method)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with _blas().limit(limits=1, user_api="blas"):
+            return method(*args, **kwargs)
+
+    return run
 
 
 class Encoder:
@@ -113,6 +139,7 @@ class CurveModel:
         )
         self.parameters = self._prior_mean.copy()
 
+    @_on_one_thread
     def fit(self, curves: Curves, points: np.ndarray, n_iterations: int = 40) -> None:
         """Choose the parameters that make the observations and the prior most likely.
 
@@ -143,6 +170,7 @@ class CurveModel:
         if np.isfinite(found.fun):
             self.parameters = found.x
 
+    @_on_one_thread
     def condition(self, curves: Curves, points: np.ndarray) -> None:
         """Take the observations in; ``points`` as for ``fit``."""
         lengths, by_point, by_trial, noise = self._unpack(self.parameters)
@@ -155,6 +183,7 @@ class CurveModel:
         self._factor = cholesky(covariance, lower=True, check_finite=False)
         self._weights = cho_solve((self._factor, True), curves.value, check_finite=False)
 
+    @_on_one_thread
     def predict(
         self, queries: Curves, points: np.ndarray, known: Sequence[int | None]
     ) -> tuple[np.ndarray, np.ndarray]:

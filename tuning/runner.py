@@ -49,6 +49,8 @@ def prepare_ray() -> None:
         ("TUNE_PRINT_ALL_TRIAL_ERRORS", "0"),  # they are in the record, and shown from there
         ("RAY_AIR_NEW_OUTPUT", "0"),  # the other output can be silenced
         ("RAY_CHDIR_TO_TRIAL_DIR", "0"),  # relative paths mean what they mean to the user
+        # Ray's 15 lets trials starve beside anything else that runs, Ray's own processes included.
+        ("RAY_worker_niceness", "0"),
         ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),  # Ray's coming default; unset, Ray warns of it
     ):
         os.environ.setdefault(name, value)
