@@ -9,12 +9,12 @@ from typing import Any
 from soak_training import accuracy, load_data, read_state
 
 from tuning.checkpoints import checkpoint_sizes
-from tuning.hosting import BEST
 from tuning.record import ENDED_STATES, read_events, read_history
-from tuning.results import best_trial, checkpoint_of
+from tuning.results import best_trial, fetch_checkpoint
 from tuning.study_storage import JOURNAL_FILE, open_storage
 from tuning.sweep import Sweep
 from tuning.tracking import TRIAL_TAG
+from tuning.trial_checkpoints import BEST
 
 Faults = list[str]  # what is wrong, a line each
 
@@ -101,7 +101,7 @@ def check_disk(sweep: Sweep) -> Faults:
     if len(found) != sweep.keep_checkpoints:
         wrong.append(f"disk: {len(found)} checkpoints, not {sweep.keep_checkpoints}")
     best = best_trial(sweep, read_history(sweep.folder))
-    checkpoint = checkpoint_of(sweep, best)
+    checkpoint = fetch_checkpoint(sweep, best)
     if checkpoint is None:
         return [*wrong, f"disk: trial {best.number}, the best, has no checkpoint"]
     weights, _, _ = read_state(checkpoint)

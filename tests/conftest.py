@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from s3_server import bucket, one_s3_server, s3  # noqa: F401  fixtures
 
 from tuning.checks import prepare_data
 from tuning.options import SweepOptions, resolve

@@ -20,10 +20,11 @@ from tuning.checkpoints import CheckpointKeeper, checkpoint_sizes, trial_folder
 from tuning.hosting import BEST, LAST
 from tuning.record import read_events
 from tuning.runner import run_sweep
+from tuning.stores import FolderStore
 
 
 def test_a_keeper_deletes_what_is_not_among_the_best(tmp_path):
-    keeper = CheckpointKeeper(tmp_path, 2, "m", "max")
+    keeper = CheckpointKeeper(FolderStore(tmp_path), 2, "m", "max")
     assert keeper.save_beyond() is None
     trials = make_trials(
         [("completed", 0.5), ("failed", 0.9), ("pruned", 0.7), ("completed", 0.6), ("pruned", None)]
@@ -57,7 +58,9 @@ def kept(sweep_folder: Path) -> set[tuple[int, str]]:
 
 def test_a_budget_keeps_fewer_and_never_touches_what_has_not_ended(tmp_path):
     warnings: list[str] = []
-    keeper = CheckpointKeeper(tmp_path, 3, "m", "max", budget_bytes=4500, warn=warnings.append)
+    keeper = CheckpointKeeper(
+        FolderStore(tmp_path), 3, "m", "max", budget_bytes=4500, warn=warnings.append
+    )
     for name in (BEST, LAST):
         write_checkpoint(tmp_path, 9, name, 1000)  # of a trial that runs or is paused
     values = [0.1, 0.5, 0.3, 0.4, 0.2]
@@ -73,7 +76,9 @@ def test_a_budget_keeps_fewer_and_never_touches_what_has_not_ended(tmp_path):
 
 def test_the_best_stays_whatever_the_budget(tmp_path):
     warnings: list[str] = []
-    keeper = CheckpointKeeper(tmp_path, 3, "m", "min", budget_bytes=500, warn=warnings.append)
+    keeper = CheckpointKeeper(
+        FolderStore(tmp_path), 3, "m", "min", budget_bytes=500, warn=warnings.append
+    )
     for trial in make_trials([("completed", 0.2), ("completed", 0.1)]):
         write_checkpoint(tmp_path, trial.number, BEST, 1000)
         keeper.ended(trial)
@@ -86,7 +91,7 @@ def test_the_best_stays_whatever_the_budget(tmp_path):
 
 
 def test_with_room_for_all_a_budget_changes_nothing(tmp_path):
-    keeper = CheckpointKeeper(tmp_path, 3, "m", "max", budget_bytes=10_000)
+    keeper = CheckpointKeeper(FolderStore(tmp_path), 3, "m", "max", budget_bytes=10_000)
     for trial in make_trials([("completed", 0.2), ("completed", 0.1)]):
         write_checkpoint(tmp_path, trial.number, BEST, 1000)
         keeper.ended(trial)
@@ -100,7 +105,7 @@ def test_what_a_killed_process_left_half_written_is_deleted_with_the_end(tmp_pat
     (trial,) = make_trials([("completed", 0.2)])
     for name in (BEST, LAST, ".best-abc", ".last-old-abc", "best.damaged"):
         write_checkpoint(tmp_path, 0, name, 10)
-    keeper = CheckpointKeeper(tmp_path, 3, "m", "max")
+    keeper = CheckpointKeeper(FolderStore(tmp_path), 3, "m", "max")
     keeper.ended(trial)
     keeper.close()
     assert kept(tmp_path) == {(0, BEST)}

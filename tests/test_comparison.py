@@ -129,7 +129,8 @@ def seed_results(values: list[float], tests: list[float] | None, folder) -> list
             test=None if tests is None else {"accuracy": tests[seed], "loss": 0.0},
             classes=(),
             confusion=[],
-            checkpoint=folder,
+            checkpoint=str(folder),
+            key="",
         )
         for seed, value in enumerate(values)
     ]

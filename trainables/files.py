@@ -49,6 +49,11 @@ def restore_folder(folder: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
+    """``write_whole_bytes`` of text."""
+    write_whole_bytes(path, text.encode())
+
+
+def write_whole_bytes(path: Path, content: bytes) -> None:
     """Write a file that has its old content or the new one, whatever happens meanwhile.
 
     Raises:
@@ -56,8 +61,8 @@ def write_whole(path: Path, text: str) -> None:
     """
     descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(partial, 0o666 & ~_umask())

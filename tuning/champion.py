@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from trainables.errors import RunFailed
 from tuning.record import Record, TrialRecord
 from tuning.seeds import SeedResult
+from tuning.sharing import store_of
 from tuning.sweep import Sweep
 from tuning.tracking import SWEEP_TAG, TRIAL_TAG, quiet_mlflow, sweep_tags
 
@@ -62,7 +64,10 @@ def log_champion(
         return None, run.info.run_id
     from tuning.serving import log_model
 
-    info = log_model(champion.checkpoint, run.info.run_id, sweep.tracking_uri, sweep.name)
+    checkpoint = store_of(sweep).get(champion.key)
+    if checkpoint is None:
+        raise RunFailed(f"the champion's checkpoint {champion.checkpoint!r} is gone")
+    info = log_model(checkpoint, run.info.run_id, sweep.tracking_uri, sweep.name)
     mlflow.MlflowClient().set_registered_model_alias(
         sweep.name, CHAMPION, info.registered_model_version
     )

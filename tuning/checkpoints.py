@@ -7,32 +7,36 @@ all it has. The best one stays, whatever the budget.
 from __future__ import annotations
 
 import math
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from trainables.metrics import Direction
-from tuning.disk import LEAST_FREE_BYTES, folder_bytes, free_bytes, show_bytes
-from tuning.hosting import BEST, LAST
+from tuning.disk import LEAST_FREE_BYTES, show_bytes
 from tuning.record import Best, TrialRecord
+from tuning.stores import TRIALS, CheckpointStore, FolderStore, trial_key
+from tuning.trial_checkpoints import BEST
 
-_TRIALS = "trials"
 _SECONDS_BETWEEN_LOOKS = 30.0  # at the disk; a look lists every trial's folder
 _SECONDS_BETWEEN_LOOKS_WITH_BUDGET = 5.0
 
 
 def trial_folder(sweep_folder: Path, number: int) -> Path:
-    """Where trial ``number`` of a sweep keeps its files."""
-    return sweep_folder / _TRIALS / f"{number:04d}"
+    """Where trial ``number`` of a sweep keeps its files, in the sweep's own folder."""
+    return sweep_folder / trial_key(number)
 
 
 def checkpoint_sizes(sweep_folder: Path) -> dict[Path, int]:
     """The bytes of every checkpoint of a sweep's trials, unfinished and damaged ones included."""
-    folders = (sweep_folder / _TRIALS).glob("*/*")
-    return {folder: folder_bytes(folder) for folder in folders if folder.is_dir()}
+    sizes = FolderStore(sweep_folder).sizes()
+    return {sweep_folder / key: n_bytes for key, n_bytes in sizes.items()}
+
+
+def best_key(number: int) -> str:
+    """Of the best checkpoint of trial ``number``."""
+    return f"{trial_key(number)}/{BEST}"
 
 
 class CheckpointKeeper:
@@ -40,7 +44,7 @@ class CheckpointKeeper:
 
     def __init__(
         self,
-        sweep_folder: Path,
+        store: CheckpointStore,
         n_kept: int,
         metric: str,
         mode: Direction,
@@ -54,7 +58,7 @@ class CheckpointKeeper:
             budget_bytes: of all checkpoints together; fewer are kept where they are larger.
             warn: told once if the disk or the budget does not suffice, in a thread of its own.
         """
-        self._sweep_folder = sweep_folder
+        self._store = store
         self._n_kept = n_kept
         self._metric = metric
         self._mode = mode
@@ -86,6 +90,10 @@ class CheckpointKeeper:
         self._background.submit(self._take_in, trial)
         self.look()
 
+    def restore(self, trials: Sequence[TrialRecord]) -> None:
+        """Take in, in the background, trials that ended in earlier sittings."""
+        self._background.submit(self._take_in_all, trials)
+
     def look(self) -> None:
         """Have the room for checkpoints looked at, in the background, if it was not just now."""
         now = time.monotonic()
@@ -99,8 +107,7 @@ class CheckpointKeeper:
 
     def discard(self, trial: TrialRecord) -> None:
         """Delete, in the background, all checkpoints of ``trial``."""
-        folder = trial_folder(self._sweep_folder, trial.number)
-        self._background.submit(shutil.rmtree, folder, ignore_errors=True)
+        self._background.submit(self._clear, trial)
 
     def close(self) -> None:
         """Settle, and delete nothing from now on."""
@@ -109,22 +116,36 @@ class CheckpointKeeper:
 
     # What follows runs in the background thread, which alone changes which are the best.
 
+    def _take_in_all(self, trials: Sequence[TrialRecord]) -> None:
+        try:
+            left = {key.rpartition("/")[0] for key in self._store.sizes()}
+        except OSError:
+            left = {trial_key(trial.number) for trial in trials}  # as far as can be known
+        for trial in trials:
+            if trial_key(trial.number) in left:
+                self._take_in(trial)
+
     def _take_in(self, trial: TrialRecord) -> None:
-        self._delete_all_but_best(trial)
-        if not (trial_folder(self._sweep_folder, trial.number) / BEST).is_dir():
-            return  # the disk did not take it, or it was not good enough to be saved
+        # The newest one, damaged ones, and what a killed process left half-written.
+        self._clear(trial, keep=best_key(trial.number))
+        try:
+            if self._store.find(best_key(trial.number)) is None:
+                return  # the disk did not take it, or it was not good enough to be saved
+        except OSError:
+            pass  # it does not answer: not known to be gone
         dropped = self._best.add(trial)
         if dropped is not None:
             self._delete_best(dropped)
 
     def _make_room(self) -> None:
         """Drop the worst of the kept checkpoints until the rest fits the budget and the disk."""
-        with suppress(OSError):  # a folder may be replaced while it is measured: next time
-            sizes = checkpoint_sizes(self._sweep_folder)
+        # A folder may be replaced while it is measured, or a store not answer: next time.
+        with suppress(OSError):
+            sizes = self._store.sizes()
             room = min(self._fit_budget(sizes), self._fit_disk(sizes))
             self._is_short = room < max(sizes.values(), default=0)  # for one more
 
-    def _fit_budget(self, sizes: dict[Path, int]) -> float:
+    def _fit_budget(self, sizes: dict[str, int]) -> float:
         """Returns the bytes that are left of the budget."""
         if self._budget_bytes is None:
             return math.inf
@@ -142,15 +163,15 @@ class CheckpointKeeper:
             used -= freed
         return self._budget_bytes - used
 
-    def _fit_disk(self, sizes: dict[Path, int]) -> float:
+    def _fit_disk(self, sizes: dict[str, int]) -> float:
         """Leave room for each trial that has not ended to replace a checkpoint by a new one.
 
         Returns the bytes that are free beyond that.
         """
-        kept = {trial_folder(self._sweep_folder, trial.number) for trial in self._best.trials}
-        n_unfinished = len({folder.parent for folder in sizes} - kept)
+        kept = {trial_key(trial.number) for trial in self._best.trials}
+        n_unfinished = len({key.rpartition("/")[0] for key in sizes} - kept)
         needed = max(LEAST_FREE_BYTES, max(sizes.values(), default=0) * max(1, n_unfinished))
-        free = free_bytes(self._sweep_folder)
+        free = self._store.free_bytes()
         if free >= needed:
             return free - needed
         n_dropped = 0
@@ -159,19 +180,19 @@ class CheckpointKeeper:
             n_dropped += 1
         self._warn_once(
             "disk",
-            f"the disk of {str(self._sweep_folder)!r} is nearly full: {show_bytes(free)} free, "
-            f"{show_bytes(needed)} wanted; {n_dropped} checkpoints that are not the best were "
-            "deleted, and training goes on",
+            f"the disk of {self._store.name(TRIALS)!r} is nearly full: {show_bytes(int(free))} "
+            f"free, {show_bytes(needed)} wanted; {n_dropped} checkpoints that are not the best "
+            "were deleted, and training goes on",
         )
         return free - needed
 
-    def _drop_worst(self, sizes: dict[Path, int]) -> int | None:
+    def _drop_worst(self, sizes: dict[str, int]) -> int | None:
         """Delete the worst kept checkpoint, never the best; its bytes, or None if there is none."""
         trial = self._best.drop_worst()
         if trial is None:
             return None
         self._delete_best(trial)
-        return sizes.get(trial_folder(self._sweep_folder, trial.number) / BEST, 0)
+        return sizes.get(best_key(trial.number), 0)
 
     def _warn_once(self, about: str, message: str) -> None:
         if about not in self._warned:
@@ -179,11 +200,9 @@ class CheckpointKeeper:
             self._warn(message)
 
     def _delete_best(self, trial: TrialRecord) -> None:
-        shutil.rmtree(trial_folder(self._sweep_folder, trial.number) / BEST, ignore_errors=True)
+        with suppress(OSError):
+            self._store.delete(best_key(trial.number))
 
-    def _delete_all_but_best(self, trial: TrialRecord) -> None:
-        """The newest checkpoint, damaged ones, and what a killed process left half-written."""
-        folder = trial_folder(self._sweep_folder, trial.number)
-        for pattern in (LAST, "*.damaged", f".{BEST}-*", f".{LAST}-*"):
-            for found in folder.glob(pattern):
-                shutil.rmtree(found, ignore_errors=True)
+    def _clear(self, trial: TrialRecord, keep: str | None = None) -> None:
+        with suppress(OSError):
+            self._store.clear(trial_key(trial.number), keep)

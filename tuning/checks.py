@@ -32,7 +32,7 @@ def prepare_data(sweep: Sweep) -> tuple[Sweep, list[str]]:
     fingerprints: dict[str, str] = {}
     notes: list[str] = []
     seen: set[tuple[Any, ...]] = set()
-    for values in _configurations(sweep):
+    for values in configurations(sweep):
         config = check_config(values, row.config_type)
         row.fetch(config)
         key = tuple(getattr(config, name) for name in row.config_type.DATA_FIELDS)
@@ -47,7 +47,7 @@ def prepare_data(sweep: Sweep) -> tuple[Sweep, list[str]]:
     return replace(sweep, data_fingerprints=fingerprints), notes
 
 
-def _configurations(sweep: Sweep) -> Iterator[dict[str, Any]]:
+def configurations(sweep: Sweep) -> Iterator[dict[str, Any]]:
     """The starting points, the corners and a sample of the space, as full configurations."""
     generator = random.Random(sweep.seed)
     points = [sweep.space.complete(point, generator) for point in sweep.space.starting_points]
@@ -69,7 +69,7 @@ def check_space(sweep: Sweep, row: TaskRow | None, resources: Resources | None) 
             + unknown("setting", unknown_names[0], row.config_type.model_fields)
         )
     try:
-        for values in _configurations(sweep):
+        for values in configurations(sweep):
             config = check_config(values, row.config_type)
             row.check(config)
             _check_device(config, resources)

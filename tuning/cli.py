@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -27,7 +26,11 @@ app = typer.Typer(
 )
 
 SweepsFolder = Annotated[
-    Path, typer.Option("--sweeps-folder", help="Where sweeps keep their folders.")
+    str,
+    typer.Option(
+        "--sweeps-folder",
+        help="Where sweeps keep their folders: a path, s3://BUCKET/PREFIX, gs://…",
+    ),
 ]
 TrackingUri = Annotated[
     str | None,
@@ -38,7 +41,9 @@ TrackingUri = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")
 ]
-SweepName = Annotated[str, typer.Argument(help="A sweep's name or folder.", show_default=False)]
+SweepName = Annotated[
+    str, typer.Argument(help="A sweep's name, folder or URI.", show_default=False)
+]
 
 
 def main() -> None:
@@ -230,7 +235,7 @@ def sweep(
         ),
     ] = None,
     tracking_uri: TrackingUri = None,
-    sweeps_folder: SweepsFolder = Path("sweeps"),
+    sweeps_folder: SweepsFolder = "sweeps",
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Resolve, check, show five configurations; start nothing."),
@@ -316,7 +321,7 @@ def resume(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Go on although code or data have changed.")
     ] = False,
-    sweeps_folder: SweepsFolder = Path("sweeps"),
+    sweeps_folder: SweepsFolder = "sweeps",
     as_json: AsJson = False,
 ) -> None:
     """Continue an interrupted sweep, or add trials to a finished one."""
@@ -342,7 +347,7 @@ def resume(
 @app.command()
 def trials(
     name: SweepName,
-    sweeps_folder: SweepsFolder = Path("sweeps"),
+    sweeps_folder: SweepsFolder = "sweeps",
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout.")] = False,
 ) -> None:
@@ -365,9 +370,7 @@ def trials(
 
 
 @app.command()
-def best(
-    name: SweepName, sweeps_folder: SweepsFolder = Path("sweeps"), as_json: AsJson = False
-) -> None:
+def best(name: SweepName, sweeps_folder: SweepsFolder = "sweeps", as_json: AsJson = False) -> None:
     """Show a sweep's best configuration; with several metrics, those that none beats in all."""
     from tuning.output import best_table
     from tuning.record import read_history
@@ -402,18 +405,23 @@ def retrain(
             help="Do not train the default configuration too, as two seeds or more do.",
         ),
     ] = False,
-    sweeps_folder: SweepsFolder = Path("sweeps"),
+    sweeps_folder: SweepsFolder = "sweeps",
     as_json: AsJson = False,
 ) -> None:
     """Train the best configuration anew, test it once, register it as champion."""
     from tuning.live import make_view
+    from tuning.mirror import at_home
     from tuning.output import champion_table
     from tuning.record import Record
     from tuning.retrain import retrain as run
     from tuning.sweep import open_sweep
 
-    found = open_sweep(name, sweeps_folder)
-    with _stdout_for_json_only():
+    found, view = open_sweep(name, sweeps_folder), make_view()
+    with (
+        _stdout_for_json_only(),
+        at_home(found.name, found.home, found.folder, view.say) as uploads,
+    ):
+        uploads.start()
         record = Record(found.folder)
         document = run(
             found,
@@ -421,7 +429,7 @@ def retrain(
             trial_number=trial,
             n_workers=workers,
             n_seeds=seeds,
-            view=make_view(),
+            view=view,
             baseline=not no_baseline,
         )
         record.close()

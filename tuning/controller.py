@@ -13,12 +13,14 @@ from collections.abc import Mapping
 from tuning.checkpoints import CheckpointKeeper, trial_folder
 from tuning.confirm import Confirmation
 from tuning.cost import seconds_of_all_epochs
-from tuning.goals import MAX_FAILURES, Ending, Goals, all_tried
+from tuning.fitness import Needs
+from tuning.goals import OF_FAILURE, UNFIT, Ending, Goals, all_tried
 from tuning.hosting import Assignment, EpochResult, Outcome
 from tuning.packing import Packing
 from tuning.record import ENDED_STATES, Record, TrialRecord, TrialState
 from tuning.resources import Resources, Slot
 from tuning.searcher import Study
+from tuning.sharing import StoreAddress, address_of, store_of
 from tuning.space_changes import split_by_fit
 from tuning.sweep import Sweep
 from tuning.warm_start import warm_trials
@@ -27,19 +29,38 @@ _ROUNDING = 1e-6
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0  # what a killed trial may lose, against what a checkpoint costs
 # of one trial, each from its last checkpoint
 _RETRIES_WITHOUT_PROGRESS = 2
+# Trials given back by workers that can not run any, without an epoch of another between.
+_MOST_GIVEN_BACK = 3
 
 
 class Controller:
     """The decisions of one sitting of a sweep."""
 
-    def __init__(self, sweep: Sweep, record: Record, resources: Resources) -> None:
+    def __init__(
+        self,
+        sweep: Sweep,
+        record: Record,
+        resources: Resources,
+        *,
+        address: StoreAddress | None = None,
+        needs: Needs | None = None,
+    ) -> None:
+        """Begin a sitting.
+
+        Args:
+            address: how workers reach the sweep's checkpoints; by default as this process does.
+            needs: what workers on other machines must have; None where there are none.
+        """
         self.sweep = sweep
+        self._address = address or address_of(sweep)
+        self._needs = needs
+        self._n_given_back = 0
         self.resources = resources
         self._record = record
         self._goals = Goals(sweep, record.history)
         self._confirmation = Confirmation(sweep, record)
         self._keeper = CheckpointKeeper(
-            sweep.folder,
+            store_of(sweep),
             max(sweep.keep_checkpoints, sweep.confirm),  # each may turn out to be the winner
             sweep.metric,
             sweep.mode,
@@ -67,10 +88,11 @@ class Controller:
         fitting, self.dropped = split_by_fit(sweep, record.history)
         self._study.restore_all(fitting, sweep.objectives, self._seconds)
         outside = {trial.number for trial in self.dropped}
+        self._keeper.restore([t for t in self.trials.values() if t.state in ENDED_STATES])
         for trial in self.trials.values():
             if trial.state in ENDED_STATES:
-                self._keeper.ended(trial)
-            elif trial.number not in outside:
+                continue
+            if trial.number not in outside:
                 if trial.state != "frozen" or not self._study.rungs:
                     self._unfinished.append(trial)
             elif trial.state == "running":  # when its driver was killed
@@ -96,7 +118,7 @@ class Controller:
         ending = self._goals.ending
         if ending is None and not (self._nothing_to_try and none_comes_back):
             return False
-        if self.sweep.confirm == 0 or (ending is not None and ending.by == MAX_FAILURES):
+        if self.sweep.confirm == 0 or (ending is not None and ending.by in OF_FAILURE):
             return True
         return self._confirmation.exhausted and none_comes_back
 
@@ -168,6 +190,9 @@ class Controller:
             prefix_cache_bytes=sweep.prefix_cache_bytes,
             data_fingerprint=sweep.data_fingerprint(config),
             save_after=self._study.rungs[:-1],
+            store=self._address.to_json(),
+            needs=None if self._needs is None else self._needs.to_json(),
+            is_new=known is None,
         )
 
     def _known_trial(self) -> TrialRecord | None:
@@ -203,6 +228,7 @@ class Controller:
         if number not in self._running:
             return True
         self.began(number)
+        self._n_given_back = 0
         trial = self._record.history.trial(number)
         if result.epoch in trial.curve:
             if result.note:
@@ -288,6 +314,18 @@ class Controller:
         self._release(number)
         self._put_back(trial)
 
+    def _given_back(self, number: int, reason: str) -> None:
+        """Let a trial be the next once more, for its worker can not run any.
+
+        If none can, the sweep ends, and what is wrong can be mended before it is resumed.
+        """
+        self._n_given_back += 1
+        self.retried(number, reason)
+        self._release(number)
+        self._put_back(self._record.history.trial(number))
+        if self._n_given_back >= _MOST_GIVEN_BACK:
+            self._goals.end(Ending(UNFIT, f"no worker can run its trials: {reason}"))
+
     def _put_back(self, trial: TrialRecord) -> None:
         """Let a trial be the next once more."""
         if trial.confirms is None:
@@ -298,6 +336,9 @@ class Controller:
     def ended(self, number: int, outcome: Outcome) -> None:
         """Hear how a trial ended. A second call for the same trial is ignored."""
         if number not in self._running:
+            return
+        if outcome.state == "interrupted":
+            self._given_back(number, outcome.error or "")
             return
         if outcome.out_of_memory:
             self._learn_memory(number, None, ran_out=True)
@@ -365,7 +406,7 @@ class Controller:
         When the sweep is over, what is frozen stays so for good.
         """
         history = self._record.history
-        if self.exhausted:
+        if self.exhausted and self.ending.by != UNFIT:
             for trial in history.trials.values():
                 if trial.state == "frozen":
                     self._tell(trial, "pruned")

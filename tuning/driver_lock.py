@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from trainables.files import write_whole
 
 LOCK_FILE, HOLDER_FILE = "driver.lock", "driver.json"
 SECONDS_BETWEEN_SIGNS = 10.0
-_SECONDS_UNTIL_GONE = 60.0  # without a sign, a driver on another host is taken for dead (assumed)
+SECONDS_UNTIL_GONE = 60.0  # without a sign, a driver on another host is taken for dead (assumed)
 
 
 @contextmanager
@@ -49,12 +49,14 @@ def _acquire(name: str, folder: Path) -> BaseFileLock:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise InputError(f"sweep {name} is being run by {_describe(_holder(folder))}") from None
+        raise InputError(
+            f"sweep {name} is being run by {describe_holder(_holder(folder))}"
+        ) from None
     except OSError as error:
         raise InputError(f"sweep folder {str(folder)!r} can not be written: {error}") from error
     try:
         _refuse_if_alive(name, folder)
-        write_whole(folder / HOLDER_FILE, json.dumps(_myself()))
+        write_whole(folder / HOLDER_FILE, json.dumps(myself()))
     except OSError as error:
         lock.release()
         raise InputError(f"sweep folder {str(folder)!r} can not be written: {error}") from error
@@ -64,7 +66,8 @@ def _acquire(name: str, folder: Path) -> BaseFileLock:
     return lock
 
 
-def _myself() -> dict[str, Any]:
+def myself() -> dict[str, Any]:
+    """What a holder file says of this process."""
     pid = os.getpid()
     return {"host": socket.gethostname(), "pid": pid, "process_started": _process_start(pid)}
 
@@ -89,18 +92,21 @@ def _refuse_if_alive(name: str, folder: Path) -> None:
     if holder is None:
         return
     if holder["host"] == socket.gethostname():
-        started = _process_start(holder["pid"])
-        if started is None or started != holder.get("process_started"):
-            return  # it is gone, or its number is another process's now
-        if holder["pid"] == os.getpid():
+        if is_gone(holder) or holder["pid"] == os.getpid():
             return
-        raise InputError(f"sweep {name} is being run by {_describe(holder)}")
+        raise InputError(f"sweep {name} is being run by {describe_holder(holder)}")
     silent = _seconds_silent(folder)
-    if silent < _SECONDS_UNTIL_GONE:
+    if silent < SECONDS_UNTIL_GONE:
         raise InputError(
-            f"sweep {name} is being run by {_describe(holder)}, which gave a sign "
-            f"{silent:.0f} s ago; if it is dead, try again in {_SECONDS_UNTIL_GONE:.0f} s"
+            f"sweep {name} is being run by {describe_holder(holder)}, which gave a sign "
+            f"{silent:.0f} s ago; if it is dead, try again in {SECONDS_UNTIL_GONE:.0f} s"
         )
+
+
+def is_gone(holder: Mapping[str, Any]) -> bool:
+    """Whether a process of this host has ended, or its number is another process's now."""
+    started = _process_start(holder["pid"])
+    return started is None or started != holder.get("process_started")
 
 
 def _seconds_silent(folder: Path) -> float:
@@ -110,7 +116,8 @@ def _seconds_silent(folder: Path) -> float:
     return now - (folder / HOLDER_FILE).stat().st_mtime
 
 
-def _describe(holder: dict[str, Any] | None) -> str:
+def describe_holder(holder: Mapping[str, Any] | None) -> str:
+    """Who holds a lock, for a message."""
     return "another process" if holder is None else f"process {holder['pid']} on {holder['host']}"
 
 

@@ -10,6 +10,8 @@ from tuning.record import ENDED_STATES, SweepHistory, TrialRecord
 from tuning.sweep import Sweep
 
 MAX_FAILURES = "max_failures"
+UNFIT = "unfit_nodes"
+OF_FAILURE = (MAX_FAILURES, UNFIT)  # endings that leave running trials alone, and are failures
 _SECONDS_PER_HOUR = 3600
 
 
@@ -95,7 +97,7 @@ class Goals:
     @property
     def ends_running(self) -> bool:
         """Whether running trials are to be ended too, as pruned: not after too many failures."""
-        return self.ending is not None and self.ending.by != MAX_FAILURES
+        return self.ending is not None and self.ending.by not in OF_FAILURE
 
 
 def _too_many_failures(goals: Goals) -> str | None:

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trainables.errors import DamagedCheckpoint, InputError, OutOfMemory, TrialInfeasible
-from trainables.files import restore_folder, whole_folder
 from trainables.metrics import Direction
 from trainables.process_state import ProcessState
 from trainables.task import EpochReport, TrainingRun
+from tuning.fitness import Needs, Unfit, check_fitness, here
 from tuning.record import TrialState
+from tuning.remote import RemoteError
+from tuning.sharing import open_store
+from tuning.shipping import train_file_here
 from tuning.spaces import training_function
+from tuning.stores import CheckpointStore, FolderStore, trial_key
+from tuning.trial_checkpoints import BEST, LAST, TrialCheckpoints
 
-BEST, LAST = (
-    "best",
-    "last",
-)  # a trial's checkpoints: of its best epoch, and the newest for going on from
-_PROGRESS_FILE = "progress.json"  # beside a checkpoint's own files: epoch and value
+# Of a store that a trial is to go on from a checkpoint in, while it does not answer.
+_SECONDS_FOR_STORE, _SECONDS_BETWEEN_LOOKS = 120.0, 5.0
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Assignment:
     config: Mapping[str, Any]
     task: str | None
     train_file: str | None
-    trial_folder: str
+    trial_folder: str  # on the driver's machine
     cache_folder: str
     metric: str
     mode: Direction
@@ -50,6 +52,11 @@ class Assignment:
     data_fingerprint: str | None = None
     save_after: Sequence[int] = ()  # epochs after which the trial may be frozen
     other_metrics: tuple[str, ...] = ()  # of further objectives
+    # How to reach the sweep's store, as StoreAddress has it; None: ``trial_folder`` is at hand.
+    store: Mapping[str, Any] | None = None
+    # Of another machine's worker: what the driver has, and must be there too. None: it is the same.
+    needs: Mapping[str, Any] | None = None
+    is_new: bool = False  # no process has run it before
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -67,7 +74,7 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended."""
+    """How a trial ended; ``interrupted``: it can not be run where it is, and has not begun."""
 
     state: TrialState
     error: str | None = None
@@ -86,7 +93,6 @@ class TrialHost:
         """
         self._owns_process = owns_process
         self._assignment = assignment
-        self._folder = Path(assignment.trial_folder)
         self._sign = 1 if assignment.mode == "max" else -1
         self._best: float | None = None
         self._saved_at = time.monotonic()
@@ -95,9 +101,7 @@ class TrialHost:
         self._replayed: list[tuple[int, dict[str, float]]] = []
         self._generator: Iterator[EpochReport] | None = None
         self._process_state: ProcessState | None = None
-        for name in (BEST, LAST):
-            restore_folder(self._folder / name)
-        self._resumable = checkpoints_of(self._folder)
+        self._checkpoints: TrialCheckpoints | None = None  # looked for when the trial begins
         self._trouble: list[str] = []  # to be noted with the next report
 
     def step(self) -> EpochResult | Outcome:
@@ -115,16 +119,11 @@ class TrialHost:
             if note := self._maybe_save(report):
                 self._trouble.append(note)
             return EpochResult(report.epoch, metrics, self._take_trouble(), dict(report.tags))
+        except Unfit as error:
+            return Outcome("interrupted", str(error))
         except DamagedCheckpoint as error:
-            if not self._resumable:
+            if not self._go_on_from_older(error):
                 return Outcome("failed", traceback.format_exc())
-            # Go on from an older one, or from the start. Its value must not keep a good one away.
-            damaged = self._resumable.pop(0)
-            shutil.rmtree(damaged.with_suffix(".damaged"), ignore_errors=True)
-            damaged.rename(damaged.with_suffix(".damaged"))
-            left = f"the checkpoint {str(self._resumable[0])!r}" if self._resumable else "the start"
-            self._trouble.append(f"{error}; it goes on from {left}")
-            self._generator = None
             return self.step()
         except TrialInfeasible as error:
             reason = f"{type(error).__name__}: {error}"
@@ -136,6 +135,24 @@ class TrialHost:
             out_of_memory = type(error).__name__ == "OutOfMemoryError"
             return Outcome("failed", traceback.format_exc(), out_of_memory)
 
+    def _go_on_from_older(self, error: DamagedCheckpoint) -> bool:
+        """Let the trial begin again, from an older checkpoint or the start; False if it can not."""
+        checkpoints = self._checkpoints
+        if checkpoints is None or (damaged := checkpoints.newest) is None:
+            return False
+        where = checkpoints.name(damaged)
+        try:
+            checkpoints.set_aside(damaged)
+        except OSError:
+            return False
+        older = checkpoints.newest
+        left = "the start" if older is None else f"the checkpoint {checkpoints.name(older)!r}"
+        # A copy's path says nothing to a person.
+        told = str(error) if where in str(error) else f"checkpoint {where!r}: {error}"
+        self._trouble.append(f"{told}; it goes on from {left}")
+        self._generator = None
+        return True
+
     def close(self) -> str | None:
         """Stop the training function and put the process back as it was before.
 
@@ -146,35 +163,77 @@ class TrialHost:
         self._generator = None
         if close is not None:
             close()
+        if self._checkpoints is not None:
+            self._checkpoints.release()
         state, self._process_state = self._process_state, None
         return None if state is None else state.restore()
 
     def _start(self) -> Iterator[EpochReport]:
         assignment = self._assignment
-        train = training_function(assignment.task, assignment.train_file)
+        cache_folder = Path(assignment.cache_folder)
+        try:
+            store, key = self._open_store()
+            if assignment.needs is not None:
+                check_fitness(
+                    assignment.task,
+                    assignment.config,
+                    assignment.data_fingerprint,
+                    Needs(**assignment.needs),
+                    cache_folder,
+                )
+            train_file = self._train_file(store)
+            newest, resume_from = _patiently(lambda: self._find_checkpoint(store, key))
+        except OSError as error:
+            raise Unfit(f"{here()}: {error}") from error
+        assert self._checkpoints is not None
+        train = training_function(assignment.task, train_file)
         if self._process_state is None:  # what the training imports is part of it
             self._process_state = ProcessState(is_shared=not self._owns_process)
-        best = _progress(self._folder / BEST)
-        self._best = None if best is None else best["value"]
-        newest = _progress(self._resumable[0]) if self._resumable else None
-        known = {} if newest is None else newest["curve"]
-        self._curve = {int(epoch): metrics for epoch, metrics in known.items()}
+        self._best = self._checkpoints.best_value
+        self._curve = {} if newest is None else self._checkpoints.curve(newest)
         self._replayed = sorted(self._curve.items())
         run = TrainingRun(
-            cache_folder=Path(assignment.cache_folder),
+            cache_folder=cache_folder,
             device=assignment.device,
             n_threads=assignment.n_threads,
             prefix_cache_bytes=assignment.prefix_cache_bytes,
             data_fingerprint=assignment.data_fingerprint,
-            resume_from=self._resumable[0] if self._resumable else None,
+            resume_from=resume_from,
         )
         return iter(train(assignment.config, run))
+
+    def _find_checkpoint(self, store: CheckpointStore, key: str) -> tuple[str | None, Path | None]:
+        """What to go on from: its name, and a folder of this machine with it."""
+        if self._checkpoints is None:
+            checkpoints = TrialCheckpoints(store, key)
+            if not self._assignment.is_new:
+                checkpoints.look()
+            self._checkpoints = checkpoints
+        newest = self._checkpoints.newest
+        return newest, None if newest is None else self._checkpoints.fetch(newest)
+
+    def _open_store(self) -> tuple[CheckpointStore, str]:
+        """Where the trial's checkpoints are, and its key there."""
+        assignment = self._assignment
+        if assignment.store is None:
+            return FolderStore(Path(assignment.trial_folder)), ""
+        return open_store(assignment.store), trial_key(assignment.trial)
+
+    def _train_file(self, store: CheckpointStore) -> str | None:
+        """The user's own training file on this machine."""
+        assignment = self._assignment
+        if assignment.train_file is None or assignment.needs is None:
+            return assignment.train_file
+        digest = assignment.needs["code"]
+        return train_file_here(assignment.train_file, digest, store, Path(assignment.cache_folder))
 
     def _take_trouble(self) -> str | None:
         notes, self._trouble = self._trouble, []
         return "; ".join(notes) or None
 
     def _completed(self) -> Outcome:
+        if self._checkpoints is not None:
+            self._checkpoints.retry(is_last=True)
         if not self._curve:
             return Outcome("failed", "the training function ended without a single epoch report")
         return Outcome("completed")
@@ -210,14 +269,28 @@ class TrialHost:
         is_due = waited >= self._assignment.seconds_between_checkpoints
         if target is None and (is_due or report.epoch in self._assignment.save_after):
             target = LAST
+        assert self._checkpoints is not None
         if target is None:
+            self._checkpoints.retry()
             return None
         try:
-            save_report(report, self._folder / target, value, self._curve)
+            self._checkpoints.save(target, report, value, self._curve)
         except OSError as error:
-            return f"checkpoint {str(self._folder / target)!r} was not written: {error}"
+            return f"checkpoint {self._checkpoints.name(target)!r} was not written: {error}"
         self._saved_at = time.monotonic()
         return None
+
+
+def _patiently(action: Callable[[], Result]) -> Result:
+    """Try again while a store is away for what may be a minute, but not for ever."""
+    give_up = time.monotonic() + _SECONDS_FOR_STORE
+    while True:
+        try:
+            return action()
+        except RemoteError as error:
+            if not error.may_pass or time.monotonic() > give_up:
+                raise
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def _gpu_memory() -> dict[str, float]:
@@ -229,32 +302,3 @@ def _gpu_memory() -> dict[str, float]:
         "gpu_memory_bytes": float(torch.cuda.get_device_properties(0).total_memory),
         "peak_memory_bytes": float(torch.cuda.max_memory_allocated()),
     }
-
-
-def save_report(
-    report: EpochReport, folder: Path, value: float, curve: Mapping[int, Mapping[str, float]]
-) -> None:
-    """Save a report's state to ``folder``, whole or not at all, its epoch and value beside it."""
-    with whole_folder(folder) as partial:
-        report.save(partial)
-        (partial / _PROGRESS_FILE).write_text(
-            json.dumps({"epoch": report.epoch, "value": value, "curve": curve})
-        )
-
-
-def checkpoints_of(trial_folder: Path) -> list[Path]:
-    """The checkpoints of a trial, the one with the most epochs behind it first."""
-    found = {}
-    for name in (LAST, BEST):
-        progress = _progress(trial_folder / name)
-        if progress is not None:
-            found[trial_folder / name] = progress["epoch"]
-    return sorted(found, key=lambda folder: -found[folder])
-
-
-def _progress(folder: Path) -> dict[str, Any] | None:
-    try:
-        values: dict[str, Any] = json.loads((folder / _PROGRESS_FILE).read_text())
-        return values
-    except (OSError, ValueError):
-        return None

@@ -17,10 +17,11 @@ from trainables.metrics import METRIC_ALIASES, METRIC_DIRECTIONS, Direction
 from trainables.tasks import TaskRow, task_row
 from tuning.addresses import check_writable, resolve_address, resolve_tracking_uri
 from tuning.checks import check_gpu_hours, check_space
+from tuning.remote import RemoteError, RemoteFolder, check_writable_uri, split_uri
 from tuning.resources import Gpus
 from tuning.spaces import load_space
 from tuning.starting_points import with_defaults_first
-from tuning.sweep import SWEEP_FILE, Sweep, default_cache_folder, local_resources
+from tuning.sweep import SWEEP_FILE, Sweep, default_cache_folder, local_resources, place_of
 
 ENGINE_NAMES = ("ray", "inprocess")
 
@@ -53,7 +54,7 @@ class SweepOptions:
     searcher: str | None = None  # curves; tpe with several metrics
     scheduler: str = "freeze-thaw"
     engine: str = "ray"
-    sweeps_folder: Path = Path("sweeps")
+    sweeps_folder: Path | str = Path("sweeps")  # or a URI
     tracking_uri: str | None = None
     experiment: str | None = None
     keep_checkpoints: int = 3
@@ -109,9 +110,12 @@ def resolve(options: SweepOptions) -> Sweep:
     name = options.name
     if name is None:
         name = f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    cache_folder = default_cache_folder().resolve()
+    folder, home = place_of(name, options.sweeps_folder, cache_folder)
     sweep = Sweep(
         name=name,
-        folder=(options.sweeps_folder / name).resolve(),
+        folder=folder,
+        home=home,
         space=space,
         train_file=loaded.train_file,
         train_source=loaded.train_file,
@@ -132,7 +136,7 @@ def resolve(options: SweepOptions) -> Sweep:
         max_failures=options.max_failures,
         epoch_timeout_seconds=options.epoch_timeout_seconds,
         address=resolve_address(options.address) if options.engine == "ray" else None,
-        cache_folder=default_cache_folder().resolve(),
+        cache_folder=cache_folder,
         prefix_cache_bytes=_n_bytes("--prefix-cache", options.prefix_cache),
         checkpoint_budget_bytes=None
         if options.checkpoint_budget is None
@@ -342,9 +346,20 @@ def _check_name(sweep: Sweep) -> None:
         )
     if not sweep.experiment.strip():
         raise InputError(f"--experiment = {sweep.experiment!r}: must not be empty")
-    if (sweep.folder / SWEEP_FILE).exists():
+    if sweep.home is not None:
+        check_writable_uri(split_uri(sweep.home)[0], "--sweeps-folder")
+    if (sweep.folder / SWEEP_FILE).exists() or _is_at_home(sweep):
+        copy = "" if sweep.home is None else f" (its working copy here is {str(sweep.folder)!r})"
         raise InputError(
-            f"--name {sweep.name!r}: that sweep exists already, in {str(sweep.folder)!r}; "
-            f"`thaw resume {sweep.name}` continues it, another --name starts a new one"
+            f"--name {sweep.name!r}: that sweep exists already, in {sweep.place!r}{copy}; "
+            f"`thaw resume {sweep.reference}` continues it, another --name starts a new one"
         )
-    check_writable(sweep.folder.parent, "--sweeps-folder")
+    if sweep.home is None:
+        check_writable(sweep.folder.parent, "--sweeps-folder")
+
+
+def _is_at_home(sweep: Sweep) -> bool:
+    try:
+        return sweep.home is not None and RemoteFolder(sweep.home).read(SWEEP_FILE) is not None
+    except RemoteError as error:
+        raise InputError(f"--sweeps-folder: {error}") from error

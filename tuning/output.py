@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,19 +60,19 @@ def sweep_report(sweep: Sweep, result: SweepResult) -> None:
         _print(_settings_table(title, searched(sweep, best["config"])))
     _pareto_table(sweep, summary)
     _print(
-        f"folder      {_near(sweep.folder)}",
+        f"folder      {_near(sweep.place)}",
         f"checkpoint  {_near(best['checkpoint']) if best else '–'}",
         f"MLflow      {sweep.tracking_uri}, experiment {sweep.experiment}",
         f"study       {_near(study_address(sweep))}",
     )
     if not result.mlflow_complete:
-        _print(f"MLflow lacks some of it; `thaw resume {sweep.name}` writes the rest")
+        _print(f"MLflow lacks some of it; `thaw resume {sweep.reference}` writes the rest")
     if result.interrupted:
-        _print("", f"interrupted; continue with\n  {_thaw()} resume {sweep.name}")
+        _print("", f"interrupted; continue with\n  {_thaw()} resume {sweep.reference}")
     elif best is not None:
-        commands = [f"trials {sweep.name}", f"retrain {sweep.name} --seeds 3"]
+        commands = [f"trials {sweep.reference}", f"retrain {sweep.reference} --seeds 3"]
         if sweep.space.task is not None and best["checkpoint"] is not None:
-            commands.append(f"predict {_near(best['checkpoint'])} FILE…")
+            commands.append(f"predict {shlex.quote(_near(best['checkpoint']))} FILE…")
         _print("", "next", *(f"  {_thaw()} {command}" for command in [*commands, "ui"]))
 
 
@@ -273,6 +274,7 @@ def dry_run_tables(sweep: Sweep, samples: Sequence[Mapping[str, Any]]) -> None:
             "seed", "tracking_uri", "experiment", "cache_folder",
         )
     }  # fmt: skip
+    shown["folder"] = sweep.place
     _print(_settings_table("sweep (nothing was started)", shown))
     if sweep.warm_start:
         _print(sweep.warm_start["note"])

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import InputError
-from tuning.checkpoints import trial_folder
+from tuning.checkpoints import best_key
 from tuning.confirm import Confirmed, confirmed, standings
-from tuning.hosting import BEST
 from tuning.pareto import pareto_front
 from tuning.record import ENDED_STATES, SweepHistory, TrialRecord
+from tuning.sharing import store_of
 from tuning.sweep import Sweep
 
 
@@ -50,15 +50,26 @@ def count_states(history: SweepHistory) -> dict[str, int]:
     return {state: counts[state] for state in (*ENDED_STATES, *others)}
 
 
-def checkpoint_of(sweep: Sweep, trial: TrialRecord) -> Path | None:
-    """The trial's best checkpoint, if it is among those kept."""
-    folder = trial_folder(sweep.folder, trial.number) / BEST
-    return folder if folder.is_dir() else None
+def checkpoint_of(sweep: Sweep, trial: TrialRecord) -> str | None:
+    """The path or URI of the trial's best checkpoint, if it is among those kept, or may be."""
+    store, key = store_of(sweep), best_key(trial.number)
+    try:
+        return store.find(key)
+    except OSError:  # the sweep's home does not answer
+        return store.name(key)
+
+
+def fetch_checkpoint(sweep: Sweep, trial: TrialRecord) -> Path | None:
+    """A folder of this machine with the trial's best checkpoint, if that is among those kept.
+
+    Raises:
+        OSError: the sweep's home does not answer.
+    """
+    return store_of(sweep).get(best_key(trial.number))
 
 
 def describe_trial(sweep: Sweep, trial: TrialRecord, history: SweepHistory) -> dict[str, Any]:
     """A trial as a JSON document."""
-    checkpoint = checkpoint_of(sweep, trial)
     values = trial.values(sweep.objectives) if sweep.other_metrics else None
     mine = [each for each in confirmed(sweep, history) if each.trial.number == trial.number]
     return {
@@ -66,7 +77,7 @@ def describe_trial(sweep: Sweep, trial: TrialRecord, history: SweepHistory) -> d
         "config": trial.config,
         "value": trial.value(sweep.metric, sweep.mode),
         **({} if values is None else {"values": dict(zip(sweep.objectives, values, strict=True))}),
-        "checkpoint": None if checkpoint is None else str(checkpoint),
+        "checkpoint": checkpoint_of(sweep, trial),
         "mlflow_run_id": trial.mlflow_run_id,
         "confirmed": _describe_confirmed(sweep, mine[0]) if mine else None,
     }
@@ -113,7 +124,7 @@ def summarize(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
             "experiment": sweep.experiment,
             "parent_run_id": history.parent_run_id,
         },
-        "folder": str(sweep.folder),
+        "folder": sweep.place,
         "wall_seconds": round(history.spent.wall_seconds, 3),
         "ended_by": history.ended_by,
         "ended_because": history.ended_because,

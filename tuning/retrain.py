@@ -15,8 +15,10 @@ from tuning.live import View
 from tuning.record import Record, TrialRecord
 from tuning.results import best_trial, find_trial
 from tuning.seeds import SeedResult, Training, train
+from tuning.sharing import store_of
+from tuning.sitting import use_saved_code
 from tuning.sweep import Sweep
-from tuning.workers import TEST_FILE, seed_folder
+from tuning.workers import TEST_FILE, seed_key
 
 
 def retrain(
@@ -52,7 +54,9 @@ def retrain(
     _check_counts(n_workers, n_seeds, trial)
     # Not beside a running sweep: the best is not known yet, and the test split is read only once.
     with sole_driver(sweep.name, sweep.folder):
-        return _retrain(sweep, record, trial, n_workers, n_seeds, view, baseline=baseline)
+        return _retrain(
+            use_saved_code(sweep), record, trial, n_workers, n_seeds, view, baseline=baseline
+        )
 
 
 def _retrain(
@@ -66,18 +70,18 @@ def _retrain(
     baseline: bool,
 ) -> dict[str, Any]:
     history = record.history
-    folder = sweep.folder / "retrain" / time.strftime("%Y%m%d-%H%M%S")
+    key = f"retrain/{time.strftime('%Y%m%d-%H%M%S')}"
     own = int(trial.config.get("seed", sweep.seed))
     seeds = [own] if n_seeds == 1 else list(range(own + 1, own + 1 + n_seeds))
-    trainings = [Training(f"trial {trial.number}'s configuration", trial.config, seeds, folder)]
+    trainings = [Training(f"trial {trial.number}'s configuration", trial.config, seeds, key)]
     default, why_not = _baseline(sweep, trial, n_seeds, wanted=baseline)
     if default is not None:
-        trainings.append(Training("the default", default, seeds, folder / "default", may_fail=True))
+        trainings.append(Training("the default", default, seeds, f"{key}/default", may_fail=True))
     earlier_reads = list(history.test_reads)
     try:
-        results, *others = train(sweep, trainings, folder, n_workers, view)
+        results, *others = train(sweep, trainings, n_workers, view)
     finally:
-        _record_test_reads(record, trial, trainings)
+        _record_test_reads(sweep, record, trial, trainings)
     assert results is not None  # it may not fail
     champion = _champion(sweep, results)
     document = {
@@ -112,7 +116,7 @@ def _describe_training(
     return {
         "sweep": sweep.name,
         "trial": trial.number,
-        "checkpoint": str(champion.checkpoint),
+        "checkpoint": champion.checkpoint,
         "champion_seed": champion.seed,
         "trial_value": trial.value(sweep.metric, sweep.mode),
         "metric": sweep.metric,
@@ -156,10 +160,13 @@ def _baseline(
     return default, ""
 
 
-def _record_test_reads(record: Record, trial: TrialRecord, trainings: list[Training]) -> None:
+def _record_test_reads(
+    sweep: Sweep, record: Record, trial: TrialRecord, trainings: list[Training]
+) -> None:
     """Note that the test split was read, if it was: also where something failed after that."""
+    store = store_of(sweep)
     n_models = sum(
-        (seed_folder(training.folder, seed) / TEST_FILE).exists()
+        store.read(f"{seed_key(training.key, seed)}/{TEST_FILE}") is not None
         for training in trainings
         for seed in training.seeds
     )
@@ -179,7 +186,8 @@ def _compare(
         return {"default": None, "gains": [], "verdict": why_not}
     training, default = defaults[0], results[0]
     if default is None:
-        reason = f"the default configuration could not be trained: see {str(training.folder)!r}"
+        where = store_of(sweep).name(training.key)
+        reason = f"the default configuration could not be trained: see {where!r}"
         return {"default": None, "gains": [], "verdict": reason}
     gains = _gains(sweep, winner, default)
     return {
@@ -208,7 +216,7 @@ def _describe(sweep: Sweep, result: SeedResult) -> dict[str, Any]:
         "seed": result.seed,
         sweep.metric: result.value,
         "test": dict(result.test) if result.test else None,
-        "checkpoint": str(result.checkpoint),
+        "checkpoint": result.checkpoint,
     }
 
 

@@ -6,7 +6,8 @@ import importlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,12 +15,16 @@ from trainables.errors import InputError
 from tuning.controller import Controller
 from tuning.driver_lock import sole_driver
 from tuning.farewell import farewell
-from tuning.goals import CRASHED, INTERRUPTED, MAX_FAILURES
+from tuning.fitness import Needs
+from tuning.goals import CRASHED, INTERRUPTED, OF_FAILURE
 from tuning.live import View
+from tuning.mirror import at_home
 from tuning.record import Record, read_history
 from tuning.resources import Resources
-from tuning.results import best_trial, checkpoint_of, summarize
+from tuning.results import best_trial, fetch_checkpoint, summarize
 from tuning.samplers import search_notes
+from tuning.sharing import StoreAddress, address_of, share
+from tuning.shipping import CODE_FILE, digest_of
 from tuning.sitting import begin_sitting, check_disk, use_users_file
 from tuning.space_changes import describe_dropped
 from tuning.study_mirror import make_mirror
@@ -34,6 +39,7 @@ class _Engine:
     connect: Callable[[Sweep], Resources]
     run: Callable[[Controller], None]
     disconnect: Callable[[], None]
+    share: Callable[[Sweep], AbstractContextManager[StoreAddress]]
     module: str | None = None  # what `run` needs and takes seconds to import
 
 
@@ -65,7 +71,7 @@ def _ray() -> _Engine:
 
         raytune.run(controller)
 
-    return _Engine(cluster.connect, run, cluster.disconnect, module="tuning.raytune")
+    return _Engine(cluster.connect, run, cluster.disconnect, share, module="tuning.raytune")
 
 
 def _inprocess() -> _Engine:
@@ -74,7 +80,10 @@ def _inprocess() -> _Engine:
     def connect(sweep: Sweep) -> Resources:
         return replace(local_resources(sweep), concurrency=1, most_per_gpu=1)
 
-    return _Engine(connect, inprocess.run, lambda: None)
+    def share_with_nobody(sweep: Sweep) -> AbstractContextManager[StoreAddress]:
+        return nullcontext(address_of(sweep))
+
+    return _Engine(connect, inprocess.run, lambda: None, share_with_nobody)
 
 
 ENGINES: dict[str, Callable[[], _Engine]] = {"ray": _ray, "inprocess": _inprocess}
@@ -87,7 +96,16 @@ class SweepResult:
     summary: dict[str, Any]
     interrupted: bool
     mlflow_complete: bool
-    too_many_failures: bool
+    too_many_failures: bool  # or no worker that can run trials
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a sweep's trials run, once it is known that they can."""
+
+    resources: Resources
+    address: StoreAddress  # of the sweep's checkpoints, for workers
+    needs: Needs | None  # of workers on machines other than this; None without such
 
 
 def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> SweepResult:
@@ -97,11 +115,15 @@ def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> Swee
         accept_changes: go on even if code or data are not what they were when it last ran.
 
     Raises:
-        InputError: another process runs this sweep, code or data have changed, or no trial fits
-            into the cluster.
+        InputError: another process runs this sweep, code or data have changed, no trial fits into
+            the cluster, or a node of it lacks what trials need.
     """
-    last_word = f"thaw was ended from outside; continue with\n  thaw resume {sweep.name}"
-    with sole_driver(sweep.name, sweep.folder), farewell(last_word):
+    last_word = f"thaw was ended from outside; continue with\n  thaw resume {sweep.reference}"
+    with (
+        sole_driver(sweep.name, sweep.folder),
+        farewell(last_word),
+        at_home(sweep.name, sweep.home, sweep.folder, view.say) as uploads,
+    ):
         started = time.monotonic()
         sweep = use_users_file(sweep)
         sitting = begin_sitting(sweep, read_history(sweep.folder), view.say, accept_changes)
@@ -109,48 +131,89 @@ def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> Swee
         engine = ENGINES[sweep.engine]()
         threading.Thread(target=_import_ahead, args=(engine,), daemon=True).start()
         view.say(f"starting {sweep.engine} …")
-        resources = engine.connect(sweep)  # before anything is written: it may not fit
-        record = Record(sweep.folder)
-        record.append("sitting_started", **sitting)
-        sweep.save()
-        tracker = MlflowTracker(sweep, record, view.say)
-        tracker.start()
-        mirror = make_mirror(sweep, record, view.say)
-        mirror.start()
-        for note in search_notes(sweep):
-            view.say(note)
-        interrupted, ending = False, CRASHED
-        try:
-            view.say(
-                f"{resources.n_at_first} trials at once, "
-                f"each with {resources.cpus_per_trial:g} CPUs"
-                + (f" and {resources.gpus_per_trial:g} GPUs" if resources.gpus_per_trial else "")
-                + _packing_note(resources)
-            )
-            controller = Controller(sweep, record, resources)
-            if controller.dropped:
-                view.say(describe_dropped(controller.dropped, len(controller.trials)))
-            interrupted = _run_trials(controller, record, engine, view)
-            ending = INTERRUPTED if interrupted else controller.ending
-        except KeyboardInterrupt:
-            interrupted, ending = True, INTERRUPTED
-        finally:
-            record.append(
-                "sweep_ended",
-                status="KILLED" if interrupted else "FINISHED",
-                wall_seconds=time.monotonic() - started,
-                ended_by=ending.by,
-                ended_because=ending.because,
-            )
-            engine.disconnect()
-            complete = tracker.close()
-            mirror.close()
-            record.close()
-        if complete and not interrupted:
+        with _workplace(engine, sweep, view) as place:  # before anything is written: may not fit
+            record = Record(sweep.folder)
+            record.append("sitting_started", **sitting)
+            sweep.save()
+            uploads.start()
+            result = _sit(sweep, record, engine, place, view, started)
+        if result.mlflow_complete and not result.interrupted:
             complete = _log_best_model(sweep, record, view)
-        return SweepResult(
-            summarize(sweep, record.history), interrupted, complete, ending.by == MAX_FAILURES
+            result = replace(result, mlflow_complete=complete)
+        return result
+
+
+@contextmanager
+def _workplace(engine: _Engine, sweep: Sweep, view: View) -> Iterator[Workplace]:
+    """Start or join what trials run on, and see that they can."""
+    try:
+        resources = engine.connect(sweep)
+        if sweep.home is not None:
+            view.say(f"checkpoints go from the workers to {sweep.home}")
+        with engine.share(sweep) as address:
+            needs = None
+            if address.has_other_nodes:
+                from tuning.worker_checks import check_nodes, needs_of
+
+                needs = needs_of(sweep)
+                has_gpus = resources.gpus_per_trial > 0
+                check_nodes(sweep, address, needs, gpus=has_gpus, say=view.say)
+            yield Workplace(resources, address, needs)
+    finally:
+        engine.disconnect()
+
+
+def _sit(
+    sweep: Sweep, record: Record, engine: _Engine, place: Workplace, view: View, started: float
+) -> SweepResult:
+    """One sitting: run trials until nothing is left, with all that follows the record.
+
+    Args:
+        started: by ``time.monotonic()``.
+    """
+    tracker = MlflowTracker(sweep, record, view.say)
+    tracker.start()
+    mirror = make_mirror(sweep, record, view.say)
+    mirror.start()
+    for note in search_notes(sweep):
+        view.say(note)
+    interrupted, ending = False, CRASHED
+    try:
+        view.say(_describe_resources(place.resources))
+        controller = Controller(
+            sweep,
+            record,
+            place.resources,
+            address=place.address,
+            needs=_with_code(sweep, place.needs),
         )
+        if controller.dropped:
+            view.say(describe_dropped(controller.dropped, len(controller.trials)))
+        interrupted = _run_trials(controller, record, engine, view)
+        ending = INTERRUPTED if interrupted else controller.ending
+    except KeyboardInterrupt:
+        interrupted, ending = True, INTERRUPTED
+    finally:
+        record.append(
+            "sweep_ended",
+            status="KILLED" if interrupted else "FINISHED",
+            wall_seconds=time.monotonic() - started,
+            ended_by=ending.by,
+            ended_because=ending.because,
+        )
+        engine.disconnect()
+        complete = tracker.close()
+        mirror.close()
+        record.close()
+    summary = summarize(sweep, record.history)
+    return SweepResult(summary, interrupted, complete, ending.by in OF_FAILURE)
+
+
+def _with_code(sweep: Sweep, needs: Needs | None) -> Needs | None:
+    """What workers need, with the digest of the user's training file as it was just saved."""
+    if needs is None or sweep.train_file is None:
+        return needs
+    return replace(needs, code=digest_of((sweep.folder / CODE_FILE).read_bytes()))
 
 
 def _import_ahead(engine: _Engine) -> None:
@@ -158,6 +221,14 @@ def _import_ahead(engine: _Engine) -> None:
     if engine.module is not None:
         importlib.import_module(engine.module)
     quiet_mlflow()
+
+
+def _describe_resources(resources: Resources) -> str:
+    gpus = f" and {resources.gpus_per_trial:g} GPUs" if resources.gpus_per_trial else ""
+    return (
+        f"{resources.n_at_first} trials at once, each with {resources.cpus_per_trial:g} CPUs"
+        f"{gpus}{_packing_note(resources)}"
+    )
 
 
 def _packing_note(resources: Resources) -> str:
@@ -186,8 +257,14 @@ def _log_best_model(sweep: Sweep, record: Record, view: View) -> bool:
         trial = best_trial(sweep, record.history)
     except InputError:
         return True
-    checkpoint = checkpoint_of(sweep, trial)
-    if checkpoint is None or trial.mlflow_run_id is None or sweep.space.task is None:
+    if trial.mlflow_run_id is None or sweep.space.task is None:
+        return True
+    try:
+        checkpoint = fetch_checkpoint(sweep, trial)
+    except OSError as error:
+        view.say(f"the best checkpoint can not be read: {error}")
+        return False
+    if checkpoint is None:
         return True
     from tuning.serving import log_model
 

@@ -6,18 +6,30 @@ import json
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from trainables.errors import InputError, RunFailed
-from tuning.hosting import BEST
+from tuning.fitness import Needs
 from tuning.live import View
 from tuning.resources import Resources, share_out
 from tuning.runner import prepare_ray
+from tuning.sharing import StoreAddress, share, store_of
+from tuning.shipping import digest_of, pack_code
+from tuning.stores import CheckpointStore
 from tuning.sweep import Sweep
-from tuning.workers import CURVE_FILE, ERROR_FILE, TEST_FILE, Repetition, seed_folder, train_all
+from tuning.workers import (
+    CURVE_FILE,
+    ERROR_FILE,
+    TEST_FILE,
+    Repetition,
+    best_key,
+    seed_key,
+    train_all,
+)
+
+_SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_REMOTE_LOOKS = 1.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,8 @@ class SeedResult:
     test: Mapping[str, float] | None
     classes: tuple[str, ...]
     confusion: list[list[int]]
-    checkpoint: Path
+    checkpoint: str  # where it is, for a person
+    key: str  # of it, in the sweep's store
 
 
 @dataclass(frozen=True)
@@ -40,23 +53,22 @@ class Training:
     name: str  # for a person
     config: Mapping[str, Any]
     seeds: list[int]
-    folder: Path
+    key: str  # of what it leaves, in the sweep's store
     may_fail: bool = False  # then its results are None, and the others stand
 
 
 def train(
-    sweep: Sweep, trainings: list[Training], folder: Path, n_workers: int, view: View
+    sweep: Sweep, trainings: list[Training], n_workers: int, view: View
 ) -> list[list[SeedResult] | None]:
     """Train all under Ray Train, one after the other; the test split is read at the very end.
 
-    Args:
-        folder: where the reason of a failure is written.
+    The reason of a failure is written beside what the first of them leaves.
 
     Returns:
         Of each training the results of its seeds; None if it may fail and did.
 
     Raises:
-        InputError: the workers do not fit.
+        InputError: the workers do not fit, or a node lacks what they need.
         RunFailed: a training failed that may not.
     """
     prepare_ray()
@@ -66,39 +78,66 @@ def train(
     n_cpus, n_gpus = cluster.start(sweep)
     try:
         resources = _worker_resources(sweep, n_cpus, n_gpus, n_workers)
-        repetitions = [_repetition(sweep, training, resources) for training in trainings]
         names = " and ".join(training.name for training in trainings)
         view.say(
             f"training {names} with {len(trainings[0].seeds)} seeds, "
             f"{n_workers} workers of {resources.cpus_per_trial:g} CPUs each …"
         )
-        with _progress(trainings, sweep.metric, view):
-            _fit(repetitions, resources, n_workers)
+        with share(sweep) as address:
+            needs = _check_nodes(sweep, address, resources, view)
+            repetitions = [
+                _repetition(sweep, training, resources, address, needs) for training in trainings
+            ]
+            with _progress(sweep, trainings, view):
+                _fit(repetitions, resources, n_workers)
     except (InputError, KeyboardInterrupt):
         raise
     except Exception as error:
-        details = folder / ERROR_FILE
-        folder.mkdir(parents=True, exist_ok=True)
-        details.write_text(str(error))
+        store, path = store_of(sweep), f"{trainings[0].key}/{ERROR_FILE}"
+        with suppress(OSError):
+            store.write(path, str(error).encode())
         reason = str(error).strip().splitlines()[-1]
-        raise RunFailed(f"retraining failed: {reason}; details in {str(details)!r}") from error
+        raise RunFailed(f"retraining failed: {reason}; details in {store.name(path)!r}") from error
     finally:
         cluster.disconnect()
+    store = store_of(sweep)
     return [
         None
-        if (training.folder / ERROR_FILE).exists()
-        else [_read(training.folder, seed, sweep) for seed in training.seeds]
+        if store.read(f"{training.key}/{ERROR_FILE}") is not None
+        else [_read(store, training.key, seed, sweep) for seed in training.seeds]
         for training in trainings
     ]
 
 
-def _repetition(sweep: Sweep, training: Training, resources: Resources) -> Repetition:
+def _check_nodes(
+    sweep: Sweep, address: StoreAddress, resources: Resources, view: View
+) -> Needs | None:
+    """What workers on other machines need, once it is seen that they have it."""
+    if not address.has_other_nodes:
+        return None
+    from tuning.worker_checks import check_nodes, needs_of
+
+    needs = needs_of(sweep)
+    check_nodes(sweep, address, needs, gpus=resources.gpus_per_trial > 0, say=view.say)
+    if sweep.train_file is None:
+        return needs
+    return replace(needs, code=digest_of(pack_code(sweep.train_file)))
+
+
+def _repetition(
+    sweep: Sweep,
+    training: Training,
+    resources: Resources,
+    address: StoreAddress,
+    needs: Needs | None,
+) -> Repetition:
     return Repetition(
         config=dict(training.config),
         seeds=training.seeds,
         task=sweep.space.task,
         train_file=None if sweep.train_file is None else str(sweep.train_file),
-        folder=str(training.folder),
+        key=training.key,
+        store=address.to_json(),
         cache_folder=str(sweep.cache_folder),
         metric=sweep.metric,
         mode=sweep.mode,
@@ -106,6 +145,8 @@ def _repetition(sweep: Sweep, training: Training, resources: Resources) -> Repet
         device="cuda" if resources.gpus_per_trial else "cpu",
         prefix_cache_bytes=sweep.prefix_cache_bytes,
         may_fail=training.may_fail,
+        needs=None if needs is None else needs.to_json(),
+        data_fingerprint=sweep.data_fingerprint(training.config),
     )
 
 
@@ -131,25 +172,29 @@ def _worker_resources(sweep: Sweep, n_cpus: float, n_gpus: float, n_workers: int
 
 
 @contextmanager
-def _progress(trainings: list[Training], metric: str, view: View) -> Iterator[None]:
+def _progress(sweep: Sweep, trainings: list[Training], view: View) -> Iterator[None]:
     """Say each epoch as the first worker writes it down."""
     done = threading.Event()
-    said: set[tuple[Path, str]] = set()
+    said: set[tuple[str, str]] = set()
+    store, metric = store_of(sweep), sweep.metric
+    seconds = _SECONDS_BETWEEN_LOOKS if sweep.home is None else _SECONDS_BETWEEN_REMOTE_LOOKS
 
     def look() -> None:
         for training, seed in ((each, seed) for each in trainings for seed in each.seeds):
-            path = seed_folder(training.folder, seed) / CURVE_FILE
-            curve = json.loads(path.read_text()) if path.exists() else {}
+            key = seed_key(training.key, seed)
+            curve = json.loads(store.read(f"{key}/{CURVE_FILE}") or b"{}")
             for epoch, metrics in curve.items():
-                if (path, epoch) not in said:
-                    said.add((path, epoch))
+                if (key, epoch) not in said:
+                    said.add((key, epoch))
                     value = f"{metric} {metrics[metric]:.4f}"
                     view.say(f"{training.name}, seed {seed}, epoch {epoch}: {value}")
 
     def follow() -> None:
-        while not done.wait(1.0):
+        while not done.wait(seconds):
+            with suppress(OSError):  # the sweep's home does not answer
+                look()
+        with suppress(OSError):
             look()
-        look()
 
     thread = threading.Thread(target=follow, name="progress", daemon=True)
     thread.start()
@@ -185,13 +230,12 @@ def _fit(repetitions: list[Repetition], resources: Resources, n_workers: int) ->
         ).fit()
 
 
-def _read(folder: Path, seed: int, sweep: Sweep) -> SeedResult:
-    folder = seed_folder(folder, seed)
-    curve = {
-        int(epoch): metrics
-        for epoch, metrics in json.loads((folder / CURVE_FILE).read_text()).items()
-    }
-    test = json.loads((folder / TEST_FILE).read_text()) if (folder / TEST_FILE).exists() else None
+def _read(store: CheckpointStore, key: str, seed: int, sweep: Sweep) -> SeedResult:
+    folder = seed_key(key, seed)
+    written = json.loads(store.read(f"{folder}/{CURVE_FILE}") or b"{}")
+    curve = {int(epoch): metrics for epoch, metrics in written.items()}
+    test = json.loads(store.read(f"{folder}/{TEST_FILE}") or b"null")
+    best = best_key(key, seed)
     values = [metrics[sweep.metric] for metrics in curve.values()]
     return SeedResult(
         seed=seed,
@@ -200,5 +244,6 @@ def _read(folder: Path, seed: int, sweep: Sweep) -> SeedResult:
         test=None if test is None else test["metrics"],
         classes=() if test is None else tuple(test["classes"]),
         confusion=[] if test is None else test["confusion"],
-        checkpoint=folder / BEST,
+        checkpoint=store.find(best) or store.name(best),
+        key=best,
     )

@@ -11,6 +11,10 @@ import trainables
 from trainables.checkpoint import DESCRIPTION, read_description
 from trainables.errors import InputError
 from tuning.addresses import resolve_tracking_uri
+from tuning.remote import SCHEMES, RemoteFolder
+from tuning.staging import Staging
+from tuning.stores import fetch_whole
+from tuning.sweep import default_cache_folder
 from tuning.tracking import quiet_mlflow
 
 # What a served model imports; Ray and Optuna are not among them.
@@ -81,17 +85,19 @@ def _example(task: str) -> Any:
 
 
 def find_checkpoint(model: str, tracking_uri: str | None) -> Path:
-    """The checkpoint folder that ``model`` names: a folder, or a ``models:/`` or ``runs:/`` URI.
+    """The checkpoint folder that ``model`` names: a folder, or a URI of a store or of MLflow.
 
     Raises:
         InputError: there is none.
     """
+    if model.startswith(tuple(f"{scheme}://" for scheme in SCHEMES)):
+        return _fetch(model)
     if not model.startswith(("models:/", "runs:/")):
         folder = Path(model)
         if not folder.is_dir():
             raise InputError(
                 f"model {model!r}: is neither a folder nor a models:/ URI, "
-                "such as models:/NAME@champion"
+                "such as models:/NAME@champion, nor an s3:// or gs:// one"
             )
         return folder
     uri = resolve_tracking_uri(tracking_uri)
@@ -109,3 +115,13 @@ def find_checkpoint(model: str, tracking_uri: str | None) -> Path:
             f"model {model!r}: is not a model that Thaw logged; it holds no {DESCRIPTION}"
         )
     return found.parent
+
+
+def _fetch(uri: str) -> Path:
+    """A checkpoint of a sweep whose home is a URI, as ``thaw best`` names it."""
+    folder = Staging(default_cache_folder()).place("model")
+    try:
+        fetch_whole(RemoteFolder(uri), "", folder)
+    except OSError as error:
+        raise InputError(f"model {uri!r}: {error}") from error
+    return folder

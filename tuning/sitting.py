@@ -9,20 +9,32 @@ from dataclasses import replace
 from typing import Any
 
 from trainables.errors import InputError
-from tuning.checkpoints import checkpoint_sizes
 from tuning.disk import check_free_space
 from tuning.fingerprints import describe_differences, differences, take_fingerprints
 from tuning.record import SweepHistory
+from tuning.sharing import store_of
+from tuning.shipping import saved_train_file
 from tuning.sweep import Sweep
 
 
 def use_users_file(sweep: Sweep) -> Sweep:
     """The sweep with the user's own training file where that still is, else with its copy of it.
 
-    A file may look for others beside itself; that it has not changed is seen by its fingerprint.
+    A file may look for others beside itself, and so may the copy; that it has not changed is seen
+    by its fingerprint.
     """
     source = sweep.train_source
-    return sweep if source is None or not source.is_file() else replace(sweep, train_file=source)
+    if source is not None and source.is_file():
+        return replace(sweep, train_file=source)
+    return use_saved_code(sweep)
+
+
+def use_saved_code(sweep: Sweep) -> Sweep:
+    """The sweep with its own copy of the user's training file and the modules beside that."""
+    if sweep.train_file is None:
+        return sweep
+    saved = saved_train_file(sweep.folder, sweep.train_file.name, sweep.cache_folder)
+    return replace(sweep, train_file=saved)
 
 
 def begin_sitting(
@@ -59,7 +71,7 @@ def begin_sitting(
 
 def check_disk(sweep: Sweep, say: Callable[[str], None]) -> None:
     """Raise InputError where the sweep's disk can not take even one more checkpoint."""
-    sizes = checkpoint_sizes(sweep.folder).values()
+    sizes = store_of(sweep).sizes().values() if sweep.home is None else ()
     budget = sweep.checkpoint_budget_bytes
     left = None if budget is None else budget - sum(sizes)
     check_free_space(sweep.folder, max(sizes, default=0), left, say)

@@ -86,6 +86,9 @@ def import_file(path: Path, what: str = "search space file") -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # for the modules beside it; those of the same name go before
     try:
         spec.loader.exec_module(module)
     except SpaceError as error:

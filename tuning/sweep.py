@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,8 +16,11 @@ from trainables.errors import InputError, unknown
 from trainables.files import write_whole
 from trainables.metrics import Direction
 from trainables.tasks import TaskRow, task_row
+from tuning.mirror import Say, fetch, say_on_stderr, working_copy
 from tuning.moving import Moved, find_moved, relocate
+from tuning.remote import RemoteError, RemoteFolder, check_uri, is_uri, join_uri, split_uri
 from tuning.resources import Gpus, Resources, share_out, this_machine
+from tuning.shipping import CODE_FILE, pack_code
 
 SWEEP_FILE = "sweep.json"
 
@@ -34,7 +38,7 @@ class Sweep:
     """A sweep, resolved and checked: all that is needed to run it, or to run it again."""
 
     name: str
-    folder: Path
+    folder: Path  # on this machine; of a sweep whose home is a URI, the working copy
     space: SearchSpace
     train_file: Path | None  # the user's own training function
     metric: str
@@ -69,11 +73,27 @@ class Sweep:
     # what decides the data, as ``data_key`` has it -> its fingerprint
     data_fingerprints: Mapping[str, str] = field(default_factory=dict)
     train_source: Path | None = None  # where the user keeps it; ``train_file`` may be our copy
-    began_in: Path | None = None  # the folder that the sweep had at first
+    began_in: str | None = None  # the folder or URI that the sweep had at first
     moved: Moved = field(default_factory=dict)  # since the last sitting; not saved
     other_metrics: Mapping[str, Direction] = field(default_factory=dict)  # objectives but the first
     storage: str | None = None
     warm_start: Mapping[str, Any] = field(default_factory=dict)  # as warm_start.py has it
+    home: str | None = None  # the URI where the sweep is kept; None: its folder. Not saved
+
+    @property
+    def place(self) -> str:
+        """Where the sweep is kept, to be shown."""
+        return self.home or str(self.folder)
+
+    @property
+    def reference(self) -> str:
+        """What to call it on a command line."""
+        return self.name if self.home is None else shlex.quote(self.home)
+
+    @property
+    def siblings(self) -> Path | str:
+        """Where the sweeps beside it are kept."""
+        return self.folder.parent if self.home is None else split_uri(self.home)[0]
 
     @property
     def objectives(self) -> dict[str, Direction]:
@@ -115,10 +135,12 @@ class Sweep:
         """Write the description into the sweep's folder."""
         values = {
             **{name: value for name, value in vars(self).items() if name != "space"},
-            "folder": str(self.folder),  # to see what has moved; it is wherever it is found
+            # To see what has moved; it is wherever it is found.
+            "folder": str(self.folder) if self.home is None else None,
+            "home": None,
             "train_file": None if self.train_file is None else self.train_file.name,
             "train_source": None if self.train_source is None else str(self.train_source),
-            "began_in": str(self.began_in or self.folder),
+            "began_in": self.began_in or self.place,
             "cache_folder": None,
             "moved": {},
             "searcher": _searcher_in(None, self.searcher),
@@ -127,6 +149,7 @@ class Sweep:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.train_file is not None:
             _copy(self.train_file, self.folder / self.train_file.name)
+            (self.folder / CODE_FILE).write_bytes(pack_code(self.train_file))
         if ":" in self.searcher:
             copy = _searcher_in(self.folder, self.searcher)
             _copy(Path(self.searcher.rpartition(":")[0]), Path(copy.rpartition(":")[0]))
@@ -148,26 +171,59 @@ def _copy(file: Path, copy: Path) -> None:
         copy.write_bytes(file.read_bytes())
 
 
-def open_sweep(name: str, sweeps_folder: Path) -> Sweep:
-    """The sweep that was saved as ``name``, or in the folder ``name``.
+def place_of(name: str, sweeps_folder: Path | str, cache_folder: Path) -> tuple[Path, str | None]:
+    """The folder of a sweep on this machine, and its home, if that is a URI.
 
     Raises:
-        InputError: there is none, or its description is damaged.
+        InputError: the URI is none that we take.
     """
-    folder = Path(name) if (Path(name) / SWEEP_FILE).is_file() else sweeps_folder / name
-    path = folder / SWEEP_FILE
-    if not path.is_file():
-        names = [file.parent.name for file in sorted(sweeps_folder.glob(f"*/{SWEEP_FILE}"))]
-        hint = f"{unknown('sweep', name, names)}" if names else f"unknown sweep {name!r}"
-        raise InputError(f"{hint}; looked in {str(sweeps_folder.resolve())!r}")
+    if is_uri(name) or is_uri(sweeps_folder):
+        home = name if is_uri(name) else join_uri(str(sweeps_folder), name)
+        check_uri(home, "sweep" if is_uri(name) else "--sweeps-folder")
+        return working_copy(home, cache_folder).resolve(), home
+    return (Path(sweeps_folder) / name).resolve(), None
+
+
+def open_sweep(name: str, sweeps_folder: Path | str, say: Say = say_on_stderr) -> Sweep:
+    """The sweep that was saved as ``name``, or in the folder or at the URI ``name``.
+
+    Args:
+        say: told if this machine had something of it that its home lacks.
+
+    Raises:
+        InputError: there is none, its description is damaged, or its home does not answer.
+    """
+    if (Path(name) / SWEEP_FILE).is_file():
+        folder, home = Path(name).resolve(), None
+    else:
+        folder, home = place_of(name, sweeps_folder, default_cache_folder())
     try:
-        return _from_json(json.loads(path.read_text()), folder.resolve())
+        if home is not None:
+            fetch(home, folder, say)
+        path = folder / SWEEP_FILE
+        if not path.is_file():
+            raise _unknown_sweep(name, sweeps_folder, home)
+        return _from_json(json.loads(path.read_text()), folder, home)
+    except RemoteError as error:
+        raise InputError(f"sweep {name!r}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise InputError(f"sweep description {str(path)!r} is damaged: {reason}") from error
 
 
-def _from_json(values: Mapping[str, Any], folder: Path) -> Sweep:
+def _unknown_sweep(name: str, sweeps_folder: Path | str, home: str | None) -> InputError:
+    """What to say where there is no such sweep."""
+    if home is None:
+        found = sorted(Path(sweeps_folder).glob(f"*/{SWEEP_FILE}"))
+        names, where = [file.parent.name for file in found], str(Path(sweeps_folder).resolve())
+    else:
+        where, name = split_uri(home)
+        names = RemoteFolder(where).folders()
+    hint = f"{unknown('sweep', name, names)}" if names else f"unknown sweep {name!r}"
+    return InputError(f"{hint}; looked in {where!r}")
+
+
+def _from_json(values: Mapping[str, Any], folder: Path, home: str | None) -> Sweep:
     """The sweep as saved, with what has moved along with its folder at the new places."""
     space = SearchSpace.from_json(values["space"])
     tracking_file = values["tracking_uri"].removeprefix("sqlite:///")
@@ -183,9 +239,10 @@ def _from_json(values: Mapping[str, Any], folder: Path) -> Sweep:
         **{
             **values,
             "folder": folder,
+            "home": home,
             "train_file": None if train_file is None else folder / train_file,
             "train_source": source,
-            "began_in": None if began_in is None else Path(began_in),
+            "began_in": began_in,
             "cache_folder": default_cache_folder(),
             "searcher": _searcher_in(folder, values["searcher"]),
             "space": replace(space, fixed=relocate(space.fixed, moved)),

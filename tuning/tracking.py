@@ -349,7 +349,7 @@ def _chunks(items: list[Item], size: int) -> Iterable[list[Item]]:
 
 def _sweep_id(sweep: Sweep) -> str:
     """What tells this sweep from another of the same name in the same MLflow."""
-    return f"{sweep.name}@{sweep.began_in or sweep.folder}"
+    return f"{sweep.name}@{sweep.began_in or sweep.place}"
 
 
 def sweep_tags(sweep: Sweep) -> dict[str, str]:

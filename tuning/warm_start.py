@@ -138,7 +138,7 @@ def _words(objectives: Mapping[str, Direction]) -> str:
 def _open_sweep(name: str, sweep: Sweep) -> Source:
     from tuning.sweep import open_sweep
 
-    earlier = open_sweep(name, sweep.folder.parent)
+    earlier = open_sweep(name, sweep.siblings)
     trials = list(read_history(earlier.folder).trials.values())
     return Source(f"sweep {earlier.name}", earlier.objectives, trials, earlier.space.fixed)
 

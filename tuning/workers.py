@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,12 @@ from typing import Any
 from trainables.checkpoint import DESCRIPTION
 from trainables.metrics import Direction
 from trainables.task import EpochReport, TrainingRun
-from tuning.hosting import BEST, save_report
+from tuning.fitness import Needs, check_fitness
+from tuning.sharing import open_store
+from tuning.shipping import train_file_here
 from tuning.spaces import training_function
+from tuning.stores import CheckpointStore
+from tuning.trial_checkpoints import BEST, put_report
 
 CURVE_FILE, TEST_FILE, ERROR_FILE = "curve.json", "test.json", "error.txt"
 
@@ -26,7 +30,8 @@ class Repetition:
     seeds: list[int]
     task: str | None
     train_file: str | None
-    folder: str
+    key: str  # of what it leaves, in the sweep's store
+    store: Mapping[str, Any]  # how to reach that, as StoreAddress has it
     cache_folder: str
     metric: str
     mode: Direction
@@ -34,11 +39,18 @@ class Repetition:
     device: str
     prefix_cache_bytes: int | None
     may_fail: bool = False  # then its traceback is written to a file, and the others go on
+    needs: Mapping[str, Any] | None = None  # this and the next as Assignment has them
+    data_fingerprint: str | None = None
 
 
-def seed_folder(folder: Path, seed: int) -> Path:
-    """Where the training with ``seed`` keeps its files."""
-    return folder / f"seed-{seed}"
+def seed_key(key: str, seed: int) -> str:
+    """Where the training with ``seed`` keeps its files, in the sweep's store."""
+    return f"{key}/seed-{seed}"
+
+
+def best_key(key: str, seed: int) -> str:
+    """Where the training with ``seed`` keeps its best epoch."""
+    return f"{seed_key(key, seed)}/{BEST}"
 
 
 def train_all(settings: dict[str, Any]) -> None:
@@ -57,11 +69,11 @@ def train_all(settings: dict[str, Any]) -> None:
         except Exception:
             if not repetition.may_fail:
                 raise
-            Path(repetition.folder).mkdir(parents=True, exist_ok=True)
-            (Path(repetition.folder) / ERROR_FILE).write_text(traceback.format_exc())
+            reason = traceback.format_exc().encode()
+            open_store(repetition.store).write(f"{repetition.key}/{ERROR_FILE}", reason)
     for repetition, run in tested:
         for seed in repetition.seeds if run.rank == 0 else ():
-            _test(seed_folder(Path(repetition.folder), seed), replace(run, world_size=1))
+            _test(repetition, seed, replace(run, world_size=1))
 
 
 def _run(repetition: Repetition) -> TrainingRun:
@@ -83,46 +95,67 @@ def _train_seeds(repetition: Repetition, run: TrainingRun) -> None:
     """Train once per seed; the first worker keeps each seed's best epoch."""
     from ray import train as ray_train
 
-    train = training_function(repetition.task, repetition.train_file)
+    store = open_store(repetition.store)
+    train = training_function(repetition.task, _prepare_node(repetition, store))
     for seed in repetition.seeds:
-        folder = seed_folder(Path(repetition.folder), seed)
         curve: dict[int, dict[str, float]] = {}
         for report in train({**repetition.config, "seed": seed}, run):
             curve[report.epoch] = dict(report.metrics)
             if run.rank == 0:
-                _keep_best(report, curve, folder, repetition)
-                _write(folder / CURVE_FILE, curve)
+                _keep_best(report, curve, seed, repetition, store)
+                _write(store, f"{seed_key(repetition.key, seed)}/{CURVE_FILE}", curve)
             ray_train.report({"seed": seed, "epoch": report.epoch, **report.metrics})
 
 
-def _test(folder: Path, run: TrainingRun) -> None:
+def _prepare_node(repetition: Repetition, store: CheckpointStore) -> str | None:
+    """See that this node has what is needed; the user's training file, if there is one, on it.
+
+    Raises:
+        Unfit: data or files are missing here, or are not what the driver has.
+    """
+    if repetition.needs is None:
+        return repetition.train_file
+    cache_folder, needs = Path(repetition.cache_folder), Needs(**repetition.needs)
+    fingerprint = repetition.data_fingerprint
+    check_fitness(repetition.task, repetition.config, fingerprint, needs, cache_folder)
+    if repetition.train_file is None:
+        return None
+    return train_file_here(repetition.train_file, needs.code, store, cache_folder)
+
+
+def _test(repetition: Repetition, seed: int, run: TrainingRun) -> None:
     """Measure a seed's best epoch on the test split: the only place that ever reads it."""
-    if not (folder / BEST / DESCRIPTION).exists():
+    store, key = open_store(repetition.store), best_key(repetition.key, seed)
+    if store.peek(key, DESCRIPTION) is None:
         return  # a user's own training: only that knows how to load what it saved
     from trainables.predictor import Predictor
 
-    predictor = Predictor(folder / BEST, run.device)
+    folder = store.get(key)
+    assert folder is not None
+    predictor = Predictor(folder, run.device)
     evaluation = predictor.evaluate("test", run)
     result = {
         "metrics": evaluation.metrics,
         "classes": list(predictor.classes),
         "confusion": evaluation.meter.confusion().tolist(),
     }
-    _write(folder / TEST_FILE, result)
+    _write(store, f"{seed_key(repetition.key, seed)}/{TEST_FILE}", result)
+    store.release(key)
 
 
-def _write(path: Path, content: object) -> None:
-    """Write JSON that a reader in another process never sees half of."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content))
-    os.replace(partial, path)
+def _write(store: CheckpointStore, path: str, content: object) -> None:
+    store.write(path, json.dumps(content).encode())
 
 
 def _keep_best(
-    report: EpochReport, curve: dict[int, dict[str, float]], folder: Path, repetition: Repetition
+    report: EpochReport,
+    curve: dict[int, dict[str, float]],
+    seed: int,
+    repetition: Repetition,
+    store: CheckpointStore,
 ) -> None:
     values = [metrics[repetition.metric] for metrics in curve.values()]
     best = max(values) if repetition.mode == "max" else min(values)
     value = report.metrics[repetition.metric]
     if value == best and values.index(best) == len(values) - 1:
-        save_report(report, folder / BEST, value, curve)
+        put_report(store, best_key(repetition.key, seed), report, value, curve)

@@ -1,0 +1,245 @@
+"""Checkpoints from nodes that do not share the sweep's folder: through Ray to the driver's node.
+
+An actor on the driver's node writes into the sweep's folder what workers elsewhere send it, piece
+by piece, so that a checkpoint of several gigabytes never is in memory as a whole. Those that share
+the folder write there themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trainables.files import whole_folder
+from tuning.staging import Staging
+from tuning.stores import FolderStore, Save, contents_of
+
+_CHUNK_BYTES = 8 * 2**20
+_SECONDS_UNTIL_THERE = 60.0  # for the actor to start, at the beginning of a sweep
+_SECONDS_FOR_CALL = 120.0
+_N_AT_ONCE = 8  # calls; most of the time they wait for the disk
+
+Call = Callable[..., Any]  # (name of a method of ``Relay``, its arguments) -> what it returns
+
+
+class Relay:
+    """The end at the sweep's folder."""
+
+    def __init__(self, folder: str) -> None:
+        self._root = Path(folder)
+        self._store = FolderStore(self._root)
+        self._uploads: dict[str, tuple[str, Path]] = {}  # token -> key, what has come so far
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """A method of the folder's own store that takes and gives little."""
+        return getattr(self._store, method)(*arguments)
+
+    def begin(self, key: str, folders: list[str]) -> str:
+        """Begin to receive a checkpoint; returns the token to name it by."""
+        target = self._root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Under a name that `restore_folder` takes for a leftover, should nothing more come.
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        for name in folders:
+            (partial / name).mkdir(parents=True, exist_ok=True)
+        token = secrets.token_hex(8)
+        self._uploads[token] = key, partial
+        return token
+
+    def receive(self, token: str, name: str, offset: int, chunk: bytes) -> None:
+        """Write a piece of a file."""
+        path = self._uploads[token][1] / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+        try:
+            view = memoryview(chunk)
+            while view:
+                n_written = os.pwrite(descriptor, view, offset)
+                view, offset = view[n_written:], offset + n_written
+        finally:
+            os.close(descriptor)
+
+    def commit(self, token: str, files: dict[str, int]) -> None:
+        """Let what has come replace what the key had, if it is all that was sent."""
+        key, partial = self._uploads.pop(token)
+        try:
+            if contents_of(partial)[0] != files:
+                raise OSError(f"checkpoint {str(self._root / key)!r} did not come whole")
+            self._store.put(key, lambda folder: _move_all(partial, folder))
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def abort(self, token: str) -> None:
+        """Forget what has come."""
+        if token in self._uploads:
+            shutil.rmtree(self._uploads.pop(token)[1], ignore_errors=True)
+
+    def contents(self, key: str) -> tuple[dict[str, int], list[str]] | None:
+        """The files of a checkpoint with their sizes, and its folders; None if there is none."""
+        folder = self._store.get(key)
+        return None if folder is None else contents_of(folder)
+
+    def send(self, key: str, name: str, offset: int) -> bytes:
+        """A piece of a file."""
+        with (self._root / key / name).open("rb") as file:
+            file.seek(offset)
+            return file.read(_CHUNK_BYTES)
+
+
+def _move_all(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        path.rename(target / path.name)
+
+
+class RelayStore:
+    """The end at a worker: a ``CheckpointStore`` whose folder is on another node."""
+
+    def __init__(self, call: Call, folder: str, staging: Staging) -> None:
+        """Reach the sweep's ``folder`` by ``call``."""
+        self._relay = call
+        self._folder = folder
+        self._staging = staging
+
+    def put(self, key: str, save: Save) -> None:
+        with self._staging.folder() as folder:
+            save(folder)
+            files, folders = contents_of(folder)
+            token = self._relay("begin", key, folders)
+            try:
+                for name in files:
+                    self._send(folder / name, token, name)
+                self._relay("commit", token, files)
+            except BaseException:
+                self._relay("abort", token)
+                raise
+
+    def _send(self, file: Path, token: str, name: str) -> None:
+        offset = 0
+        with file.open("rb") as source:
+            while (chunk := source.read(_CHUNK_BYTES)) or offset == 0:
+                self._relay("receive", token, name, offset, chunk)
+                offset += len(chunk)
+                if not chunk:
+                    return  # an empty file
+
+    def get(self, key: str) -> Path | None:
+        contents = self._relay("contents", key)
+        if contents is None:
+            return None
+        files, folders = contents
+        target = self._staging.place(key)
+        with whole_folder(target) as partial:
+            for name in folders:
+                (partial / name).mkdir(parents=True, exist_ok=True)
+            for name, n_bytes in files.items():
+                with (partial / name).open("wb") as file:
+                    while file.tell() < n_bytes:
+                        chunk = self._relay("send", key, name, file.tell())
+                        if not chunk:
+                            raise OSError(f"{self.name(key)}: {name} is shorter than it was")
+                        file.write(chunk)
+        return target
+
+    def retry(self, *, is_last: bool = False) -> None:
+        """Nothing: without the driver's node there is no sweep."""
+
+    def release(self, key: str) -> None:
+        shutil.rmtree(self._staging.place(key), ignore_errors=True)
+
+    def peek(self, key: str, name: str) -> bytes | None:
+        found: bytes | None = self._relay("call", "peek", key, name)
+        return found
+
+    def find(self, key: str) -> str | None:
+        found: str | None = self._relay("call", "find", key)
+        return found
+
+    def name(self, key: str) -> str:
+        return f"{self._folder}/{key}"
+
+    def set_aside(self, key: str) -> str:
+        return str(self._relay("call", "set_aside", key))
+
+    def recover(self, key: str) -> None:
+        self._relay("call", "recover", key)
+
+    def delete(self, key: str) -> None:
+        self._relay("call", "delete", key)
+
+    def clear(self, folder: str, keep: str | None = None) -> None:
+        self._relay("call", "clear", folder, keep)
+
+    def sizes(self) -> dict[str, int]:
+        found: dict[str, int] = self._relay("call", "sizes")
+        return found
+
+    def free_bytes(self) -> float:
+        return float(self._relay("call", "free_bytes"))
+
+    def read(self, path: str) -> bytes | None:
+        found: bytes | None = self._relay("call", "read", path)
+        return found
+
+    def write(self, path: str, content: bytes) -> None:
+        self._relay("call", "write", path, content)
+
+
+def start_relay(folder: Path) -> tuple[str, Any]:
+    """Start the actor on this node, where ``folder`` is; its name, and what keeps it alive."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    name = f"thaw-relay-{secrets.token_hex(8)}"
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = (
+        ray.remote(Relay)
+        .options(
+            name=name,
+            num_cpus=0,
+            scheduling_strategy=here,
+            max_concurrency=_N_AT_ONCE,
+            max_restarts=-1,
+        )
+        .remote(str(folder))
+    )
+    return name, actor
+
+
+def find_relay(name: str) -> Call:
+    """What calls the actor of that name. Any trouble with Ray or the node is an OSError."""
+    import ray
+
+    actors: list[Any] = []
+
+    def call(method: str, *arguments: Any) -> Any:
+        try:
+            if not actors:
+                actors.append(_patiently(lambda: ray.get_actor(name)))
+            return ray.get(getattr(actors[0], method).remote(*arguments), timeout=_SECONDS_FOR_CALL)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, OSError):
+                raise OSError(*error.cause.args) from error
+            raise OSError(f"the driver's node can not do it: {error.cause!r}") from error
+        except (ray.exceptions.RayError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise OSError(f"the driver's node is not reached through Ray: {reason}") from error
+
+    return call
+
+
+def _patiently(action: Callable[[], Any]) -> Any:
+    """Try until there is an actor of that name, for a while."""
+    give_up = time.monotonic() + _SECONDS_UNTIL_THERE
+    while True:
+        try:
+            return action()
+        except ValueError:  # of ray.get_actor
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.5)

@@ -1,0 +1,282 @@
+"""A folder that a URI names, such as s3://BUCKET/PREFIX, read and written through pyarrow.
+
+Object stores have neither folders nor renames: a file appears whole when its writing ends, and
+there is nothing like a folder that does. What must be whole is for the callers to see to.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from trainables.errors import InputError
+
+SCHEMES = ("s3", "gs", "gcs", "file")
+_CHUNK_BYTES = 8 * 2**20
+_SECONDS_FOR_PROBE = 30.0  # to answer at all; a cloud's own clients may try for a quarter hour
+_GS_RETRY_SECONDS = 30  # instead of 15 minutes, for which a training would stand still
+
+_ADVICE_ON_NETWORK = (
+    "see that this machine reaches it; ?endpoint_override=HOST:PORT at the URI's end names another "
+    "server than the cloud's"
+)
+# what a reason may hold -> what to do about it
+_ADVICE = (
+    (
+        r"NO_SUCH_BUCKET|specified bucket does not exist|bucket .* not found",
+        "make the bucket, or correct its name",
+    ),
+    (
+        r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE|[Cc]redential|"
+        r"UNAUTHENTICATED|PERMISSION_DENIED|HTTP status code: 40[13]|\b403\b",
+        "this machine needs the right to list, read, write and delete there: for s3 by an instance "
+        "profile, ~/.aws/credentials or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for gs by a "
+        "service account or GOOGLE_APPLICATION_CREDENTIALS",
+    ),
+    (
+        r"NETWORK_CONNECTION|[Cc]ould ?n.t (connect|resolve)|UNAVAILABLE|did not answer|"
+        r"HTTP status code: 5\d\d|INTERNAL_FAILURE|SLOW_DOWN",
+        _ADVICE_ON_NETWORK,
+    ),
+    (r"Permission denied|Read-only file system", "choose a place that can be written"),
+)
+
+Result = TypeVar("Result")
+
+
+class RemoteError(OSError):
+    """A URI can not be read or written; the message names it, the reason and what to do."""
+
+    may_pass = False  # whether it may be otherwise in a minute
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """What a listing says of a file."""
+
+    n_bytes: int
+    modified: float  # by the store's own clock, in seconds since the Unix epoch
+
+
+def is_uri(text: object) -> bool:
+    """Whether this names a place by a URI, and not by a path."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", str(text)) is not None
+
+
+def join_uri(uri: str, *names: str) -> str:
+    """The URI of what is below ``uri``; its query stays at the end."""
+    parts = urlsplit(uri)
+    path = "/".join([parts.path.rstrip("/"), *names])
+    return urlunsplit(parts._replace(path=path))
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """The URI of the folder around ``uri``, and its own name there."""
+    parts = urlsplit(uri)
+    folder, _, name = parts.path.rstrip("/").rpartition("/")
+    return urlunsplit(parts._replace(path=folder)), name
+
+
+def check_uri(uri: str, option: str) -> None:
+    """Raise InputError unless ``uri`` names a folder as we take it. Asks nobody."""
+    parts = urlsplit(uri)
+    if parts.scheme not in SCHEMES:
+        valid = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise InputError(f"{option} = {uri!r}: must be a path, or begin with one of {valid}")
+    if "@" in parts.netloc.replace("anonymous@", "") or re.search(
+        r"(access|secret)_key", parts.query
+    ):
+        # It would be in the sweep's description, in its log and in MLflow.
+        shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
+        raise InputError(
+            f"{option} = {shown!r}: holds a key, and a URI is written down in many places; give "
+            "it by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws/credentials"
+        )
+    if parts.scheme != "file" and not parts.netloc:
+        raise InputError(f"{option} = {uri!r}: names no bucket; such as {parts.scheme}://BUCKET/a")
+
+
+def check_writable_uri(uri: str, option: str) -> None:
+    """Raise InputError unless files below ``uri`` can be written, listed, read and deleted."""
+    check_uri(uri, option)
+    try:
+        within_seconds(_SECONDS_FOR_PROBE, uri, lambda: RemoteFolder(uri).probe())
+    except OSError as error:
+        raise InputError(f"{option} = {uri!r} can not be used: {error}") from error
+
+
+def within_seconds(seconds: float, uri: str, action: Callable[[], Result]) -> Result:
+    """What ``action`` returns or raises, if it does so within ``seconds``.
+
+    Raises:
+        RemoteError: it does not. It goes on in a thread that nobody waits for.
+    """
+    results: list[Result] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(action())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="remote", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise _told(uri, TimeoutError(f"it did not answer within {seconds:g} s"))
+    return results[0]
+
+
+class RemoteFolder:
+    """Files below a URI, by paths relative to it. Every method may raise RemoteError."""
+
+    def __init__(self, uri: str) -> None:
+        """Name the folder; nothing is asked of it yet."""
+        self.uri = uri
+        self._lock = threading.Lock()
+        self._connected: tuple[Any, str] | None = None
+
+    def read(self, path: str) -> bytes | None:
+        """A file's content; None if there is none."""
+        with self._errors(path):
+            filesystem, base = self._connect()
+            try:
+                with filesystem.open_input_stream(f"{base}/{path}") as stream:
+                    content: bytes = stream.read()
+                    return content
+            except FileNotFoundError:
+                return None
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file: it has its old content or the new one, whatever happens meanwhile."""
+        with self._errors(path), self._output(path) as stream:
+            stream.write(content)
+
+    def upload(self, file: Path, path: str) -> None:
+        """Copy a local file. If that fails half-way, there may be half of it."""
+        with file.open("rb") as source, self._errors(path), self._output(path) as stream:
+            while chunk := source.read(_CHUNK_BYTES):
+                stream.write(chunk)
+
+    def download(self, path: str, file: Path) -> None:
+        """Copy a file to a local one, whose folder is made."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with self._errors(path):
+            filesystem, base = self._connect()
+            with (
+                filesystem.open_input_stream(f"{base}/{path}") as source,
+                file.open("wb") as target,
+            ):
+                shutil.copyfileobj(source, target, _CHUNK_BYTES)
+
+    def files(self, path: str = "", *, recursive: bool = True) -> dict[str, RemoteFile]:
+        """The files below ``path``, by their paths relative to this folder."""
+        from pyarrow.fs import FileSelector, FileType
+
+        with self._errors(path):
+            filesystem, base = self._connect()
+            selector = FileSelector(
+                f"{base}/{path}".rstrip("/"), recursive=recursive, allow_not_found=True
+            )
+            return {
+                info.path[len(base) + 1 :]: RemoteFile(info.size, info.mtime_ns / 1e9)
+                for info in filesystem.get_file_info(selector)
+                if info.type == FileType.File
+            }
+
+    def folders(self) -> list[str]:
+        """The names of the folders right here."""
+        from pyarrow.fs import FileSelector, FileType
+
+        with self._errors(""):
+            filesystem, base = self._connect()
+            found = filesystem.get_file_info(FileSelector(base, allow_not_found=True))
+            return sorted(info.base_name for info in found if info.type == FileType.Directory)
+
+    def delete(self, *paths: str) -> None:
+        """Delete files; one that is not there is no error."""
+        for path in paths:
+            with self._errors(path), suppress(FileNotFoundError):
+                filesystem, base = self._connect()
+                filesystem.delete_file(f"{base}/{path}")
+
+    def delete_folder(self, path: str) -> None:
+        """Delete all files below ``path``."""
+        with self._errors(path), suppress(FileNotFoundError):
+            filesystem, base = self._connect()
+            filesystem.delete_dir(f"{base}/{path}")
+
+    def probe(self) -> None:
+        """Write, list, read and delete a file."""
+        name, content = f".probe-{secrets.token_hex(4)}", b"written to see whether it can be"
+        self.write(name, content)
+        if name not in self.files(recursive=False) or self.read(name) != content:
+            raise _told(self.uri, OSError("what is written there is not what is read"))
+        self.delete(name)
+
+    def _connect(self) -> tuple[Any, str]:
+        """pyarrow's file system, and the path of this folder in it."""
+        from pyarrow.fs import FileSystem
+
+        with self._lock:
+            if self._connected is None:
+                filesystem, base = FileSystem.from_uri(_with_patience(self.uri))
+                self._connected = filesystem, base.rstrip("/")
+            return self._connected
+
+    @contextmanager
+    def _output(self, path: str) -> Iterator[Any]:
+        filesystem, base = self._connect()
+        target = f"{base}/{path}"
+        if filesystem.type_name != "local":
+            with filesystem.open_output_stream(target) as stream:
+                yield stream
+            return
+        # A disk has folders, and shows half-written files.
+        filesystem.create_dir(target.rpartition("/")[0], recursive=True)
+        partial = f"{target}.partial-{secrets.token_hex(4)}"
+        try:
+            with filesystem.open_output_stream(partial) as stream:
+                yield stream
+            filesystem.move(partial, target)
+        except BaseException:
+            with suppress(OSError):
+                filesystem.delete_file(partial)
+            raise
+
+    @contextmanager
+    def _errors(self, path: str) -> Iterator[None]:
+        """Have every error name the URI; pyarrow raises its own, and Python's."""
+        try:
+            yield
+        except RemoteError:
+            raise
+        except Exception as error:
+            raise _told(join_uri(self.uri, path) if path else self.uri, error) from error
+
+
+def _with_patience(uri: str) -> str:
+    parts = urlsplit(uri)
+    if parts.scheme not in ("gs", "gcs") or "retry_limit_seconds" in parts.query:
+        return uri
+    query = "&".join(filter(None, [parts.query, f"retry_limit_seconds={_GS_RETRY_SECONDS}"]))
+    return urlunsplit(parts._replace(query=query))
+
+
+def _told(uri: str, error: Exception) -> RemoteError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    advice = next((advice for pattern, advice in _ADVICE if re.search(pattern, reason)), None)
+    told = RemoteError(f"{uri}: {reason}" + (f"; {advice}" if advice else ""))
+    told.may_pass = advice == _ADVICE_ON_NETWORK
+    return told

@@ -1,0 +1,108 @@
+"""The checkpoints of one trial in its sweep's store: what is saved, and what it goes on from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from trainables.task import EpochReport
+from tuning.stores import CheckpointStore
+
+# a trial's checkpoints: of its best epoch, and the newest for going on from
+BEST, LAST = "best", "last"
+_PROGRESS_FILE = "progress.json"  # beside a checkpoint's own files: epoch, value and curve
+
+
+def put_report(
+    store: CheckpointStore,
+    key: str,
+    report: EpochReport,
+    value: float,
+    curve: Mapping[int, Mapping[str, float]],
+) -> None:
+    """Save a report's state, whole or not at all, its epoch and value beside it.
+
+    Raises:
+        OSError: the store does not take it; what the key had is still there.
+    """
+
+    def save(folder: Path) -> None:
+        report.save(folder)
+        progress = {"epoch": report.epoch, "value": value, "curve": curve}
+        (folder / _PROGRESS_FILE).write_text(json.dumps(progress))
+
+    store.put(key, save)
+
+
+class TrialCheckpoints:
+    """``best`` and ``last`` of one trial. Every method may raise OSError."""
+
+    def __init__(self, store: CheckpointStore, key: str) -> None:
+        """Of a trial that begins; ``key`` is the trial's in the store, or empty."""
+        self._store = store
+        self._prefix = f"{key}/" if key else ""
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def look(self) -> None:
+        """Find what an earlier process of the trial has left, and clean up after it."""
+        for name in (BEST, LAST):
+            self._store.recover(self._prefix + name)
+        found = {name: self._progress(name) for name in (LAST, BEST)}
+        self._known = {name: progress for name, progress in found.items() if progress is not None}
+
+    @property
+    def newest(self) -> str | None:
+        """The one with the most epochs behind it; None if there is none."""
+        return max(self._known, key=lambda name: int(self._known[name]["epoch"]), default=None)
+
+    @property
+    def best_value(self) -> float | None:
+        """The metric's value that ``best`` was saved for; None if there is none."""
+        return float(self._known[BEST]["value"]) if BEST in self._known else None
+
+    def curve(self, name: str) -> dict[int, dict[str, float]]:
+        """The epochs behind a checkpoint with their metrics."""
+        return {int(epoch): metrics for epoch, metrics in self._known[name]["curve"].items()}
+
+    def fetch(self, name: str) -> Path:
+        """A folder of this machine with a checkpoint, to be read only."""
+        folder = self._store.get(self._prefix + name)
+        if folder is None:
+            raise OSError(f"checkpoint {self.name(name)!r} is gone")
+        return folder
+
+    def save(
+        self, name: str, report: EpochReport, value: float, curve: Mapping[int, dict[str, float]]
+    ) -> None:
+        """Save a report's state under ``name``."""
+        put_report(self._store, self._prefix + name, report, value, curve)
+
+    def retry(self, *, is_last: bool = False) -> None:
+        """Save what could not be saved when it was to be, if there is such and it is possible."""
+        with suppress(OSError):  # which has been told
+            self._store.retry(is_last=is_last)
+
+    def set_aside(self, name: str) -> None:
+        """Let a damaged one count no more: its value must not keep a good one away."""
+        self._store.set_aside(self._prefix + name)
+        del self._known[name]
+
+    def release(self) -> None:
+        """Say that the folders which ``fetch`` gave are needed no longer."""
+        for name in (BEST, LAST):
+            self._store.release(self._prefix + name)
+
+    def name(self, name: str) -> str:
+        """Where a checkpoint is or would be, for a person."""
+        return self._store.name(self._prefix + name)
+
+    def _progress(self, name: str) -> dict[str, Any] | None:
+        content = self._store.peek(self._prefix + name, _PROGRESS_FILE)
+        try:
+            values: dict[str, Any] = json.loads(content or b"null") or {}
+        except ValueError:
+            return None
+        return values if {"epoch", "value", "curve"} <= values.keys() else None
