@@ -134,7 +134,7 @@ def count(event):
         os.kill(os.getpid(), signal.SIGKILL)
 view.update = count
 run_sweep(resolve(SweepOptions(space=sys.argv[1], sweeps_folder=sys.argv[2], name="toy",
-    engine="inprocess", trials=5, metric="value:max", scheduler="none", settings=["seconds=0.2"],
+    engine="inprocess", trials=5, metric="value:max", scheduler="none", settings=["seconds=0.5"],
 )), view)
 """
 
