@@ -27,11 +27,7 @@ def resolve_tracking_uri(given: str | None) -> str:
     if uri is None:
         source = "$MLFLOW_TRACKING_URI"
         uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    if not _TRACKING_URI.fullmatch(uri):
-        raise InputError(
-            f"{source} = {uri!r}: must start with sqlite:///, http://, https:// or postgresql://; "
-            "MLflow no longer writes to plain folders"
-        )
+    _check_tracking_uri(source, uri)
     if not uri.startswith("sqlite:///"):
         return uri
     path = Path(uri.removeprefix("sqlite:///")).resolve()
@@ -39,6 +35,26 @@ def resolve_tracking_uri(given: str | None) -> str:
     if path.is_dir() or (path.is_file() and not _may_be_sqlite(path)):
         raise InputError(f"{source} = {uri!r}: {str(path)!r} is there, but is no SQLite database")
     return f"sqlite:///{path}"
+
+
+def tracking_uri_elsewhere(given: str | None) -> str:
+    """Where MLflow is for another machine: as given, else empty, for that one to find.
+
+    Raises:
+        InputError: MLflow can not write to such a place.
+    """
+    if given is None:
+        return ""
+    _check_tracking_uri("--tracking-uri", given)
+    return given
+
+
+def _check_tracking_uri(source: str, uri: str) -> None:
+    if not _TRACKING_URI.fullmatch(uri):
+        raise InputError(
+            f"{source} = {uri!r}: must start with sqlite:///, http://, https:// or postgresql://; "
+            "MLflow no longer writes to plain folders"
+        )
 
 
 def _may_be_sqlite(path: Path) -> bool:

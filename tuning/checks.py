@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from search_spaces.domains import SpaceError
@@ -57,7 +58,15 @@ def configurations(sweep: Sweep) -> Iterator[dict[str, Any]]:
         yield sweep.configuration(point)
 
 
-def check_space(sweep: Sweep, row: TaskRow | None, resources: Resources | None) -> None:
+def check_space(
+    sweep: Sweep, row: TaskRow | None, resources: Resources | None, *, elsewhere: bool = False
+) -> None:
+    """Raise InputError where a corner of the space, or a sample of it, can not be trained.
+
+    Args:
+        resources: of each trial; None where they are not known yet.
+        elsewhere: it is for another machine, which may have files that this one has not.
+    """
     if row is None:
         return
     unknown_names = [
@@ -71,10 +80,21 @@ def check_space(sweep: Sweep, row: TaskRow | None, resources: Resources | None) 
     try:
         for values in configurations(sweep):
             config = check_config(values, row.config_type)
-            row.check(config)
+            if not (elsewhere and _names_files_elsewhere(config, row)):
+                row.check(config)
             _check_device(config, resources)
     except (InputError, SpaceError) as error:
         raise InputError(f"search space {sweep.space.name}: {error}") from None
+
+
+def _names_files_elsewhere(config: TrainingConfig, row: TaskRow) -> bool:
+    """Whether a setting is a URI, or a path from the root that is not here: not to be checked."""
+    values = [getattr(config, name) for name in row.path_fields]
+    return any("://" in value or _is_missing_path(Path(value)) for value in values)
+
+
+def _is_missing_path(path: Path) -> bool:
+    return (path.is_absolute() or path.parts[:1] == ("~",)) and not path.expanduser().exists()
 
 
 def _check_device(config: TrainingConfig, resources: Resources | None) -> None:

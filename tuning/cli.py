@@ -6,13 +6,16 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from tuning import submit_cli
+
 if TYPE_CHECKING:
+    from tuning.options import SweepOptions
     from tuning.sweep import Sweep
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -29,7 +32,10 @@ SweepsFolder = Annotated[
     str,
     typer.Option(
         "--sweeps-folder",
-        help="Where sweeps keep their folders: a path, s3://BUCKET/PREFIX, gs://…",
+        envvar="THAW_SWEEPS_FOLDER",
+        show_envvar=False,
+        help="Where sweeps keep their folders: a path, s3://BUCKET/PREFIX, gs://…; default: "
+        "$THAW_SWEEPS_FOLDER, else sweeps here.",
     ),
 ]
 TrackingUri = Annotated[
@@ -58,6 +64,7 @@ def main() -> None:
 
 
 def _interrupt(signal_number: int, frame: Any) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would cut the orderly end short
     raise KeyboardInterrupt
 
 
@@ -243,47 +250,30 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Search a space for the best configuration."""
-    from tuning.options import SweepOptions, resolve
+    options = sweep_options(locals())
+    from tuning.options import resolve
 
-    options = SweepOptions(
-        space=space,
-        name=name,
-        settings=settings or (),
-        trials=trials,
-        time_budget_seconds=time_budget,
-        concurrency=concurrency,
-        cpus_per_trial=cpus_per_trial,
-        gpus_per_trial=gpus_per_trial,
-        seed=seed,
-        metric=metric[0] if metric else None,
-        more_metrics=metric[1:] if metric else (),
-        searcher=searcher,
-        scheduler=scheduler,
-        engine=engine,
-        sweeps_folder=sweeps_folder,
-        tracking_uri=tracking_uri,
-        experiment=experiment,
-        keep_checkpoints=keep_checkpoints,
-        checkpoint_budget=checkpoint_budget,
-        max_failures=max_failures,
-        epoch_timeout_seconds=epoch_timeout,
-        address=address,
-        prefix_cache=prefix_cache,
-        storage=storage,
-        warm_start=warm_start,
-        gpu_hours=gpu_hours,
-        target=target,
-        patience=patience,
-        confirm=confirm,
-        confirm_seeds=confirm_seeds,
-        cost_aware=cost_aware,
-    )
-    with _stdout_for_json_only():  # a user's file may print
+    with stdout_for_json_only():  # a user's file may print
         resolved = resolve(options)
     if dry_run:
-        _show_dry_run(resolved, as_json)
+        show_dry_run(resolved, as_json)
         return
     _run(resolved, as_json)
+
+
+def sweep_options(values: Mapping[str, Any]) -> SweepOptions:
+    """What ``values`` say about a sweep, by the names of the parameters of `thaw sweep`."""
+    from dataclasses import fields
+
+    from tuning.options import SweepOptions
+
+    renamed = {"time_budget": "time_budget_seconds", "epoch_timeout": "epoch_timeout_seconds"}
+    metrics = values["metric"] or [None]
+    known = {field.name for field in fields(SweepOptions)}
+    given = {renamed.get(name, name): value for name, value in values.items()}
+    given |= {"settings": values["settings"] or (), "metric": metrics[0]}
+    given["more_metrics"] = metrics[1:]
+    return SweepOptions(**{name: value for name, value in given.items() if name in known})
 
 
 @app.command()
@@ -328,7 +318,7 @@ def resume(
     from tuning.extension import change_space, extend
     from tuning.sweep import open_sweep
 
-    with _stdout_for_json_only():  # a user's file may print
+    with stdout_for_json_only():  # a user's file may print
         found = change_space(open_sweep(name, sweeps_folder), space, settings or ())
     extended = extend(
         found,
@@ -418,7 +408,7 @@ def retrain(
 
     found, view = open_sweep(name, sweeps_folder), make_view()
     with (
-        _stdout_for_json_only(),
+        stdout_for_json_only(),
         at_home(found.name, found.home, found.folder, view.say) as uploads,
     ):
         uploads.start()
@@ -452,7 +442,7 @@ def predict(
     from tuning.output import predictions_table
     from tuning.prediction import predict as run
 
-    with _stdout_for_json_only():
+    with stdout_for_json_only():
         rows = run(model, inputs, tracking_uri)
     if as_json:
         print(json.dumps(rows, indent=1))
@@ -519,13 +509,20 @@ def tasks(as_json: AsJson = False) -> None:
         tasks_table()
 
 
+submit = app.command()(submit_cli.submit_command(sweep, resume))
+status = app.command()(submit_cli.status)
+logs = app.command()(submit_cli.logs)
+stop = app.command()(submit_cli.stop)
+fetch = app.command()(submit_cli.fetch)
+
+
 def _run(resolved: Sweep, as_json: bool, accept_changes: bool = False) -> None:
     from tuning.checks import prepare_data
     from tuning.live import make_view
     from tuning.output import sweep_report
 
     view = make_view()
-    with _stdout_for_json_only():
+    with stdout_for_json_only():
         resolved, notes = prepare_data(resolved)
         for note in notes:
             view.say(note)
@@ -542,7 +539,8 @@ def _run(resolved: Sweep, as_json: bool, accept_changes: bool = False) -> None:
         sys.exit(FAILED)
 
 
-def _show_dry_run(resolved: Sweep, as_json: bool) -> None:
+def show_dry_run(resolved: Sweep, as_json: bool) -> None:
+    """Show a resolved sweep, and five configurations as it might try them."""
     import random
 
     from tuning.output import dry_run_tables
@@ -557,7 +555,7 @@ def _show_dry_run(resolved: Sweep, as_json: bool) -> None:
 
 
 @contextmanager
-def _stdout_for_json_only() -> Iterator[None]:
+def stdout_for_json_only() -> Iterator[None]:
     """Send what libraries print to stderr meanwhile, so that stdout holds only the result."""
     sys.stdout.flush()
     saved = os.dup(1)

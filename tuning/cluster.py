@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
 
 from trainables.errors import InputError, RunFailed
 from tuning.addresses import resolve_address
 from tuning.resources import Resources
+from tuning.sent_files import runtime_env
 from tuning.sweep import Sweep, resources_of
 
 
@@ -26,12 +31,14 @@ def start(sweep: Sweep) -> tuple[float, float]:
         if sweep.address:
             resolve_address(sweep.address)
         try:
-            ray.init(
-                address=sweep.address or "local",
-                include_dashboard=None if sweep.address else False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with _own_sigterm():
+                ray.init(
+                    address=sweep.address or "local",
+                    include_dashboard=None if sweep.address else False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env=runtime_env(),
+                )
         except Exception as error:  # ray raises it plain where its node takes more than 30 s
             if not sweep.address:
                 raise RunFailed(
@@ -43,6 +50,17 @@ def start(sweep: Sweep) -> tuple[float, float]:
             ) from error
     available = ray.cluster_resources()
     return available.get("CPU", 0.0), available.get("GPU", 0.0)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what we do when we are told to end: Ray would have it end at once, with code 15."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def connect(sweep: Sweep) -> Resources:

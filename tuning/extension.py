@@ -32,16 +32,14 @@ def extend(
     Raises:
         InputError: a number is out of range, or no cluster answers at the address.
     """
-    check_rules(
-        (
-            ("--trials", trials, 1, True),
-            ("--time-budget", time_budget_seconds, 0, False),
-            ("--gpu-hours", gpu_hours, 0, False),
-            ("--target", target, -math.inf, False),
-            ("--patience", patience, 1, True),
-            ("--confirm", confirm, 0, True),
-            ("--confirm-seeds", confirm_seeds, 1, True),
-        )
+    check_goals(
+        trials=trials,
+        time_budget=time_budget_seconds,
+        gpu_hours=gpu_hours,
+        target=target,
+        patience=patience,
+        confirm=confirm,
+        confirm_seeds=confirm_seeds,
     )
     return replace(
         sweep,
@@ -53,6 +51,30 @@ def extend(
         patience=patience or sweep.patience,
         confirm=sweep.confirm if confirm is None else confirm,
         confirm_seeds=confirm_seeds or sweep.confirm_seeds,
+    )
+
+
+def check_goals(
+    *,
+    trials: int | None,
+    time_budget: float | None,
+    gpu_hours: float | None,
+    target: float | None,
+    patience: int | None,
+    confirm: int | None,
+    confirm_seeds: int | None,
+) -> None:
+    """Raise InputError where a number is out of range."""
+    check_rules(
+        (
+            ("--trials", trials, 1, True),
+            ("--time-budget", time_budget, 0, False),
+            ("--gpu-hours", gpu_hours, 0, False),
+            ("--target", target, -math.inf, False),
+            ("--patience", patience, 1, True),
+            ("--confirm", confirm, 0, True),
+            ("--confirm-seeds", confirm_seeds, 1, True),
+        )
     )
 
 

@@ -15,7 +15,12 @@ from trainables.config import parse_setting
 from trainables.errors import InputError, unknown
 from trainables.metrics import METRIC_ALIASES, METRIC_DIRECTIONS, Direction
 from trainables.tasks import TaskRow, task_row
-from tuning.addresses import check_writable, resolve_address, resolve_tracking_uri
+from tuning.addresses import (
+    check_writable,
+    resolve_address,
+    resolve_tracking_uri,
+    tracking_uri_elsewhere,
+)
 from tuning.checks import check_gpu_hours, check_space
 from tuning.remote import RemoteError, RemoteFolder, check_writable_uri, split_uri
 from tuning.resources import Gpus
@@ -73,8 +78,13 @@ class SweepOptions:
     cost_aware: bool = False
 
 
-def resolve(options: SweepOptions) -> Sweep:
+def resolve(options: SweepOptions, *, elsewhere: bool = False) -> Sweep:
     """Check everything that can be checked without starting anything, and fill in the rest.
+
+    Args:
+        elsewhere: the sweep will run on another machine. What only that one knows is not looked at:
+            its folders, its Ray and MLflow, what it has of CPUs, GPUs, data and earlier sweeps.
+            Paths of data stay as they are given.
 
     Raises:
         InputError: something is wrong; nothing was started or written.
@@ -105,7 +115,8 @@ def resolve(options: SweepOptions) -> Sweep:
     metric, mode = _metric(options.metric, space, row)
     other_metrics = _other_metrics(options, metric, space, row)
     if row is not None:
-        space = with_absolute_paths(with_monitor(space, metric), row)
+        space = with_monitor(space, metric)
+        space = space if elsewhere else with_absolute_paths(space, row)
         space = with_defaults_first(space, row.config_type)
     name = options.name
     if name is None:
@@ -130,12 +141,16 @@ def resolve(options: SweepOptions) -> Sweep:
         searcher=_searcher(_searcher_name(options, other_metrics), space, 1 + len(other_metrics)),
         scheduler=options.scheduler,
         engine=options.engine,
-        tracking_uri=resolve_tracking_uri(options.tracking_uri),
+        tracking_uri=tracking_uri_elsewhere(options.tracking_uri)
+        if elsewhere
+        else resolve_tracking_uri(options.tracking_uri),
         experiment=space.name if options.experiment is None else options.experiment,
         keep_checkpoints=options.keep_checkpoints,
         max_failures=options.max_failures,
         epoch_timeout_seconds=options.epoch_timeout_seconds,
-        address=resolve_address(options.address) if options.engine == "ray" else None,
+        address=resolve_address(options.address)
+        if options.engine == "ray" and not elsewhere
+        else None,
         cache_folder=cache_folder,
         prefix_cache_bytes=_n_bytes("--prefix-cache", options.prefix_cache),
         checkpoint_budget_bytes=None
@@ -151,6 +166,10 @@ def resolve(options: SweepOptions) -> Sweep:
         cost_aware=options.cost_aware,
     )
     _check_name(sweep)
+    if elsewhere:
+        check_space(sweep, row, None, elsewhere=True)
+        return sweep
+    _check_new(sweep)
     resources = local_resources(sweep) if sweep.address is None else None
     check_space(sweep, row, resources)
     check_gpu_hours(sweep, resources)
@@ -346,6 +365,9 @@ def _check_name(sweep: Sweep) -> None:
         )
     if not sweep.experiment.strip():
         raise InputError(f"--experiment = {sweep.experiment!r}: must not be empty")
+
+
+def _check_new(sweep: Sweep) -> None:
     if sweep.home is not None:
         check_writable_uri(split_uri(sweep.home)[0], "--sweeps-folder")
     if (sweep.folder / SWEEP_FILE).exists() or _is_at_home(sweep):

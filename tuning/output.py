@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from search_spaces.domains import SearchSpace
-from tuning.results import searched
+from tuning.disk import show_bytes
+from tuning.results import progress_line, searched
 from tuning.study_storage import study_address
 from tuning.sweep import Sweep
 
@@ -68,12 +69,12 @@ def sweep_report(sweep: Sweep, result: SweepResult) -> None:
     if not result.mlflow_complete:
         _print(f"MLflow lacks some of it; `thaw resume {sweep.reference}` writes the rest")
     if result.interrupted:
-        _print("", f"interrupted; continue with\n  {_thaw()} resume {sweep.reference}")
+        _print("", f"interrupted; continue with\n  {thaw_command()} resume {sweep.reference}")
     elif best is not None:
         commands = [f"trials {sweep.reference}", f"retrain {sweep.reference} --seeds 3"]
         if sweep.space.task is not None and best["checkpoint"] is not None:
             commands.append(f"predict {shlex.quote(_near(best['checkpoint']))} FILE…")
-        _print("", "next", *(f"  {_thaw()} {command}" for command in [*commands, "ui"]))
+        _print("", "next", *(f"  {thaw_command()} {command}" for command in [*commands, "ui"]))
 
 
 def _confirmed_table(sweep: Sweep, confirmed: Sequence[Mapping[str, Any]]) -> None:
@@ -102,7 +103,7 @@ def _confirmed_table(sweep: Sweep, confirmed: Sequence[Mapping[str, Any]]) -> No
     )
 
 
-def _thaw() -> str:
+def thaw_command() -> str:
     """What to type for this program here: under ``uv run`` it is on no path outside of it."""
     return "uv run thaw" if "UV_RUN_RECURSION_DEPTH" in os.environ else "thaw"
 
@@ -208,8 +209,54 @@ def champion_table(document: Mapping[str, Any]) -> None:
             f"registered  {document['model_uri']}",
             "",
             "next",
-            f"  {_thaw()} predict {document['model_uri']} FILE…",
+            f"  {thaw_command()} predict {document['model_uri']} FILE…",
         )
+
+
+def submitted_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The sweeps that were submitted to a cluster."""
+    table = _table("submitted sweeps", "sweep", "state", "started", "ended")
+    for row in rows:
+        table.add_row(row["sweep"], row["state"], row["started"] or "–", row["ended"] or "–")
+    _print(table)
+
+
+def sweep_status(document: Mapping[str, Any]) -> None:
+    """How a submitted sweep stands."""
+    summary = document["summary"]
+    progress = "" if summary is None else f": {progress_line(summary)}"
+    _print(f"sweep {document['sweep']} is {document['state']}{progress}")
+    for name, what in (("driver_restarts", "its driver"), ("job_restarts", "its job")):
+        if document[name]:
+            times = "once" if document[name] == 1 else f"{document[name]} times"
+            _print(f"{what} was lost and started again {times}")
+    _print(*document["last_lines"])
+    if summary is None:
+        return
+    if document["state"] not in ("pending", "running"):
+        _print(f"ended because {summary['ended_because']}")
+    if (best := summary["best"]) is not None:
+        config = {name: best["config"].get(name) for name in summary["searched"]}
+        values = {name: value for name, value in config.items() if value is not None}
+        title = f"best: trial {best['trial']}, {summary['metric']} {best['value']:.4f}"
+        _print(_settings_table(title, values))
+    mlflow = summary["mlflow"]
+    _print(
+        f"folder      {summary['folder']}, on the cluster",
+        f"MLflow      {mlflow['tracking_uri']}, experiment {mlflow['experiment']}",
+    )
+
+
+def fetched_table(document: Mapping[str, Any]) -> None:
+    """What was fetched of a submitted sweep, and what can be done with it here."""
+    folder, checkpoint = _near(document["folder"]), document["checkpoint"]
+    _print(f"fetched sweep {document['sweep']}, {show_bytes(document['bytes'])}, to {folder}")
+    commands = [f"trials {folder}", f"best {folder}"]
+    if checkpoint is not None:
+        commands.append(f"predict {_near(checkpoint)} FILE…")
+    else:
+        _print("without a checkpoint: none of its best trial is kept")
+    _print("", "next", *(f"  {thaw_command()} {command}" for command in commands))
 
 
 def predictions_table(rows: Sequence[Mapping[str, Any]]) -> None:

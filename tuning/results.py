@@ -132,6 +132,17 @@ def summarize(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
     }
 
 
+def progress_line(summary: Mapping[str, Any]) -> str:
+    """A sweep's trials so far, in words; of ``summarize``, with ``n_trials``."""
+    counts = {state: count for state, count in summary["trials"].items() if count}
+    n_ended = sum(counts.values()) - counts.get("running", 0)
+    parts = [f"{n_ended}/{summary['n_trials']} trials done"]
+    parts += [f"{count} {state}" for state, count in counts.items() if state != "completed"]
+    if (best := summary["best"]) is not None:
+        parts.append(f"best {summary['metric']} {best['value']:.4f} (trial {best['trial']})")
+    return ", ".join(parts)
+
+
 def trial_rows(sweep: Sweep, history: SweepHistory) -> list[dict[str, Any]]:
     """One flat row per trial: number, state, value, epochs, seconds, error, what was searched."""
     rows = []

@@ -1,0 +1,113 @@
+"""What a command line means on another machine: its arguments, and the files that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from search_spaces.domains import Choice, SearchSpace
+from trainables.errors import InputError
+from trainables.tasks import TaskRow, task_row
+from tuning.package import Package
+
+
+def as_arguments(
+    parameters: Iterable[Any], values: Mapping[str, Any], given: Collection[str]
+) -> list[str]:
+    """The command line that says what ``values`` says, of the parameters that were ``given``.
+
+    Args:
+        parameters: of the command, as the parser of command lines has them.
+        values: by the parameters' names, as parsed.
+    """
+    options: list[str] = []
+    positional: list[str] = []
+    for parameter in parameters:
+        value = values.get(parameter.name)
+        if parameter.name not in given or value is None:
+            continue
+        if parameter.param_type_name == "argument":
+            positional.append(str(value))
+        elif parameter.is_flag:
+            options += parameter.opts[-1:] if value else parameter.secondary_opts[-1:]
+        else:
+            several = value if isinstance(value, list | tuple) else [value]
+            options += [f"{parameter.opts[-1]}={each}" for each in several]
+    return [*options, "--", *positional] if positional else options
+
+
+def pack(values: Mapping[str, Any], space: SearchSpace, package: Package) -> dict[str, Any]:
+    """Take along what a sweep's options name here; returns the options as they are there.
+
+    Args:
+        values: the options of ``thaw sweep`` by their parameters' names.
+        space: the one that they mean, its paths as they were given.
+
+    Raises:
+        InputError: a file can not be read, or can not be named there.
+    """
+    there = dict(values)
+    if str(values.get("space") or "").endswith(".py"):
+        there["space"] = package.add_code(Path(values["space"]))
+    file, colon, name = str(values.get("searcher") or "").rpartition(":")
+    if colon:
+        there["searcher"] = f"{package.add_code(Path(file).expanduser())}:{name}"
+    row = None if space.task is None else task_row(space.task)
+    moved = _pack_fixed(space, row, package)
+    _pack_choices(space, row, package)
+    there["settings"] = _with_settings(values.get("settings") or (), moved)
+    return there
+
+
+def _pack_fixed(space: SearchSpace, row: TaskRow | None, package: Package) -> dict[str, str]:
+    """Take along the files that fixed settings name; returns what to call some of them there."""
+    moved = {}
+    for name, value in space.fixed.items():
+        path = _path_here(name, value, row)
+        if path is not None:
+            place = package.add_data(path, f"{name} = {str(value)!r}")
+            if not _means(value, place):
+                moved[name] = f"./{place}"  # so that it is no name and no number
+    return moved
+
+
+def _pack_choices(space: SearchSpace, row: TaskRow | None, package: Package) -> None:
+    """Take along the files that are searched over; of a user's own training, no word is one."""
+    for name, domain in space.domains.items() if row is not None else ():
+        for value in domain.options if isinstance(domain, Choice) else ():
+            path = _path_here(name, value, row)
+            if path is None:
+                continue
+            place = package.add_data(path, f"{name} = {str(value)!r}")
+            if not _means(value, place):
+                raise InputError(
+                    f"{name} = {value!r}: is one of the values to search, and would lie elsewhere "
+                    "on the cluster; name it by a relative path below this folder"
+                )
+
+
+def _path_here(name: str, value: Any, row: TaskRow | None) -> Path | None:
+    """The file or folder of this machine that a setting names, if it does.
+
+    Of a user's own training nothing says which settings are paths: those are that exist.
+    """
+    if not isinstance(value, str) or not value or "://" in value:
+        return None
+    if row is not None and (name not in row.path_fields or value in row.path_fields[name]):
+        return None
+    try:
+        path = Path(value).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long for a name; ~ of nobody
+        return None
+
+
+def _means(value: object, place: str) -> bool:
+    """Whether a setting's own words mean its place, in the folder that it is run from there."""
+    return isinstance(value, str) and not Path(value).is_absolute() and Path(value) == Path(place)
+
+
+def _with_settings(settings: Sequence[str], moved: Mapping[str, str]) -> list[str]:
+    kept = [setting for setting in settings if setting.partition("=")[0] not in moved]
+    return [*kept, *(f"{name}={place}" for name, place in moved.items())]

@@ -1,0 +1,208 @@
+"""What a cluster has of a submitted sweep: how it stands, and its results, fetched."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from trainables.errors import InputError, RunFailed
+from trainables.files import whole_folder
+from tuning.checkpoints import best_key
+from tuning.dashboard import Dashboard, Job
+from tuning.disk import folder_bytes
+from tuning.jobs import STATE_FILE
+from tuning.record import EVENTS_FILE, SweepHistory, TrialRecord, read_history
+from tuning.remote import is_uri
+from tuning.results import best_trial, summarize
+from tuning.sharing import store_of
+from tuning.submission import jobs_of, log_file, state_of, sweep_jobs
+from tuning.sweep import SWEEP_FILE, Sweep, open_sweep
+from tuning.watcher import JOB_LINK, SHOWN, SWEEP_LINK
+
+FETCHED_FILE = "fetched.json"  # in a fetched folder: where it came from
+SUMMARY_FILE = "summary.json"
+_SMALL_FILES = "*"  # of the sweep's own folder: its record, study and code
+_N_TRIES = 3  # at getting record and checkpoint of the same moment
+_N_LAST_LINES = 12
+
+
+def shown(name: str, file: str, link: str = SWEEP_LINK) -> str:
+    """Where a file of a submitted sweep is among Ray's logs."""
+    return f"{SHOWN}/{name}/{link}/{file}"
+
+
+def list_sweeps(dashboard: Dashboard) -> list[dict[str, Any]]:
+    """Every submitted sweep that the cluster knows of, newest last."""
+    rows = [_job_document(name, jobs) for name, jobs in sweep_jobs(dashboard).items()]
+    return sorted(rows, key=lambda row: str(row["started"]))
+
+
+def _job_document(name: str, jobs: list[Job]) -> dict[str, Any]:
+    newest = jobs[-1]
+    return {
+        "sweep": name,
+        "state": state_of(newest),
+        "job": newest.id,
+        "exit_code": newest.exit_code,
+        "started": _iso(jobs[0].started),
+        "ended": _iso(newest.ended),
+    }
+
+
+def _iso(seconds: float | None) -> str | None:
+    if not seconds:
+        return None
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def describe_sweep(dashboard: Dashboard, name: str) -> dict[str, Any]:
+    """How a submitted sweep stands, with the summary of what has come of it so far.
+
+    Raises:
+        InputError: the cluster knows no such sweep.
+    """
+    jobs = jobs_of(dashboard, name)
+    kept = json.loads(dashboard.read(shown(name, STATE_FILE, JOB_LINK)) or b"{}")
+    document = {
+        **_job_document(name, jobs),
+        "driver_restarts": kept.get("n_restarts", 0),
+        "job_restarts": kept.get("n_revivals", 0),
+        "summary": None,
+        "last_lines": [],
+    }
+    with tempfile.TemporaryDirectory(prefix="thaw-status-") as folder:
+        found = read_sweep(dashboard, name, Path(folder) / name)
+        if found is not None:
+            document["summary"] = _summary_there(*found)
+    if document["state"] not in ("running", "done"):
+        document["last_lines"] = last_lines(dashboard, jobs[-1])
+    return document
+
+
+def _summary_there(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
+    """A summary with the cluster's paths; only there is known which checkpoints are kept."""
+    summary = summarize(sweep, history)
+    if summary["best"] is not None:
+        summary["best"]["checkpoint"] = None
+    return {
+        **summary,
+        "n_trials": sweep.trials,
+        "searched": list(sweep.space.domains),
+        "folder": sweep.began_in or str(sweep.folder),
+    }
+
+
+def last_lines(dashboard: Dashboard, job: Job) -> list[str]:
+    """The end of what a job has printed, without what Ray adds."""
+    content = dashboard.read(log_file(job.id)) or b""
+    lines = [line for line in content.decode(errors="replace").splitlines() if line.strip()]
+    return [line for line in lines if not is_of_ray(line)][-_N_LAST_LINES:]
+
+
+def is_of_ray(line: str) -> bool:
+    """Whether a line of a job's log is Ray's own."""
+    return "job_manager.py" in line or line.startswith("Running entrypoint for job ")
+
+
+def read_sweep(dashboard: Dashboard, name: str, folder: Path) -> tuple[Sweep, SweepHistory] | None:
+    """Bring a sweep's description and record to ``folder``; None while it has not begun."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (SWEEP_FILE, EVENTS_FILE):
+        content = dashboard.read(shown(name, file))
+        if content is None:
+            return None
+        (folder / file).write_bytes(content)
+    return open_sweep(str(folder), folder.parent), read_history(folder)
+
+
+def fetch_sweep(dashboard: Dashboard, name: str, target: Path) -> dict[str, Any]:
+    """Bring a sweep's record, study, code and best checkpoint to the folder ``target``.
+
+    Raises:
+        InputError: the cluster knows no such sweep, it has not begun, or ``target`` is something
+            else than an earlier copy of it.
+        RunFailed: its best checkpoint changes faster than it can be fetched.
+    """
+    jobs_of(dashboard, name)
+    if target.exists() and not (target / FETCHED_FILE).is_file():
+        raise InputError(
+            f"--to {str(target)!r}: is there, and is no fetched sweep; choose another folder"
+        )
+    with whole_folder(target) as partial:
+        for _ in range(_N_TRIES):
+            found = read_sweep(dashboard, name, partial)
+            if found is None:
+                raise InputError(f"sweep {name} has not begun, so there is nothing to fetch yet")
+            sweep, history = found
+            best = _best(sweep, history)
+            checkpoint = None
+            if best is not None:
+                checkpoint = _fetch_checkpoint(dashboard, sweep, partial, best_key(best.number))
+            again = read_sweep(dashboard, name, partial)
+            assert again is not None
+            if _moment(sweep, best) == _moment(sweep, _best(*again)):
+                break
+        else:
+            raise RunFailed(f"the best checkpoint of sweep {name} changes all the time; try again")
+        _fetch_small_files(dashboard, name, partial)
+        came_from = {"cluster": dashboard.url, "folder": sweep.began_in}
+        (partial / FETCHED_FILE).write_text(json.dumps(came_from))
+    return _fetched(name, target, checkpoint)
+
+
+def _fetched(name: str, target: Path, checkpoint: Path | None) -> dict[str, Any]:
+    """What was fetched, as a document; the summary of it is left in the folder, too."""
+    sweep = open_sweep(str(target), target.parent)
+    summary = summarize(sweep, read_history(target))
+    (target / SUMMARY_FILE).write_text(json.dumps(summary, indent=1))
+    return {
+        "sweep": name,
+        "folder": str(target),
+        "bytes": folder_bytes(target),
+        "checkpoint": None if checkpoint is None else str(target / checkpoint),
+        "summary": summary,
+    }
+
+
+def _best(sweep: Sweep, history: SweepHistory) -> TrialRecord | None:
+    try:
+        return best_trial(sweep, history)
+    except InputError:
+        return None
+
+
+def _moment(sweep: Sweep, best: TrialRecord | None) -> tuple[int, int | None] | None:
+    return None if best is None else (best.number, best.best_epoch(sweep.metric, sweep.mode))
+
+
+def _fetch_checkpoint(dashboard: Dashboard, sweep: Sweep, folder: Path, key: str) -> Path | None:
+    """Returns where the checkpoint of ``key`` is, below ``folder``; None if it is not kept."""
+    shutil.rmtree(folder / key, ignore_errors=True)  # of an earlier try
+    if is_uri(sweep.began_in):
+        # Checkpoints are at the sweep's home alone, for which this machine has its own key.
+        try:
+            found = store_of(replace(sweep, home=sweep.began_in)).get(key)
+        except OSError as error:
+            raise RunFailed(f"sweep {sweep.name}: {error}") from error
+        if found is not None:
+            shutil.copytree(found, folder / key)
+        return None if found is None else Path(key)
+    prefix = shown(sweep.name, "")
+    files = dashboard.files(shown(sweep.name, f"{key}/**/*"))
+    for file in files:
+        dashboard.download(file, folder / file.removeprefix(prefix))
+    return Path(key) if files else None
+
+
+def _fetch_small_files(dashboard: Dashboard, name: str, folder: Path) -> None:
+    prefix = shown(name, "")
+    for pattern in (_SMALL_FILES, f"searcher/{_SMALL_FILES}"):
+        for file in dashboard.files(shown(name, pattern)):
+            place = folder / file.removeprefix(prefix)
+            if not place.exists() and not place.name.endswith((".lock", "driver.json")):
+                dashboard.download(file, place)

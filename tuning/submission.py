@@ -1,0 +1,238 @@
+"""Sends a sweep to a cluster as a job of Ray's, and finds such jobs again."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from trainables.errors import InputError, RunFailed, unknown
+from tuning.dashboard import Dashboard, Job, connect
+from tuning.jobs import FILES, JOB_FILE, SWEEP_KEY, Submitted, next_job_id
+from tuning.package import Package
+from tuning.versions import installed_versions
+from tuning.watcher import STOP_SECONDS, VERSIONS_FILE, entrypoint, job_environment
+
+DEFAULT_CLUSTER_FILE = Path("cluster.yaml")
+_SECONDS_TO_PREPARE = 180.0
+_SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_FOR_REVIVAL = 30.0
+
+# how a job stands, in the words of `thaw status`
+_STATES = {"PENDING": "pending", "RUNNING": "running", "SUCCEEDED": "done", "STOPPED": "stopped"}
+# by exit code
+_FAILED_STATES: dict[int | None, str] = {1: "failed", 2: "wrong input", 130: "stopped"}
+LOST = "lost"  # its process ended without an exit code of ours: the watcher starts it again
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that answers, and how to name it on a command line."""
+
+    dashboard: Dashboard
+    option: str
+
+
+@contextmanager
+def reach(cluster_file: Path | None, address: str | None) -> Iterator[Cluster]:
+    """Connect to the cluster of a file, through SSH, or to the dashboard at an address.
+
+    With neither, to that of ``cluster.yaml`` in this folder.
+
+    Raises:
+        InputError: both are given, or there is neither, or the cluster does not let us in.
+    """
+    if cluster_file is not None and address is not None:
+        raise InputError("--cluster and --address can not be combined")
+    if address is not None:
+        yield Cluster(connect(address), f"--address {address}")
+        return
+    if cluster_file is None:
+        cluster_file = DEFAULT_CLUSTER_FILE
+        if not cluster_file.is_file():
+            raise InputError(
+                "which cluster? Give --cluster FILE, as for `ray up`, or --address of its "
+                f"dashboard; there is no {str(DEFAULT_CLUSTER_FILE)!r} here"
+            )
+    from tuning.cluster_file import read_cluster_file
+    from tuning.tunnel import open_tunnel
+
+    with open_tunnel(read_cluster_file(cluster_file)) as tunnel:
+        yield Cluster(connect(tunnel.url, "--cluster"), f"--cluster {cluster_file}")
+
+
+def check_versions(dashboard: Dashboard) -> str | None:
+    """Compare what is installed here and on the cluster's head, before anything is sent.
+
+    Returns:
+        What differs without standing in the way, as a sentence; None if nothing does.
+
+    Raises:
+        InputError: Python, Ray or Thaw differ.
+        RunFailed: the cluster does not say what it has.
+    """
+    here, there = installed_versions(), {"ray": dashboard.ray_version()}
+    _refuse_different(here, there)
+    shown = dashboard.read(VERSIONS_FILE)
+    if shown is None:
+        _prepare(dashboard)
+        shown = dashboard.read(VERSIONS_FILE)
+    if shown is None:
+        raise RunFailed("the cluster's head does not show what is installed on it")
+    there = {**json.loads(shown), **there}
+    _refuse_different(here, there)
+    if here["code"] == there.get("code"):
+        return None
+    return (
+        f"both have Thaw {here.get('thaw')}, but the cluster's code differs from that here, and "
+        "the cluster's runs; `ray up --no-restart` brings it up to date"
+    )
+
+
+def _refuse_different(here: Mapping[str, str], there: Mapping[str, str]) -> None:
+    def shown(versions: Mapping[str, str], name: str) -> str:
+        version = versions.get(name, "none")  # of Python only the first two parts must agree
+        return ".".join(version.split(".")[:2]) if name == "python" else version
+
+    pairs = {n: (shown(here, n), shown(there, n)) for n in ("python", "ray", "thaw") if n in there}
+    different = [f"{n} {a} here, {b} there" for n, (a, b) in pairs.items() if a != b]
+    if different:
+        raise InputError(
+            f"this machine and the cluster do not agree: {'; '.join(different)}; nothing was sent. "
+            "Install the same here (uv sync), or there (`ray up` installs what this checkout has)"
+        )
+
+
+def _prepare(dashboard: Dashboard) -> None:
+    """Have the head show its versions: that of a cluster not started by our own files does not."""
+    job_id = f"thaw-prepare-{uuid.uuid4().hex[:8]}"
+    dashboard.submit(job_id, "python -m tuning.supervise prepare", metadata={}, runtime_env={})
+    job = wait_until_ended(dashboard, job_id, _SECONDS_TO_PREPARE)
+    if job.exit_code == 0:
+        dashboard.delete(job_id)
+        return
+    log = (dashboard.read(log_file(job_id)) or b"").decode(errors="replace").strip()
+    if "No module named" in log or "not found" in log:
+        raise InputError(
+            "Thaw is not installed on the cluster's head, or not in the Python that Ray runs its "
+            f"jobs in: {log.splitlines()[-1]}"
+        )
+    raise RunFailed(f"the cluster's head can not be prepared; job {job_id} says:\n{log}")
+
+
+def wait_until_ended(dashboard: Dashboard, job_id: str, seconds: float) -> Job:
+    """Wait for a job to end.
+
+    Raises:
+        RunFailed: it is gone, or goes on for longer.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        job = dashboard.job(job_id)
+        if job is None:
+            raise RunFailed(f"the cluster no longer knows job {job_id}")
+        if job.has_ended:
+            return job
+        if time.monotonic() > until:
+            raise RunFailed(f"job {job_id} has not ended within {seconds:g} s")
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def sweep_jobs(dashboard: Dashboard) -> dict[str, list[Job]]:
+    """The jobs of every submitted sweep that the cluster knows of, oldest first."""
+    found: dict[str, list[Job]] = {}
+    for job in dashboard.jobs():
+        if name := job.metadata.get(SWEEP_KEY):
+            found.setdefault(name, []).append(job)
+    return found
+
+
+def jobs_of(dashboard: Dashboard, name: str) -> list[Job]:
+    """The jobs of one sweep, oldest first.
+
+    Raises:
+        InputError: there is none; the message lists those that there are.
+    """
+    found = sweep_jobs(dashboard)
+    if name not in found:
+        message = unknown("sweep", name, found) if found else f"unknown sweep {name!r}"
+        raise InputError(f"{message}; looked among the jobs of {dashboard.url}")
+    return found[name]
+
+
+def log_file(job_id: str) -> str:
+    """Where Ray keeps what a job prints, among its logs."""
+    return f"job-driver-{job_id}.log"
+
+
+def state_of(job: Job) -> str:
+    """How a sweep's job stands."""
+    if job.status == "FAILED":
+        return _FAILED_STATES.get(job.exit_code, LOST)
+    return _STATES[job.status]
+
+
+def submit(dashboard: Dashboard, submitted: Submitted, package: Package) -> str:
+    """Send a sweep; returns the id of its job.
+
+    Raises:
+        InputError: it is too large, or a sweep of that name is there, or runs.
+    """
+    package.check_size()
+    job_id = _free_job_id(sweep_jobs(dashboard).get(submitted.name, []), submitted)
+    description = json.dumps(asdict(submitted)).encode()
+    uri = dashboard.upload(package.archive({JOB_FILE: description}, below=FILES))
+    dashboard.submit(
+        job_id,
+        entrypoint(submitted.name, job_id, is_sent=True),
+        metadata={SWEEP_KEY: submitted.name},
+        runtime_env={"working_dir": uri, **job_environment()},
+    )
+    return job_id
+
+
+def _free_job_id(jobs: list[Job], submitted: Submitted) -> str:
+    name = submitted.name
+    if not jobs:
+        return name
+    newest = jobs[-1]
+    if not newest.has_ended:
+        raise InputError(
+            f"sweep {name} is {state_of(newest)} on this cluster already; `thaw status {name}`, "
+            "or another --name"
+        )
+    if submitted.resume_arguments is None and state_of(newest) != "wrong input":
+        raise InputError(
+            f"--name {name!r}: a sweep of that name was submitted to this cluster before; `thaw "
+            f"submit --resume {name}` continues it, another --name starts a new one"
+        )
+    return next_job_id(newest.id)
+
+
+def stop_sweep(dashboard: Dashboard, name: str, say: Callable[[str], None]) -> None:
+    """Interrupt a sweep, and wait until it has put everything in order; it can be resumed.
+
+    Raises:
+        InputError: the cluster knows no such sweep.
+        RunFailed: it does not end.
+    """
+    job = _newest_that_lasts(dashboard, name)
+    if job.has_ended:
+        return
+    say(f"stopping sweep {name}: its trials end, and all is written …")
+    dashboard.stop(job.id)
+    wait_until_ended(dashboard, job.id, STOP_SECONDS + 30.0)
+
+
+def _newest_that_lasts(dashboard: Dashboard, name: str) -> Job:
+    """The newest job of a sweep; one that is lost is given the time to be started again."""
+    until = time.monotonic() + _SECONDS_FOR_REVIVAL
+    while True:
+        job = jobs_of(dashboard, name)[-1]
+        if state_of(job) != LOST or time.monotonic() > until:
+            return job
+        time.sleep(_SECONDS_BETWEEN_LOOKS)

@@ -1,0 +1,209 @@
+"""An actor on the head that starts a submitted sweep's job again when Ray has lost it.
+
+A job's supervisor restarts its driver; what restarts the job, whose every process Ray kills with
+the job's actor, is this. It takes no CPU, Ray restarts it when it dies, and it needs no memory:
+all it knows is what the head keeps of submitted sweeps. When all of Ray is started anew, the
+cluster's start commands start it anew (``python -m tuning.supervise prepare``), and it starts the
+sweeps again that had not ended. It does not survive the loss of the head's disk.
+
+It also shows those sweeps among Ray's logs, which are what the dashboard lets people read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from trainables.errors import RunFailed
+from trainables.files import write_whole
+from tuning.dashboard import Dashboard
+from tuning.jobs import SWEEP_KEY, JobRecord, State, all_records, next_job_id
+from tuning.supervise import JOB_CONFIG_VARIABLE, n_epochs, sweeps_folder_of
+from tuning.versions import installed_versions
+
+SHOWN = "thaw"  # the folder among Ray's logs
+VERSIONS_FILE = f"{SHOWN}/versions.json"
+JOB_LINK, SWEEP_LINK = "job", "sweep"  # in SHOWN/NAME
+
+NAME, NAMESPACE = "thaw-watcher", "thaw"
+_SECONDS_BETWEEN_LOOKS = 3.0
+_MOST_FRUITLESS_REVIVALS = 5
+STOP_SECONDS = 300  # that a sweep has to end in order, before Ray kills it
+
+
+def entrypoint(name: str, job_id: str, *, is_sent: bool) -> str:
+    """The command of a job that drives a sweep. Names hold nothing that a shell would take."""
+    return f"exec python -m tuning.supervise run {name} '{job_id}'" + (" sent" if is_sent else "")
+
+
+def job_environment() -> dict[str, Any]:
+    """The part of a job's runtime environment that all have."""
+    return {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
+
+
+def prepare() -> None:
+    """Show on this head what is installed, and see to it that there is a watcher."""
+    os.environ.pop(JOB_CONFIG_VARIABLE, None)  # else the watcher would need the files of a job
+    from tuning.runner import prepare_ray
+
+    prepare_ray()
+    import ray
+
+    ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+    logs = _logs_folder()
+    show_versions(logs)
+    for record in all_records():
+        show_sweep(record, logs)
+    _ensure_watcher()
+
+
+def _ensure_watcher() -> None:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    watcher = (
+        ray.remote(Watcher)
+        .options(
+            name=NAME,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=0,
+            max_restarts=-1,
+            scheduling_strategy=here,
+        )
+        .remote()
+    )
+    ray.get(watcher.is_watching.remote(), timeout=120)
+
+
+class Watcher:
+    """Looks after submitted sweeps for as long as Ray runs."""
+
+    def __init__(self) -> None:
+        logs = _logs_folder()
+        self._thread = threading.Thread(target=_watch, args=(logs,), daemon=True)
+        self._thread.start()
+
+    def is_watching(self) -> bool:
+        return self._thread.is_alive()
+
+
+def _watch(logs: Path) -> None:
+    dashboard = None
+    while True:
+        try:
+            for record in all_records():
+                show_sweep(record, logs)
+            dashboard = dashboard or _own_dashboard()
+            for record in all_records():
+                look_after(record, dashboard)
+        except Exception as error:  # whatever it is, it may be over at the next look
+            print(f"thaw-watcher: {type(error).__name__}: {error}", flush=True)
+            dashboard = None
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _own_dashboard() -> Dashboard:
+    """This cluster's dashboard; the head's own token opens it."""
+    import ray
+    from ray.dashboard.utils import ray_address_to_api_server_url
+
+    from tuning.auth_token import read_token
+
+    address = ray.get_runtime_context().gcs_address
+    return Dashboard(ray_address_to_api_server_url(address), read_token())
+
+
+def _logs_folder() -> Path:
+    """Where Ray keeps this node's logs in this session."""
+    from ray._private.worker import global_worker
+
+    return Path(global_worker.node.get_logs_dir_path())
+
+
+def show_versions(logs: Path) -> None:
+    """Let people read what is installed here before they send anything."""
+    path = logs / VERSIONS_FILE
+    path.parent.mkdir(exist_ok=True)
+    write_whole(path, json.dumps(installed_versions()))
+
+
+def show_sweep(record: JobRecord, logs: Path) -> None:
+    """Link a submitted sweep, and what is kept of it, from Ray's logs."""
+    state = record.state()
+    folder = None if state is None else state.folder
+    place = logs / SHOWN / record.folder.name
+    place.mkdir(parents=True, exist_ok=True)
+    links = {JOB_LINK: str(record.folder)} | ({} if folder is None else {SWEEP_LINK: folder})
+    for name, target in links.items():
+        link = place / name
+        if link.is_symlink() and os.readlink(link) == target:
+            continue
+        with suppress(FileNotFoundError):
+            link.unlink()
+        link.symlink_to(target)
+
+
+def look_after(record: JobRecord, dashboard: Dashboard) -> None:
+    """Start a sweep's job again if that is gone, and nobody has ended the sweep.
+
+    Raises:
+        RunFailed: the dashboard does not answer, or does not take the job.
+    """
+    state = record.state()
+    if state is None or state.phase != "running":
+        return
+    job = dashboard.job(state.job_id)
+    if job is not None and not job.has_ended:
+        return
+    state = record.state()  # anew: a supervisor writes its last word before its job ends
+    if state is None or state.phase != "running":
+        return
+    if job is not None and job.status == "STOPPED":  # too slow to stop, so that Ray killed it
+        record.write_state(replace(state, phase="stopped"))
+        return
+    revived = _revived(record, state, is_known=job is not None)
+    record.write_state(revived)
+    if revived.phase == "running":
+        _resubmit(record, revived, dashboard)
+
+
+def _revived(record: JobRecord, state: State, *, is_known: bool) -> State:
+    """The state with one more life, or without hope where five have led to nothing."""
+    if not is_known:  # by a Ray that was started anew, or has not taken it the last time
+        return state
+    submitted = record.submitted()
+    folder = state.folder or str(Path(sweeps_folder_of(submitted)) / submitted.name)
+    n_now = n_epochs(Path(folder))
+    n_fruitless = 0 if n_now > state.n_epochs_then else state.n_fruitless_revivals + 1
+    return replace(
+        state,
+        phase="running" if n_fruitless <= _MOST_FRUITLESS_REVIVALS else "given up",
+        job_id=next_job_id(state.job_id),
+        n_revivals=state.n_revivals + 1,
+        n_fruitless_revivals=n_fruitless,
+        n_epochs_then=n_now,
+    )
+
+
+def _resubmit(record: JobRecord, state: State, dashboard: Dashboard) -> None:
+    name = record.folder.name
+    try:
+        dashboard.submit(
+            state.job_id,
+            entrypoint(name, state.job_id, is_sent=False),
+            metadata={SWEEP_KEY: name},
+            runtime_env=job_environment(),
+        )
+    except RunFailed as error:
+        raise RunFailed(
+            f"sweep {name}: its job is lost and can not be started yet: {error}"
+        ) from error
