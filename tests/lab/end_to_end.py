@@ -1,0 +1,461 @@
+"""A cluster of machines that one has, for real: from `ray up` to `ray down`, with faults between.
+
+    python tests/lab/end_to_end.py            as root; about ten minutes on two cores
+
+A head and two workers, simulated on this machine (hosts.py), are set up by clusters/local.yaml with
+nothing changed but addresses, user and key. Each step prints what it sees and the seconds since the
+beginning, and ends everything with exit code 1 if that is not what it should be. ``hosts.txt``
+beside this file is what it printed once.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hosts
+from hosts import HOME, KEY, ROOT, Host
+
+SPACE = Path(__file__).with_name("lab_space.py")
+BIN = Path(sys.executable).parent
+CLUSTER = HOME / "cluster.yaml"
+SWEEP, N_TRIALS = "lab", 9
+SWEEPS = "/home/thaw/sweeps"
+UI_PORT = 5055
+
+UV_CACHE = os.environ.get("UV_CACHE_DIR", "/root/.cache/uv")
+
+# What these machines have: packages from a cache, as without a network, and little power.
+BASHRC = f"""
+export UV_OFFLINE=1 UV_LINK_MODE=symlink UV_CACHE_DIR={UV_CACHE}
+export UV_PYTHON_PREFERENCE=only-system
+export PATH={BIN}:$PATH
+export RAY_agent_register_timeout_ms=120000
+export THAW_SECONDS_WITHOUT_RAY=60
+"""
+
+_BEGAN = time.monotonic()
+
+
+def say(text: str) -> None:
+    print(f"{time.monotonic() - _BEGAN:6.0f} s  {text}", flush=True)
+
+
+def call(*command: str, seconds: float = 300, check: bool = True, **environment: str) -> str:
+    """What a command of the user's own machine prints; stdout and stderr together."""
+    result = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        text=True, timeout=seconds, cwd=ROOT, env={**os.environ, **environment},
+    )  # fmt: skip
+    if check and result.returncode != 0:
+        raise AssertionError(f"{shlex.join(command)} ended with {result.returncode}:\n"
+                             f"{result.stdout[-6000:]}")  # fmt: skip
+    return result.stdout
+
+
+def until(holds: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Wait for something; its value."""
+    end = time.monotonic() + seconds
+    while not (value := holds()):
+        if time.monotonic() > end:
+            raise AssertionError(f"{what}: not within {seconds:g} s")
+        time.sleep(1)
+    return value
+
+
+def write_cluster_file(head: Host, workers: list[Host]) -> None:
+    """clusters/local.yaml with what is a user's own changed, line by line."""
+    text = (ROOT / "clusters" / "local.yaml").read_text()
+    for pattern, value in (
+        (r"head_ip: \S+", f"head_ip: {head.address}"),
+        (r"worker_ips: \[.*?\]", f"worker_ips: [{', '.join(w.address for w in workers)}]"),
+        (r"ssh_user: \S+", "ssh_user: root"),
+        (r"ssh_private_key: \S+", f"ssh_private_key: {KEY}"),
+    ):
+        text, n_changed = re.subn(rf"(?m)^(\s+){pattern}", rf"\g<1>{value}", text)
+        assert n_changed == 1, pattern
+    CLUSTER.write_text(text)
+
+
+def bring_up(head: Host, workers: list[Host]) -> None:
+    write_cluster_file(head, workers)
+    call("thaw", "doctor", "--mend", check=False)
+    token = HOME / ".ray" / "auth_token"
+    assert token.stat().st_mode & 0o777 == 0o600
+    say("thaw doctor --mend: made the token, mode 600")
+    began = time.monotonic()
+    output = call("ray", "up", "-y", str(CLUSTER), seconds=590)
+    assert token.read_text() not in output
+    say(f"ray up: {time.monotonic() - began:.0f} s")
+    began = time.monotonic()
+    document = until(lambda: doctor_is_well(), 300, "all nodes, and well")
+    say(f"thaw doctor --cluster: all is well {time.monotonic() - began:.0f} s later:")
+    show_findings(document)
+    began = time.monotonic()
+    call("ray", "up", "-y", "--no-restart", str(CLUSTER))
+    say(f"a second ray up (--no-restart): {time.monotonic() - began:.0f} s")
+
+
+def doctor_is_well() -> dict[str, Any] | None:
+    output = call("thaw", "doctor", "--cluster", str(CLUSTER), "--json", seconds=590, check=False)
+    try:
+        document = json.loads(output[output.index("{") :])
+    except ValueError:
+        say(f"thaw doctor: {output[-500:]}")
+        return None
+    if not document["well"]:
+        for finding in document["findings"]:
+            if finding["state"] == "wrong":
+                say(f"  not yet: {finding['check']}: {finding['node']} {finding['what'][:200]}")
+        return None
+    return document
+
+
+def show_findings(document: dict[str, Any]) -> None:
+    for finding in document["findings"]:
+        node = f"{finding['node']}: " if finding["node"] else ""
+        print(f"            {finding['state']:<8} {finding['check']:<9} {node}{finding['what']}")
+
+
+@contextmanager
+def dashboard() -> Iterator[str]:
+    """The head's dashboard, through Ray's own tunnel's like: ours."""
+    sys.path.insert(0, str(ROOT))
+    from tuning.cluster_file import read_cluster_file
+    from tuning.tunnel import open_tunnel
+
+    with open_tunnel(read_cluster_file(CLUSTER)) as tunnel:
+        yield tunnel.url
+
+
+def refuse_strangers(head: Host, worker: Host) -> None:
+    """A job without a token, and with a wrong one, by Ray's own command and from another host."""
+    with dashboard() as url:
+        command = ["ray", "job", "submit", "--no-wait", "--address", url, "--", "true"]
+        for kind, environment, answer in (
+            ("without a token", {"RAY_AUTH_MODE": "disabled"}, "Authentication required"),
+            ("with a wrong token", {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "guess"},
+             "Authentication token is invalid"),
+        ):  # fmt: skip
+            output = call(*command, check=False, **environment)
+            assert "submitted" not in output, output
+            line = next(line for line in output.splitlines() if "uthenticat" in line)
+            say(f"ray job submit {kind}: refused: {line.strip()[:90]} [{answer in output}]")
+    agent = f"http://{head.address}:52365/api/job_agent/jobs/"
+    for kind, header in (("without a token", ""), ("with a wrong one", "Bearer guess")):
+        status = worker.run(
+            "curl -s -o /dev/null -w '%{http_code}' -X POST -H 'Content-Type: application/json' "
+            f'-H {shlex.quote(f"Authorization: {header}")} -d \'{{"entrypoint": "true"}}\' {agent}'
+        )
+        assert status in ("401", "403"), status
+        say(f"a worker host posts a job to the head's agent {kind}: {status}")
+
+
+_SCAN = """
+import concurrent.futures, json, socket, sys
+def is_open(port):
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        return probe.connect_ex((sys.argv[1], port)) == 0
+with concurrent.futures.ThreadPoolExecutor(64) as pool:
+    ports = range(1, 65536)
+    print(json.dumps([port for port, found in zip(ports, pool.map(is_open, ports)) if found]))
+"""
+
+_SOCKETS = """
+import json, psutil
+names = {}
+for each in psutil.net_connections("tcp"):
+    if each.status == "LISTEN":
+        try:
+            words = psutil.Process(each.pid).cmdline()
+        except psutil.Error:
+            words = ["?"]
+        line = " ".join(words)
+        names[each.laddr.port] = (each.laddr.ip, line)
+print(json.dumps(names))
+"""
+
+# What is behind a port, by a word of its process's command line; whether other hosts may reach it.
+SERVICES = (
+    ("sshd", "sshd", True),
+    ("MLflow", "mlflow", True),
+    ("GCS", "gcs_server", True),
+    ("dashboard", "dashboard/dashboard.py", False),
+    ("agent", "dashboard/agent.py", True),
+    ("runtime-env agent", "runtime_env/agent", True),
+    ("Ray client", "ray.util.client.server", True),
+    ("log monitor", "log_monitor.py", True),
+    ("autoscaler", "monitor.py", True),
+    ("raylet", "raylet", True),
+    ("worker", "ray::", True),
+)
+
+
+def scan_ports(head: Host, worker: Host) -> None:
+    """What another host can reach of the head, and what it is."""
+    python = "~/.thaw/venv/bin/python"
+    found = json.loads(worker.run(f"{python} -c {shlex.quote(_SCAN)} {head.address}", 300))
+    bound = json.loads(head.run(f"{python} -c {shlex.quote(_SOCKETS)}"))
+    say(f"port scan of the head from a worker: {len(found)} of 65535 open")
+    reachable = set(found)
+    for port, (address, line) in sorted(bound.items(), key=lambda item: int(item[0])):
+        service, may = next(
+            ((name, may) for name, word, may in SERVICES if word in line), (line[:60], False)
+        )
+        is_open = int(port) in reachable
+        mark = "open" if is_open else "closed"
+        print(f"            {int(port):>6}  {address:<16} {service:<18} {mark} to other hosts")
+        assert may or not is_open, f"{service} is open to other hosts"
+    assert 8265 not in reachable, "the dashboard is open"
+    unknown = reachable - {int(port) for port in bound}
+    assert not unknown, f"open, and nobody's: {unknown}"
+
+
+class Sweep:
+    """The sweep on the cluster, seen through its record on the head."""
+
+    def __init__(self, head: Host) -> None:
+        self._head = head
+
+    def job(self, *command: str, wait: bool = False) -> str:
+        """Run a command of Thaw on the cluster as Ray's own job."""
+        with dashboard() as url:
+            return call(
+                "ray", "job", "submit", *([] if wait else ["--no-wait"]), "--address", url,
+                "--working-dir", str(SPACE.parent), "--", *command,
+                RAY_AUTH_MODE="token", seconds=590, check=wait,
+            )  # fmt: skip
+
+    def start(self) -> None:
+        self.job(
+            "thaw", "sweep", SPACE.name, "--name", SWEEP, "--sweeps-folder", SWEEPS,
+            "--trials", str(N_TRIALS), "--cpus-per-trial", "2", "--metric", "value:max",
+            "--searcher", "random", "--scheduler", "none", "--address", "auto",
+        )  # fmt: skip
+
+    def events(self) -> list[dict[str, Any]]:
+        text = self._head.run(f"cat {SWEEPS}/{SWEEP}/events.jsonl", check=False)
+        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+    def epochs(self, host: int | None = None) -> int:
+        """How many epochs have been reported, by trials on one host or on any."""
+        return sum(
+            event["event"] == "epoch" and (host is None or event["metrics"]["host"] == host)
+            for event in self.events()
+        )
+
+    def driver(self) -> int | None:
+        """The process of `thaw sweep` or `thaw resume` on the head."""
+        found = self._head.run(r"pgrep -f 'bin/thaw (sweep|resume)'", check=False).split()
+        return int(found[0]) if found else None
+
+    def summary(self) -> dict[str, Any]:
+        thaw = ". ~/thaw/clusters/node_env.sh; thaw trials"
+        rows = json.loads(self._head.run(f"{thaw} {SWEEP} --sweeps-folder {SWEEPS} --json"))
+        return {"states": [row["state"] for row in rows], "epochs": [row["epochs"] for row in rows]}
+
+
+def lose_a_host(sweep: Sweep, victim: Host) -> None:
+    number = int(victim.address.rpartition(".")[2])
+    until(lambda: sweep.epochs(number) >= 3, 300, f"three epochs on {victim.name}")
+    before = sweep.epochs()
+    victim.power_off()
+    say(f"{victim.name} is powered off, with a trial in its midst; {before} epochs so far")
+    began = time.monotonic()
+    lost = until(
+        lambda: [e for e in sweep.events() if e["event"] == "trial_retried"], 300, "a retried trial"
+    )
+    say(
+        f"{time.monotonic() - began:.0f} s later trial {lost[0]['trial']} was given to another host"
+    )
+
+
+def lose_mlflow(head: Host) -> None:
+    find = "pgrep -f 'mlflow server'"
+    server = int(head.run(find).split()[0])
+    head.run(f"kill -9 {server}")
+    began = time.monotonic()
+    status = ". ~/thaw/clusters/node_env.sh && python ~/thaw/clusters/mlflow_server.py status"
+    until(lambda: "http" not in head.run(status, check=False), 60, "MLflow seen to be down")
+    until(lambda: "http" in head.run(status, check=False), 300, "MLflow back")
+    seconds = time.monotonic() - began
+    say(f"MLflow on the head was killed (kill -9), and answered again {seconds:.0f} s later")
+
+
+def lose_the_driver(head: Host, sweep: Sweep) -> None:
+    driver = sweep.driver()
+    assert driver is not None
+    head.run(f"kill -9 {driver}")
+    until(lambda: sweep.driver() is None, 60, "the driver's end")
+    done = sweep.epochs()
+    say(f"the sweep's driver was killed (kill -9) after {done} epochs")
+    sweep.job("thaw", "resume", SWEEP, "--sweeps-folder", SWEEPS, "--address", "auto")
+    until(lambda: sweep.epochs() > done, 300, "the resumed sweep's first epoch")
+    say("thaw resume, as a job: it goes on")
+
+
+def finish(sweep: Sweep) -> None:
+    def ended() -> bool:
+        return sum(event["event"] == "sweep_ended" for event in sweep.events()) >= 1
+
+    until(ended, 590, "the sweep's end")
+    summary = sweep.summary()
+    assert summary["states"] == ["completed"] * N_TRIALS, summary
+    assert summary["epochs"] == [8] * N_TRIALS, summary
+    say(f"the sweep is complete: {N_TRIALS} trials, 8 epochs each")
+
+
+def retrain(sweep: Sweep) -> None:
+    output = sweep.job("thaw", "retrain", SWEEP, "--sweeps-folder", SWEEPS, wait=True)
+    assert "champion" in output, output
+    champion = next(line for line in output.splitlines() if "champion" in line)
+    say(f"thaw retrain, as a job: {champion.strip()}")
+
+
+def look_at_mlflow(sweep: Sweep) -> None:
+    """The runs of the sweep by the tunnel that `thaw ui --cluster` opens, and after it nothing."""
+    command = ["thaw", "ui", "--cluster", str(CLUSTER), "--port", str(UI_PORT)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert process.stdout is not None
+        first, second = process.stdout.readline(), process.stdout.readline()
+        assert f"127.0.0.1:{UI_PORT}" in first, first
+        say(f"thaw ui --cluster: {first.strip().replace(str(HOME), '~')}")
+        name, password = re.match(r"name (\S+), password in (\S+)", second).groups()  # type: ignore[union-attr]
+        assert Path(password).stat().st_mode & 0o777 == 0o600
+        runs = _runs(name, Path(password).read_text().strip())
+        assert runs == N_TRIALS + 1, runs
+        say(f"MLflow through the tunnel: {runs} runs, one per trial and the sweep's own")
+        assert _refusal("experiments/search", {"max_results": 1}) == 401
+        say("MLflow through the tunnel without a password: 401")
+    finally:
+        process.send_signal(signal.SIGINT)
+        code = process.wait(30)
+    assert code == 0, code
+    left = call("pgrep", "-a", "ssh", check=False)
+    assert str(UI_PORT) not in left, left
+    say("Ctrl-C: the tunnel is closed, no ssh is left")
+
+
+def _runs(name: str, password: str) -> int:
+    login = base64.b64encode(f"{name}:{password}".encode()).decode()
+    found = _ask("experiments/get-by-name?experiment_name=lab", None, login)
+    query = {"experiment_ids": [found["experiment"]["experiment_id"]], "max_results": 100}
+    runs = _ask("runs/search", query, login)["runs"]
+    sweeps = [
+        run for run in runs
+        if {"key": "thaw.sweep", "value": f"{SWEEP}@{SWEEPS}/{SWEEP}"} in run["data"]["tags"]
+        and "champion" not in str(run["data"]["tags"])
+    ]  # fmt: skip
+    return len(sweeps)
+
+
+def _ask(path: str, body: Any, login: str | None) -> Any:
+    headers = {"Content-Type": "application/json"}
+    if login is not None:
+        headers["Authorization"] = f"Basic {login}"
+    data = None if body is None else json.dumps(body).encode()
+    url = f"http://127.0.0.1:{UI_PORT}/api/2.0/mlflow/{path}"
+    with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=60) as answer:
+        return json.load(answer)
+
+
+def _refusal(path: str, body: Any) -> int:
+    try:
+        _ask(path, body, None)
+    except urllib.error.HTTPError as refusal:
+        return refusal.code
+    return 200
+
+
+def search_for_token(living: list[Host]) -> None:
+    """The token is in its file, and nowhere else: no log, no artifact, no command line."""
+    token = (HOME / ".ray" / "auth_token").read_text()
+    for host in living:
+        find = (
+            f"grep -rlsF {token} /tmp/ray /home/thaw --include='*' | grep -v /.ray/auth_token; "
+            f"cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -cF {token}"
+        )
+        # Our own search has it on its command line, so it is sent another way.
+        script = f"read -r token; {find.replace(token, '$token')}"
+        result = subprocess.run(
+            ["ssh", *hosts.SSH_OPTIONS, f"root@{host.address}", f"bash -c {shlex.quote(script)}"],
+            input=token + "\n", capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        lines = [line for line in result.stdout.split() if line]
+        # grep -F itself is running with the token while it looks at the command lines.
+        assert all(line in ("0", "1", "2") for line in lines), result.stdout
+    say("the token is in its file alone: in no log and no artifact on head and worker")
+
+
+def bring_down(living: list[Host]) -> None:
+    began = time.monotonic()
+    call("ray", "down", "-y", str(CLUSTER))
+    say(f"ray down: {time.monotonic() - began:.0f} s")
+    look = "pgrep -a 'raylet|gcs_server' ; pgrep -af 'ray::|mlflow|[d]ashboard/' ; true"
+
+    def quiet() -> bool:
+        return all(not _processes(host, look) for host in living)
+
+    try:
+        until(quiet, 240, "an end of all that was started")
+    except AssertionError:
+        for host in living:
+            print(host.name, host.run(look))
+        raise
+    say(f"{time.monotonic() - began:.0f} s after it: nothing of Ray or MLflow runs on any host")
+    left = call("pgrep", "-a", "ssh", check=False)
+    until(lambda: not call("pgrep", "-a", "-x", "ssh", check=False), 30, f"the end of {left}")
+    say("no ssh runs on this machine")
+
+
+def _processes(host: Host, look: str) -> list[str]:
+    return [line for line in host.run(look).splitlines() if "pgrep" not in line]
+
+
+def main() -> int:
+    with hosts.hosts(["head", "worker1", "worker2"], BASHRC) as (head, worker1, worker2):
+        say("three hosts answer to SSH: head 10.77.0.10, workers .11 and .12")
+        bring_up(head, [worker1, worker2])
+        refuse_strangers(head, worker1)
+        scan_ports(head, worker1)
+        sweep = Sweep(head)
+        sweep.start()
+        until(lambda: sweep.epochs() >= 1, 300, "the sweep's first epoch")
+        say(f"a sweep of {N_TRIALS} trials was submitted, and trains on all three")
+        lose_a_host(sweep, worker2)
+        lose_mlflow(head)
+        lose_the_driver(head, sweep)
+        finish(sweep)
+        look_at_mlflow(sweep)
+        retrain(sweep)
+        search_for_token([head, worker1])
+        bring_down([head, worker1])
+    return 0
+
+
+if __name__ == "__main__":
+    if reason := hosts.why_not():
+        sys.exit(f"can not run here: {reason}")
+    if not hosts.is_inside():
+        os.environ["PATH"] = f"{BIN}:{os.environ['PATH']}"
+        hosts.enter([sys.executable, *sys.argv])
+    try:
+        sys.exit(main())
+    except AssertionError as error:
+        say(f"NOT AS IT SHOULD BE: {error}")
+        sys.exit(1)
