@@ -163,7 +163,7 @@ def test_a_cluster_file_is_read(tmp_path):
     [
         (lambda text: text.replace("cluster_name: thaw", ""), "cluster_name"),
         (lambda text: text + "\nmisspelt: 1\n", "misspelt"),
-        (lambda text: text.replace("ssh_user: ubuntu", "other: 1"), "ssh_user"),
+        (lambda text: text.replace("    ssh_user", "    # ssh_user"), "ssh_user"),
         (lambda text: text.replace("head_ip: 192.168.1.10", ""), "head_ip"),
         (lambda text: text + "\n}", "can not be read"),
     ],

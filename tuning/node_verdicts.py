@@ -12,6 +12,9 @@ from tuning.versions import installed_versions
 
 # Beyond the error of measuring. Trials' times and MLflow's order of events come from many clocks.
 _CLOCK_WARNING_SECONDS, _CLOCK_WRONG_SECONDS = 1.0, 5.0
+_BRING_CODE = (
+    "`ray up --no-restart` brings them; files that are gone here: rm -r ~/thaw there first"
+)
 _DASHBOARD_PORT = 8265
 _EVERYWHERE, _LOOPBACK = ("0.0.0.0", "::"), ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
@@ -49,7 +52,7 @@ def _compare_versions(here: Mapping[str, str], node: Mapping[str, Any]) -> Findi
         for name, version in here.items()
         if _compared(name, there.get(name, "")) != _compared(name, version)
     ]
-    deciding = [text for text in differing if text.split()[0] in ("python", "ray", "thaw", "code")]
+    deciding = [text for text in differing if text.split()[0] in ("python", "ray", "thaw")]
     if deciding:
         return Finding(
             "versions", "wrong", "; ".join(differing),
@@ -57,9 +60,7 @@ def _compare_versions(here: Mapping[str, str], node: Mapping[str, Any]) -> Findi
             node["address"],
         )  # fmt: skip
     if differing:
-        return Finding(
-            "versions", "warning", "; ".join(differing), "ray up brings them", node["address"]
-        )
+        return Finding("versions", "warning", "; ".join(differing), _BRING_CODE, node["address"])
     shown = ", ".join(f"{name} {there[name]}" for name in ("python", "ray", "thaw"))
     return Finding("versions", "ok", f"as here: {shown}", node=node["address"])
 

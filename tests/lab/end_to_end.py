@@ -21,59 +21,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hosts
 from hosts import HOME, KEY, ROOT, Host
+from steps import BASHRC, CLUSTER, call, dashboard, say, until
 
 SPACE = Path(__file__).with_name("lab_space.py")
 BIN = Path(sys.executable).parent
-CLUSTER = HOME / "cluster.yaml"
 SWEEP, N_TRIALS = "lab", 9
 SWEEPS = "/home/thaw/sweeps"
 UI_PORT = 5055
-
-UV_CACHE = os.environ.get("UV_CACHE_DIR", "/root/.cache/uv")
-
-# What these machines have: packages from a cache, as without a network, and little power.
-BASHRC = f"""
-export UV_OFFLINE=1 UV_LINK_MODE=symlink UV_CACHE_DIR={UV_CACHE}
-export UV_PYTHON_PREFERENCE=only-system
-export PATH={BIN}:$PATH
-export RAY_agent_register_timeout_ms=120000
-export THAW_SECONDS_WITHOUT_RAY=60
-"""
-
-_BEGAN = time.monotonic()
-
-
-def say(text: str) -> None:
-    print(f"{time.monotonic() - _BEGAN:6.0f} s  {text}", flush=True)
-
-
-def call(*command: str, seconds: float = 300, check: bool = True, **environment: str) -> str:
-    """What a command of the user's own machine prints; stdout and stderr together."""
-    result = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-        text=True, timeout=seconds, cwd=ROOT, env={**os.environ, **environment},
-    )  # fmt: skip
-    if check and result.returncode != 0:
-        raise AssertionError(f"{shlex.join(command)} ended with {result.returncode}:\n"
-                             f"{result.stdout[-6000:]}")  # fmt: skip
-    return result.stdout
-
-
-def until(holds: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Wait for something; its value."""
-    end = time.monotonic() + seconds
-    while not (value := holds()):
-        if time.monotonic() > end:
-            raise AssertionError(f"{what}: not within {seconds:g} s")
-        time.sleep(1)
-    return value
 
 
 def write_cluster_file(head: Host, workers: list[Host]) -> None:
@@ -101,12 +60,19 @@ def bring_up(head: Host, workers: list[Host]) -> None:
     assert token.read_text() not in output
     say(f"ray up: {time.monotonic() - began:.0f} s")
     began = time.monotonic()
-    document = until(lambda: doctor_is_well(), 300, "all nodes, and well")
+    document = until(doctor_is_well, 300, "all nodes, and well")
     say(f"thaw doctor --cluster: all is well {time.monotonic() - began:.0f} s later:")
     show_findings(document)
     began = time.monotonic()
     call("ray", "up", "-y", "--no-restart", str(CLUSTER))
-    say(f"a second ray up (--no-restart): {time.monotonic() - began:.0f} s")
+    say(f"a second ray up, with --no-restart: {time.monotonic() - began:.0f} s")
+    began = time.monotonic()
+    output = call("ray", "up", "-y", str(CLUSTER))
+    assert "up to date" in output, output
+    say(f"a third, which restarts Ray: {time.monotonic() - began:.0f} s")
+    began = time.monotonic()
+    until(doctor_is_well, 300, "all nodes again, and well")
+    say(f"all is well again {time.monotonic() - began:.0f} s later")
 
 
 def doctor_is_well() -> dict[str, Any] | None:
@@ -128,17 +94,6 @@ def show_findings(document: dict[str, Any]) -> None:
     for finding in document["findings"]:
         node = f"{finding['node']}: " if finding["node"] else ""
         print(f"            {finding['state']:<8} {finding['check']:<9} {node}{finding['what']}")
-
-
-@contextmanager
-def dashboard() -> Iterator[str]:
-    """The head's dashboard, through Ray's own tunnel's like: ours."""
-    sys.path.insert(0, str(ROOT))
-    from tuning.cluster_file import read_cluster_file
-    from tuning.tunnel import open_tunnel
-
-    with open_tunnel(read_cluster_file(CLUSTER)) as tunnel:
-        yield tunnel.url
 
 
 def refuse_strangers(head: Host, worker: Host) -> None:
