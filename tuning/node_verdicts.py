@@ -115,14 +115,14 @@ def _mlflow(report: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[Find
 
 def _open_doors(report: Mapping[str, Any], head: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether dashboard and MLflow listen where more than they should can reach them."""
-    ports = {"dashboard": _DASHBOARD_PORT}
+    ports = {"the dashboard": _DASHBOARD_PORT}
     if report["mlflow"] and urlsplit(report["mlflow"]).port:
         ports["MLflow"] = int(urlsplit(report["mlflow"]).port or 0)
     for name, port in ports.items():
         addresses = [address for address, each in head["listening"] if each == port]
         if not addresses:
             continue
-        what = f"the {name} listens on {', '.join(addresses)}, port {port}"
+        what = f"{name} listens on {', '.join(addresses)}, port {port}"
         yield _judge_door(name, what, addresses, head["address"])
 
 
@@ -131,9 +131,9 @@ def _judge_door(name: str, what: str, addresses: Iterable[str], node: str) -> Fi
         return Finding("ports", "ok", what, node=node)
     mend = (
         "start it with --dashboard-host=127.0.0.1"
-        if name == "dashboard"
+        if name == "the dashboard"
         else "start it with clusters/mlflow_server.py, which binds it to the private address"
     )
-    if name == "dashboard" or any(address in _EVERYWHERE for address in addresses):
+    if name == "the dashboard" or any(address in _EVERYWHERE for address in addresses):
         return Finding("ports", "warning", what, mend, node)
     return Finding("ports", "ok", what, node=node)
