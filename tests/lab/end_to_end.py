@@ -4,7 +4,7 @@
 
 A head and two workers, simulated on this machine (hosts.py), are set up by clusters/local.yaml with
 nothing changed but addresses, user and key. Each step prints what it sees and the seconds since the
-beginning, and ends everything with exit code 1 if that is not what it should be. ``hosts.txt``
+beginning, and ends everything with exit code 1 if that is not what it should be. ``end_to_end.txt``
 beside this file is what it printed once.
 """
 
@@ -155,7 +155,7 @@ print(json.dumps(found))
 
 # What may be behind an open port: by its number, else by a word of its process's command line.
 SERVICES: dict[int | str, str] = {
-    22: "SSH", 5000: "MLflow", 6379: "Ray: GCS", 10001: "Ray: client server",
+    22: "SSH", 5000: "MLflow", 8265: "Ray: dashboard", 6379: "Ray: GCS", 10001: "Ray: client server",
     44217: "Ray: autoscaler's metrics", 44227: "Ray: dashboard's metrics",
     52365: "Ray: agent, takes jobs", "/raylet/raylet": "Ray: raylet", "ray::DashboardAgent":
     "Ray: agent", "ray::RuntimeEnvAgent": "Ray: agent of environments", "ray::": "Ray: worker",
@@ -284,7 +284,7 @@ def finish(sweep: Sweep) -> None:
 def retrain(sweep: Sweep) -> None:
     output = sweep.job("thaw", "retrain", SWEEP, "--sweeps-folder", SWEEPS, wait=True)
     assert "champion" in output, output
-    champion = next(line for line in output.splitlines() if "champion" in line)
+    champion = next(line for line in output.splitlines() if line.startswith("champion "))
     say(f"thaw retrain, as a job: {champion.strip()}")
 
 
