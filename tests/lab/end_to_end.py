@@ -155,11 +155,19 @@ print(json.dumps(found))
 
 # What may be behind an open port: by its number, else by a word of its process's command line.
 SERVICES: dict[int | str, str] = {
-    22: "SSH", 5000: "MLflow", 8265: "Ray: dashboard", 6379: "Ray: GCS", 10001: "Ray: client server",
-    44217: "Ray: autoscaler's metrics", 44227: "Ray: dashboard's metrics",
-    52365: "Ray: agent, takes jobs", "/raylet/raylet": "Ray: raylet", "ray::DashboardAgent":
-    "Ray: agent", "ray::RuntimeEnvAgent": "Ray: agent of environments", "ray::": "Ray: worker",
-}  # fmt: skip
+    22: "SSH",
+    5000: "MLflow",
+    6379: "Ray: GCS",
+    8265: "Ray: dashboard",
+    10001: "Ray: client server",
+    44217: "Ray: autoscaler's metrics",
+    44227: "Ray: dashboard's metrics",
+    52365: "Ray: agent, takes jobs",
+    "/raylet/raylet": "Ray: raylet",
+    "ray::DashboardAgent": "Ray: agent",
+    "ray::RuntimeEnvAgent": "Ray: agent of environments",
+    "ray::": "Ray: worker",
+}
 METRICS = ("Ray: agent", "Ray: autoscaler's metrics", "Ray: dashboard's metrics")
 
 
