@@ -239,7 +239,8 @@ class Sweep:
         return {"states": [row["state"] for row in rows], "epochs": [row["epochs"] for row in rows]}
 
 
-def lose_a_host(sweep: Sweep, victim: Host) -> None:
+def lose_a_host(sweep: Sweep, victim: Host) -> int:
+    """Cut a host off in the midst of a trial; which one."""
     number = int(victim.address.rpartition(".")[2])
     until(lambda: sweep.epochs(number) >= 3, 300, f"three epochs on {victim.name}")
     before = sweep.epochs()
@@ -278,15 +279,20 @@ def lose_the_driver(head: Host, sweep: Sweep) -> None:
     say("thaw resume, as a job: it goes on")
 
 
-def finish(sweep: Sweep) -> None:
-    def ended() -> bool:
-        return sum(event["event"] == "sweep_ended" for event in sweep.events()) >= 1
-
-    until(ended, 590, "the sweep's end")
+def finish(sweep: Sweep, lost: int) -> None:
+    """Wait for the sweep's end. ``lost`` is the trial that a host was lost with."""
+    until(lambda: any(e["event"] == "sweep_ended" for e in sweep.events()), 590, "the sweep's end")
     summary = sweep.summary()
     assert summary["states"] == ["completed"] * N_TRIALS, summary
     assert summary["epochs"] == [8] * N_TRIALS, summary
     say(f"the sweep is complete: {N_TRIALS} trials, 8 epochs each")
+    resumed = max(
+        event["metrics"]["resumed_after"]
+        for event in sweep.events()
+        if event["event"] == "epoch" and event["trial"] == lost
+    )
+    assert resumed >= 1, "it began anew: its checkpoint was lost with its host"
+    say(f"trial {lost} went on elsewhere after epoch {resumed:g}; the hosts share no disk")
 
 
 def retrain(sweep: Sweep) -> None:
@@ -434,10 +440,10 @@ def prove(head: Host, worker1: Host, worker2: Host) -> None:
     sweep.start()
     until(lambda: sweep.epochs() >= 1, 300, "the sweep's first epoch")
     say(f"a sweep of {N_TRIALS} trials was submitted, and trains")
-    lose_a_host(sweep, worker2)
+    lost = lose_a_host(sweep, worker2)
     lose_mlflow(head)
     lose_the_driver(head, sweep)
-    finish(sweep)
+    finish(sweep, lost)
     look_at_mlflow(sweep)
     retrain(sweep)
     search_for_token([head, worker1])
