@@ -43,7 +43,7 @@ from mlflow_settings import (
 )
 
 LOCK, SETTINGS, READY = FOLDER / "lock", FOLDER / "settings.json", FOLDER / "ready"
-LOG = FOLDER / "server.log"
+LOG, SERVER = FOLDER / "server.log", FOLDER / "server.pid"
 
 SECONDS_BETWEEN_LOOKS = 5.0
 SECONDS_TO_START = 240.0  # with the database's migrations: 39 s measured on 2 busy cores
@@ -168,12 +168,14 @@ class _Keeper:
         return not self._ended and (self._settings["keep"] or not gone)
 
     def _start_server(self) -> None:
+        _end_leftover()
         if LOG.stat().st_size > LOG_BYTES:
             os.truncate(LOG, 0)
         self._server = subprocess.Popen(
             server_command(self._settings), env=server_environment(self._settings),
             stdin=subprocess.DEVNULL, start_new_session=True, cwd=FOLDER,
         )  # fmt: skip
+        SERVER.write_text(str(self._server.pid))
 
     def _watch(self) -> None:
         """Return when the server has died, hangs, or is to end."""
@@ -210,11 +212,26 @@ class _Keeper:
                 os.killpg(self._server.pid, number)
             with suppress(subprocess.TimeoutExpired):
                 self._server.wait(5)
+        SERVER.unlink(missing_ok=True)
 
     def _sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while not self._ended and time.monotonic() < until:
             time.sleep(0.2)
+
+
+def _end_leftover() -> None:
+    """End a server whose keeper was killed: it would keep the port."""
+    with suppress(OSError, ValueError):
+        leader = int(SERVER.read_text())
+        if os.getpgid(leader) == leader and b"mlflow" in _command_line(leader):
+            os.killpg(leader, signal.SIGKILL)
+
+
+def _command_line(pid: int) -> bytes:
+    """Of a process; where there is no /proc it can not be told, and is empty."""
+    path = Path(f"/proc/{pid}/cmdline")
+    return path.read_bytes() if path.exists() else b""
 
 
 def _keeper_runs() -> bool:

@@ -173,6 +173,16 @@ def test_it_is_started_again_when_it_dies(server):
     assert server.post("experiments/search", {"max_results": 1}, server.login()) == 200
 
 
+def test_a_server_whose_keeper_was_killed_is_replaced(server):
+    keeper, *others = server.processes()
+    os.kill(keeper, signal.SIGKILL)
+    assert others[0] in server.processes()
+    assert server.start().returncode == 0
+    assert server.say("wait").returncode == 0
+    assert not {keeper, *others} & server.processes().keys()
+    assert server.post("experiments/search", {"max_results": 1}, server.login()) == 200
+
+
 def test_a_password_in_the_store_is_refused(tmp_path):
     server = Server(tmp_path, "", 1)
     result = server.say("start", "--store", "postgresql://me:secret@db/mlflow")
