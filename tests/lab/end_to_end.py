@@ -34,6 +34,7 @@ BIN = Path(sys.executable).parent
 SWEEP, N_TRIALS = "lab", 9
 SWEEPS = "/home/thaw/sweeps"
 UI_PORT = 5055
+HAS_SUBMIT = (ROOT / "tuning" / "submission.py").exists()
 
 
 def write_cluster_file(head: Host, workers: list[Host]) -> None:
@@ -211,11 +212,15 @@ class Sweep:
             )  # fmt: skip
 
     def start(self) -> None:
-        self.job(
-            "thaw", "sweep", SPACE.name, "--name", SWEEP, "--sweeps-folder", SWEEPS,
-            "--trials", str(N_TRIALS), "--cpus-per-trial", "2", "--metric", "value:max",
-            "--searcher", "random", "--scheduler", "none", "--address", "auto",
-        )  # fmt: skip
+        options = [
+            "--name", SWEEP, "--sweeps-folder", SWEEPS, "--trials", str(N_TRIALS),
+            "--cpus-per-trial", "2", "--metric", "value:max", "--searcher", "random",
+            "--scheduler", "none",
+        ]  # fmt: skip
+        if HAS_SUBMIT:
+            call("thaw", "submit", str(SPACE), *options, "--cluster", str(CLUSTER))
+        else:
+            self.job("thaw", "sweep", SPACE.name, *options, "--address", "auto")
 
     def events(self) -> list[dict[str, Any]]:
         text = self._head.run(f"cat {SWEEPS}/{SWEEP}/events.jsonl", check=False)
@@ -230,7 +235,9 @@ class Sweep:
 
     def driver(self) -> int | None:
         """The process of `thaw sweep` or `thaw resume` on the head."""
-        found = self._head.run(r"pgrep -f 'bin/thaw (sweep|resume)'", check=False).split()
+        found = self._head.run(
+            r"pgrep -f '(bin/thaw|main\(\)) (sweep|resume) '", check=False
+        ).split()
         return int(found[0]) if found else None
 
     def summary(self) -> dict[str, Any]:
@@ -250,9 +257,9 @@ def lose_a_host(sweep: Sweep, victim: Host) -> int:
     lost = until(
         lambda: [e for e in sweep.events() if e["event"] == "trial_retried"], 300, "a retried trial"
     )
-    say(
-        f"{time.monotonic() - began:.0f} s later trial {lost[0]['trial']} was given to another host"
-    )
+    trial = int(lost[0]["trial"])
+    say(f"{time.monotonic() - began:.0f} s later trial {trial} was given to another host")
+    return trial
 
 
 def lose_mlflow(head: Host) -> None:
@@ -274,9 +281,11 @@ def lose_the_driver(head: Host, sweep: Sweep) -> None:
     until(lambda: sweep.driver() is None, 60, "the driver's end")
     done = sweep.epochs()
     say(f"the sweep's driver was killed (kill -9) after {done} epochs")
-    sweep.job("thaw", "resume", SWEEP, "--sweeps-folder", SWEEPS, "--address", "auto")
+    began = time.monotonic()
+    if not HAS_SUBMIT:  # which sees to it itself
+        sweep.job("thaw", "resume", SWEEP, "--sweeps-folder", SWEEPS, "--address", "auto")
     until(lambda: sweep.epochs() > done, 300, "the resumed sweep's first epoch")
-    say("thaw resume, as a job: it goes on")
+    say(f"resumed: its next epoch came {time.monotonic() - began:.0f} s later")
 
 
 def finish(sweep: Sweep, lost: int) -> None:
@@ -293,6 +302,23 @@ def finish(sweep: Sweep, lost: int) -> None:
     )
     assert resumed >= 1, "it began anew: its checkpoint was lost with its host"
     say(f"trial {lost} went on elsewhere after epoch {resumed:g}; the hosts share no disk")
+
+
+def bring_home() -> None:
+    """`thaw status` and `thaw fetch`: what of the sweep comes to the user's own machine."""
+    if not HAS_SUBMIT:
+        return
+    of_cluster = ("--cluster", str(CLUSTER), "--json")
+    output = call("thaw", "status", SWEEP, *of_cluster)
+    status = json.loads(output[output.index("{") :])
+    assert (status["state"], status["driver_restarts"]) == ("done", 1), status
+    say(
+        f"thaw status: {status['state']}; its driver was restarted {status['driver_restarts']} time"
+    )
+    call("thaw", "fetch", SWEEP, "--to", str(HOME / "fetched"), *of_cluster)
+    found = [path.relative_to(HOME) for path in (HOME / "fetched").rglob("state.json")]
+    assert len(found) == 1, found
+    say(f"thaw fetch: the best checkpoint is here, {found[0]}")
 
 
 def retrain(sweep: Sweep) -> None:
@@ -444,6 +470,7 @@ def prove(head: Host, worker1: Host, worker2: Host) -> None:
     lose_mlflow(head)
     lose_the_driver(head, sweep)
     finish(sweep, lost)
+    bring_home()
     look_at_mlflow(sweep)
     retrain(sweep)
     search_for_token([head, worker1])
