@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from tuning import submit_cli
+from tuning import cluster_cli, submit_cli
+from tuning.cluster_cli import ClusterOption, show_cluster_ui
 
 if TYPE_CHECKING:
     from tuning.options import SweepOptions
@@ -454,8 +455,14 @@ def predict(
 def ui(
     tracking_uri: TrackingUri = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    cluster: ClusterOption = None,
 ) -> None:
-    """Open the MLflow UI on this machine, for this machine."""
+    """Open the MLflow UI on this machine, for this machine: of its own runs, or a cluster's."""
+    if cluster is not None:
+        if tracking_uri is not None:
+            raise typer.BadParameter("--cluster and --tracking-uri can not be combined")
+        show_cluster_ui(cluster, port)
+        return
     from tuning.addresses import resolve_tracking_uri
 
     uri = resolve_tracking_uri(tracking_uri)
@@ -514,6 +521,7 @@ status = app.command()(submit_cli.status)
 logs = app.command()(submit_cli.logs)
 stop = app.command()(submit_cli.stop)
 fetch = app.command()(submit_cli.fetch)
+doctor = app.command()(cluster_cli.doctor)
 
 
 def _run(resolved: Sweep, as_json: bool, accept_changes: bool = False) -> None:
