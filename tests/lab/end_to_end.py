@@ -298,12 +298,16 @@ def finish(sweep: Sweep, lost: int) -> None:
 def bring_home() -> None:
     """`thaw status` and `thaw fetch`: what of the sweep comes to the user's own machine."""
     of_cluster = ("--cluster", str(CLUSTER), "--json")
-    output = call("thaw", "status", SWEEP, *of_cluster)
-    status = json.loads(output[output.index("{") :])
-    assert (status["state"], status["driver_restarts"]) == ("done", 1), status
-    say(
-        f"thaw status: {status['state']}; its driver was restarted {status['driver_restarts']} time"
-    )
+
+    def status() -> dict[str, Any]:
+        output = call("thaw", "status", SWEEP, *of_cluster)
+        document: dict[str, Any] = json.loads(output[output.index("{") :])
+        return document
+
+    until(lambda: status()["state"] != "running", 120, "the job's end")
+    found_there = status()
+    assert (found_there["state"], found_there["driver_restarts"]) == ("done", 1), found_there
+    say("thaw status: done; its driver was restarted once")
     call("thaw", "fetch", SWEEP, "--to", str(HOME / "fetched"), *of_cluster)
     found = [path.relative_to(HOME) for path in (HOME / "fetched").rglob("state.json")]
     assert len(found) == 1, found
