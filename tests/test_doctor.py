@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from tuning.auth_token import make_token
+from tuning.doctor import storage_error
 from tuning.findings import is_well
-from tuning.node_probe import listening_sockets, storage_error
+from tuning.node_probe import listening_sockets
 from tuning.node_verdicts import judge
 from tuning.versions import installed_versions
 
@@ -115,11 +116,18 @@ def test_nobody_at_the_address_is_a_failure(thaw, home, free_port):
     assert "no Ray dashboard answers" in err
 
 
+def test_a_sweeps_folder_that_is_a_uri_is_tried(thaw, home, tmp_path):
+    code, out, _ = thaw("doctor", "--json", "--sweeps-folder", f"file://{tmp_path}/sweeps")
+    assert (code, states(json.loads(out), "storage")) == (0, {"ok"})
+    code, out, _ = thaw("doctor", "--json", "--sweeps-folder", "ftp://host/sweeps")
+    assert (code, states(json.loads(out), "storage")) == (1, {"wrong"})
+
+
 def node(**changes) -> dict:
     """What a node says when all is well there."""
     well = {
         "address": "10.0.0.2", "host": "w", "versions": installed_versions(), "n_cpus": 2,
-        "gpus_of_ray": 1.0, "gpus_of_driver": 1, "gpus_of_torch": 1, "storage_error": None,
+        "gpus_of_ray": 1.0, "gpus_of_driver": 1, "gpus_of_torch": 1, "storage": None,
         "free_bytes": {"the cache": ["/c", 10**12]}, "refuses_without_token": True,
         "listening": [], "mlflow": [{"check": "MLflow", "state": "ok", "what": "w", "mend": "",
                                      "node": None}],
@@ -154,7 +162,8 @@ def test_a_node_that_is_well_is_found_so():
         ({"free_bytes": {"Ray": ["/tmp", 5 * 10**9]}}, "disk", "warning"),
         ({"refuses_without_token": False}, "token", "wrong"),
         ({"mlflow": []}, "MLflow", "warning"),
-        ({"storage_error": "AccessDenied: no"}, "storage", "wrong"),
+        ({"storage": {"error": "AccessDenied: no"}}, "storage", "wrong"),
+        ({"storage": {"error": None}}, "storage", "ok"),
         ({"error": "it is lost"}, "nodes", "wrong"),
     ],
     ids=str,
@@ -201,7 +210,8 @@ def test_storage_is_tried(tmp_path):
     assert storage_error(f"file://{tmp_path}/other") is None
     assert not list((tmp_path / "other").iterdir())
     (tmp_path / "file").touch()
-    assert storage_error(str(tmp_path / "file" / "folder")) is not None
+    assert "Not a directory" in str(storage_error(str(tmp_path / "file" / "folder")))
+    assert "ftp" in str(storage_error("ftp://host/folder"))
 
 
 @contextmanager
@@ -267,7 +277,8 @@ def test_a_cluster_with_a_token_is_well_and_refuses_others(thaw, home, short_tmp
         assert code == 0, (document, err)
         assert states(document, "token") == {"ok"}
         assert sum(each["check"] == "token" for each in document["findings"]) == 3  # and the agent
-        assert states(document, "versions") == states(document, "clock") == {"ok"}
+        for check in ("versions", "clock", "storage"):
+            assert states(document, check) == {"ok"}, check
         assert states(document, "MLflow") == {"warning"}  # trials there would not find one
         monkeypatch.setenv("RAY_AUTH_TOKEN", "of-another-cluster")
         code, out, _ = thaw("doctor", "--address", url)

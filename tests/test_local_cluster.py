@@ -63,6 +63,9 @@ def test_each_start_of_ray_has_the_environment_in_its_line(prepared):
         assert "||" not in before
     assert "--dashboard-host=127.0.0.1" in starts[0]
     assert "RAY_enable_autoscaler_v2=0" in starts[0]
+    assert commands.index(starts[0]) < next(
+        n for n, command in enumerate(commands) if "tuning.supervise prepare" in command
+    )
 
 
 def test_the_environment_turns_authentication_on_and_finds_mlflow(tmp_path):

@@ -62,7 +62,7 @@ def _examine_here(
 ) -> Iterator[Finding]:
     from tuning.doctor import Examination, examine_machine
 
-    return examine_machine(Examination(Path(sweeps_folder or "sweeps"), tracking_uri, mend))
+    return examine_machine(Examination(sweeps_folder or "sweeps", tracking_uri, mend))
 
 
 def _examine_address(address: str, storage: str | None) -> Iterator[Finding]:

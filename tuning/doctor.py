@@ -19,6 +19,7 @@ from tuning.auth_token import make_token, readable_by_others, token_file
 from tuning.disk import free_bytes, show_bytes
 from tuning.findings import Finding
 from tuning.mlflow_probe import examine_mlflow
+from tuning.remote import check_writable_uri, is_uri
 from tuning.sweep import default_cache_folder
 from tuning.versions import LIBRARIES, installed_versions
 
@@ -29,7 +30,7 @@ LEAST_FREE, LITTLE_FREE = 10**9, 10 * 10**9  # bytes; assumed: a few checkpoints
 class Examination:
     """What to examine."""
 
-    sweeps_folder: Path
+    sweeps_folder: str  # a path or URI
     tracking_uri: str | None
     mend: bool  # make what is missing here
 
@@ -126,9 +127,43 @@ def gpu_finding(of_driver: int, of_torch: Callable[[], int], node: str | None = 
 
 
 def _disk(examination: Examination) -> Iterator[Finding]:
-    folders = {"sweeps": examination.sweeps_folder, "the cache": default_cache_folder()}
+    folders = {"the cache": default_cache_folder()}
+    if not is_uri(examination.sweeps_folder):
+        folders["sweeps"] = Path(examination.sweeps_folder)
     for name, folder in folders.items():
         yield disk_finding(name, str(folder), free_bytes(folder.absolute()))
+
+
+def _storage(examination: Examination) -> Iterator[Finding]:
+    """Only of a URI: a plain folder is not made just for being looked at."""
+    if is_uri(examination.sweeps_folder):
+        yield storage_finding(storage_error(examination.sweeps_folder))
+
+
+def storage_error(storage: str) -> str | None:
+    """What is in the way of writing to a sweeps folder, a path or URI, from here; None if nothing.
+
+    The folder is made, as a sweep would make it.
+    """
+    try:
+        if is_uri(storage):
+            check_writable_uri(storage, "it")
+        else:
+            folder = Path(storage).expanduser()
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        return None
+    except (OSError, InputError) as error:
+        return str(error)
+
+
+def storage_finding(error: str | None, node: str | None = None) -> Finding:
+    """Whether sweeps can be kept where they are meant to be."""
+    if error is None:
+        return Finding("storage", "ok", "the sweeps folder can be written", node=node)
+    mend = "give this machine the rights, or choose another folder"
+    return Finding("storage", "wrong", f"the sweeps folder: {error}", mend, node)
 
 
 def disk_finding(name: str, folder: str, free: int, node: str | None = None) -> Finding:
@@ -190,6 +225,7 @@ CHECKS: tuple[Callable[[Examination], Iterator[Finding]], ...] = (
     _processors,
     _gpus,
     _disk,
+    _storage,
     _cache,
     _mlflow,
     _token,

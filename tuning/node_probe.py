@@ -11,7 +11,6 @@ import shutil
 import socket
 import sys
 import time
-import uuid
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -115,7 +114,7 @@ class _Node:
         return time.time()
 
     def facts(self, storage: str | None) -> dict[str, Any]:
-        from tuning.doctor import driver_gpus, torch_gpus
+        from tuning.doctor import driver_gpus, storage_error, torch_gpus
         from tuning.mlflow_probe import examine_mlflow
         from tuning.sweep import default_cache_folder
         from tuning.versions import installed_versions
@@ -131,7 +130,7 @@ class _Node:
             "free_bytes": _free_bytes({"the cache": default_cache_folder(), "Ray": Path("/tmp")}),
             "listening": listening_sockets(),
             "mlflow": [asdict(each) for each in examine_mlflow(address)] if address else [],
-            "storage_error": None if storage is None else storage_error(storage),
+            "storage": None if storage is None else {"error": storage_error(storage)},
         }
 
 
@@ -162,27 +161,6 @@ def _decode(address: str, family: int) -> str:
     words = [bytes.fromhex(address[i : i + 8]) for i in range(0, len(address), 8)]
     ordered = (word[::-1] if sys.byteorder == "little" else word for word in words)
     return socket.inet_ntop(family, b"".join(ordered))
-
-
-def storage_error(storage: str) -> str | None:
-    """Write, read and remove a small file at a path or URI; what went wrong, or None."""
-    from pyarrow import fs
-
-    content = uuid.uuid4().hex.encode()
-    try:
-        system, path = fs.FileSystem.from_uri(
-            storage if "://" in storage else str(Path(storage).expanduser().absolute())
-        )
-        file = f"{path.rstrip('/')}/.thaw-doctor-{content.decode()[:8]}"
-        system.create_dir(path, recursive=True)
-        with system.open_output_stream(file) as stream:
-            stream.write(content)
-        with system.open_input_stream(file) as stream:
-            same = stream.read() == content
-        system.delete_file(file)
-        return None if same else "what was written is not what is read"
-    except Exception as error:  # each file system has its own
-        return f"{type(error).__name__}: {error}"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from tuning.doctor import disk_finding, gpu_finding
+from tuning.doctor import disk_finding, gpu_finding, storage_finding
 from tuning.findings import Finding
 from tuning.versions import installed_versions
 
@@ -36,11 +36,8 @@ def judge(report: Mapping[str, Any]) -> Iterator[Finding]:
             yield disk_finding(name, folder, free, node["address"])
         yield _agent(node)
         yield from _mlflow(report, node)
-        if node["storage_error"] is not None:
-            yield Finding(
-                "storage", "wrong", f"the sweeps folder: {node['storage_error']}",
-                "give the node the rights, or mount the folder there", node["address"],
-            )  # fmt: skip
+        if node["storage"] is not None:
+            yield storage_finding(node["storage"]["error"], node["address"])
         if node["address"] == report["head_ip"]:
             yield from _open_doors(report, node)
 

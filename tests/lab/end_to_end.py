@@ -34,7 +34,6 @@ BIN = Path(sys.executable).parent
 SWEEP, N_TRIALS = "lab", 9
 SWEEPS = "/home/thaw/sweeps"
 UI_PORT = 5055
-HAS_SUBMIT = (ROOT / "tuning" / "submission.py").exists()
 
 
 def write_cluster_file(head: Host, workers: list[Host]) -> None:
@@ -202,13 +201,12 @@ class Sweep:
     def __init__(self, head: Host) -> None:
         self._head = head
 
-    def job(self, *command: str, wait: bool = False) -> str:
-        """Run a command of Thaw on the cluster as Ray's own job."""
+    def job(self, *command: str) -> str:
+        """Run a command of Thaw on the cluster to its end, as Ray's own job."""
         with dashboard() as url:
             return call(
-                "ray", "job", "submit", *([] if wait else ["--no-wait"]), "--address", url,
-                "--working-dir", str(SPACE.parent), "--", *command,
-                RAY_AUTH_MODE="token", seconds=590, check=wait,
+                "ray", "job", "submit", "--address", url, "--", *command,
+                RAY_AUTH_MODE="token", seconds=590,
             )  # fmt: skip
 
     def start(self) -> None:
@@ -217,10 +215,7 @@ class Sweep:
             "--cpus-per-trial", "2", "--metric", "value:max", "--searcher", "random",
             "--scheduler", "none",
         ]  # fmt: skip
-        if HAS_SUBMIT:
-            call("thaw", "submit", str(SPACE), *options, "--cluster", str(CLUSTER))
-        else:
-            self.job("thaw", "sweep", SPACE.name, *options, "--address", "auto")
+        call("thaw", "submit", str(SPACE), *options, "--cluster", str(CLUSTER))
 
     def events(self) -> list[dict[str, Any]]:
         text = self._head.run(f"cat {SWEEPS}/{SWEEP}/events.jsonl", check=False)
@@ -234,10 +229,8 @@ class Sweep:
         )
 
     def driver(self) -> int | None:
-        """The process of `thaw sweep` or `thaw resume` on the head."""
-        found = self._head.run(
-            r"pgrep -f '(bin/thaw|main\(\)) (sweep|resume) '", check=False
-        ).split()
+        """The process of `thaw sweep` or `thaw resume` that the job on the head has started."""
+        found = self._head.run(r"pgrep -f 'main\(\) (sweep|resume) '", check=False).split()
         return int(found[0]) if found else None
 
     def summary(self) -> dict[str, Any]:
@@ -282,10 +275,8 @@ def lose_the_driver(head: Host, sweep: Sweep) -> None:
     done = sweep.epochs()
     say(f"the sweep's driver was killed (kill -9) after {done} epochs")
     began = time.monotonic()
-    if not HAS_SUBMIT:  # which sees to it itself
-        sweep.job("thaw", "resume", SWEEP, "--sweeps-folder", SWEEPS, "--address", "auto")
     until(lambda: sweep.epochs() > done, 300, "the resumed sweep's first epoch")
-    say(f"resumed: its next epoch came {time.monotonic() - began:.0f} s later")
+    say(f"resumed by itself: its next epoch came {time.monotonic() - began:.0f} s later")
 
 
 def finish(sweep: Sweep, lost: int) -> None:
@@ -306,15 +297,17 @@ def finish(sweep: Sweep, lost: int) -> None:
 
 def bring_home() -> None:
     """`thaw status` and `thaw fetch`: what of the sweep comes to the user's own machine."""
-    if not HAS_SUBMIT:
-        return
     of_cluster = ("--cluster", str(CLUSTER), "--json")
-    output = call("thaw", "status", SWEEP, *of_cluster)
-    status = json.loads(output[output.index("{") :])
-    assert (status["state"], status["driver_restarts"]) == ("done", 1), status
-    say(
-        f"thaw status: {status['state']}; its driver was restarted {status['driver_restarts']} time"
-    )
+
+    def status() -> dict[str, Any]:
+        output = call("thaw", "status", SWEEP, *of_cluster)
+        document: dict[str, Any] = json.loads(output[output.index("{") :])
+        return document
+
+    until(lambda: status()["state"] != "running", 120, "the job's end")
+    found_there = status()
+    assert (found_there["state"], found_there["driver_restarts"]) == ("done", 1), found_there
+    say("thaw status: done; its driver was restarted once")
     call("thaw", "fetch", SWEEP, "--to", str(HOME / "fetched"), *of_cluster)
     found = [path.relative_to(HOME) for path in (HOME / "fetched").rglob("state.json")]
     assert len(found) == 1, found
@@ -322,7 +315,7 @@ def bring_home() -> None:
 
 
 def retrain(sweep: Sweep) -> None:
-    output = sweep.job("thaw", "retrain", SWEEP, "--sweeps-folder", SWEEPS, wait=True)
+    output = sweep.job("thaw", "retrain", SWEEP, "--sweeps-folder", SWEEPS)
     assert "champion" in output, output
     champion = next(line for line in output.splitlines() if line.startswith("champion "))
     say(f"thaw retrain, as a job: {champion.strip()}")
