@@ -181,13 +181,25 @@ def sweep(
         ),
     ] = False,
     concurrency: Annotated[int | None, typer.Option(help="Trials at once, at most.")] = None,
-    cpus_per_trial: Annotated[float | None, typer.Option()] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes, each with its GPU, that train one trial together.")
+    ] = 1,
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="How they do: ddp, each has the whole model; fsdp, each has a share of it."
+        ),
+    ] = "ddp",
+    cpus_per_trial: Annotated[
+        float | None, typer.Option(help="With several workers: for each of them.")
+    ] = None,
     gpus_per_trial: Annotated[
         Any,
         typer.Option(
             parser=_gpus,
             metavar="NUMBER|auto",
-            help="May be a fraction; auto: as many trials share a GPU as their memory allows.",
+            help="May be a fraction; auto: as many trials share a GPU as their memory allows. With "
+            "several workers: for each of them, 0 or 1.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the search and of every training.")] = 0,
@@ -272,6 +284,8 @@ def sweep(
         confirm=confirm,
         confirm_seeds=confirm_seeds,
         cost_aware=cost_aware,
+        workers=workers,
+        strategy=strategy,  # type: ignore[arg-type]  # resolve checks it
     )
     with _stdout_for_json_only():  # a user's file may print
         resolved = resolve(options)
@@ -387,8 +401,9 @@ def retrain(
     name: SweepName,
     trial: Annotated[int | None, typer.Option(help="Another trial than the best.")] = None,
     workers: Annotated[
-        int, typer.Option(help="Ray Train workers to spread one training over.")
-    ] = 1,
+        int | None,
+        typer.Option(help="Processes that train together; default: as many as the trials had."),
+    ] = None,
     seeds: Annotated[
         int,
         typer.Option(

@@ -6,9 +6,10 @@ import json
 import math
 import shutil
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from trainables.errors import DamagedCheckpoint, InputError, OutOfMemory, TrialI
 from trainables.files import restore_folder, whole_folder
 from trainables.metrics import Direction
 from trainables.process_state import ProcessState
-from trainables.task import EpochReport, TrainingRun
+from trainables.task import EpochReport, Strategy, TrainingRun
 from tuning.record import TrialState
 from tuning.spaces import training_function
 
@@ -50,6 +51,7 @@ class Assignment:
     data_fingerprint: str | None = None
     save_after: Sequence[int] = ()  # epochs after which the trial may be frozen
     other_metrics: tuple[str, ...] = ()  # of further objectives
+    strategy: Strategy = "ddp"  # of several workers
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -74,17 +76,40 @@ class Outcome:
     out_of_memory: bool = False
 
 
-class TrialHost:
-    """Runs one trial's training function; ``step`` never raises."""
+def _decided_here(decision: Any) -> Any:
+    return decision
 
-    def __init__(self, assignment: Assignment, *, owns_process: bool = False) -> None:
+
+@dataclass(frozen=True)
+class Place:
+    """Which of the workers that train a trial together this is."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: str | None = None  # the worker's own; None: as the assignment says
+    # (what rank 0 has decided; of others it does not matter) -> that, once every worker is here
+    share: Callable[[Any], Any] = _decided_here
+
+
+class TrialHost:
+    """Runs one trial's training function; ``step`` never raises.
+
+    Each of several workers has one, and they take each step together. The first one's files are the
+    trial's, and what is to be decided it decides for all.
+    """
+
+    def __init__(
+        self, assignment: Assignment, *, owns_process: bool = False, place: Place | None = None
+    ) -> None:
         """Host the trial of ``assignment``.
 
         Args:
             owns_process: nothing but trials runs in this process, so that ``close`` may put back
                 all of its state.
+            place: the only worker, if it is not given.
         """
         self._owns_process = owns_process
+        self._place = place or Place()
         self._assignment = assignment
         self._folder = Path(assignment.trial_folder)
         self._sign = 1 if assignment.mode == "max" else -1
@@ -95,9 +120,12 @@ class TrialHost:
         self._replayed: list[tuple[int, dict[str, float]]] = []
         self._generator: Iterator[EpochReport] | None = None
         self._process_state: ProcessState | None = None
-        for name in (BEST, LAST):
-            restore_folder(self._folder / name)
-        self._resumable = checkpoints_of(self._folder)
+        self._resumable: list[Path] = []
+        self._resume_from: Path | None = None
+        if self._place.rank == 0:
+            for name in (BEST, LAST):
+                restore_folder(self._folder / name)
+            self._resumable = checkpoints_of(self._folder)
         self._trouble: list[str] = []  # to be noted with the next report
 
     def step(self) -> EpochResult | Outcome:
@@ -110,20 +138,17 @@ class TrialHost:
             report = next(self._generator, None)
             if report is None:
                 return self._completed()
-            metrics = self._check(report)
+            metrics, target = self._judge(report)
             self._curve[report.epoch] = metrics
-            if note := self._maybe_save(report):
+            if target is not None and (note := self._save(report, target)):
                 self._trouble.append(note)
             return EpochResult(report.epoch, metrics, self._take_trouble(), dict(report.tags))
         except DamagedCheckpoint as error:
-            if not self._resumable:
+            if self._resume_from is None:
                 return Outcome("failed", traceback.format_exc())
-            # Go on from an older one, or from the start. Its value must not keep a good one away.
-            damaged = self._resumable.pop(0)
-            shutil.rmtree(damaged.with_suffix(".damaged"), ignore_errors=True)
-            damaged.rename(damaged.with_suffix(".damaged"))
-            left = f"the checkpoint {str(self._resumable[0])!r}" if self._resumable else "the start"
-            self._trouble.append(f"{error}; it goes on from {left}")
+            self._place.share(None)  # nobody reads it any more
+            if self._place.rank == 0:
+                self._put_away_damaged(error)
             self._generator = None
             return self.step()
         except TrialInfeasible as error:
@@ -135,6 +160,14 @@ class TrialHost:
             # torch's own, of a user's training
             out_of_memory = type(error).__name__ == "OutOfMemoryError"
             return Outcome("failed", traceback.format_exc(), out_of_memory)
+
+    def _put_away_damaged(self, error: DamagedCheckpoint) -> None:
+        """Go on from an older one, or from the start. Its value must not keep a good one away."""
+        damaged = self._resumable.pop(0)
+        shutil.rmtree(damaged.with_suffix(".damaged"), ignore_errors=True)
+        damaged.rename(damaged.with_suffix(".damaged"))
+        left = f"the checkpoint {str(self._resumable[0])!r}" if self._resumable else "the start"
+        self._trouble.append(f"{error}; it goes on from {left}")
 
     def close(self) -> str | None:
         """Stop the training function and put the process back as it was before.
@@ -158,15 +191,20 @@ class TrialHost:
         self._best = None if best is None else best["value"]
         newest = _progress(self._resumable[0]) if self._resumable else None
         known = {} if newest is None else newest["curve"]
+        chosen = self._resumable[0] if self._resumable else None
+        self._resume_from, known = self._place.share((chosen, known))
         self._curve = {int(epoch): metrics for epoch, metrics in known.items()}
         self._replayed = sorted(self._curve.items())
         run = TrainingRun(
             cache_folder=Path(assignment.cache_folder),
-            device=assignment.device,
+            device=self._place.device or assignment.device,
+            rank=self._place.rank,
+            world_size=self._place.world_size,
+            strategy=assignment.strategy,
             n_threads=assignment.n_threads,
             prefix_cache_bytes=assignment.prefix_cache_bytes,
             data_fingerprint=assignment.data_fingerprint,
-            resume_from=self._resumable[0] if self._resumable else None,
+            resume_from=self._resume_from,
         )
         return iter(train(assignment.config, run))
 
@@ -197,8 +235,24 @@ class TrialHost:
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         return {**_gpu_memory(), **metrics}
 
-    def _maybe_save(self, report: EpochReport) -> str | None:
-        """Save to ``best``, ``last`` or not at all; a disk that refuses is a note, not the end."""
+    def _judge(self, report: EpochReport) -> tuple[dict[str, float], str | None]:
+        """The report's metrics, and whether to save to ``best``, ``last`` or not at all.
+
+        What is wrong with the report is raised in every worker.
+        """
+        verdict: Any = None
+        if self._place.rank == 0:
+            try:
+                verdict = self._check(report), self._target(report)
+            except (InputError, TrialInfeasible) as error:
+                verdict = error
+        verdict = self._place.share(verdict)
+        if isinstance(verdict, Exception):
+            raise verdict
+        metrics, target = verdict
+        return metrics, target
+
+    def _target(self, report: EpochReport) -> str | None:
         value = report.metrics[self._assignment.metric]
         target = None
         if self._best is None or self._sign * value > self._sign * self._best:
@@ -210,8 +264,15 @@ class TrialHost:
         is_due = waited >= self._assignment.seconds_between_checkpoints
         if target is None and (is_due or report.epoch in self._assignment.save_after):
             target = LAST
-        if target is None:
+        return target
+
+    def _save(self, report: EpochReport, target: str) -> str | None:
+        """Save a report; a disk that refuses is a note, not the end."""
+        if self._place.rank != 0:
+            if self._assignment.strategy == "fsdp":
+                save_share(report)
             return None
+        value = report.metrics[self._assignment.metric]
         try:
             save_report(report, self._folder / target, value, self._curve)
         except OSError as error:
@@ -240,6 +301,12 @@ def save_report(
         (partial / _PROGRESS_FILE).write_text(
             json.dumps({"epoch": report.epoch, "value": value, "curve": curve})
         )
+
+
+def save_share(report: EpochReport) -> None:
+    """Take part in saving a model of which each worker has a share; the first one writes it."""
+    with tempfile.TemporaryDirectory(prefix="thaw-share-") as unused:
+        report.save(Path(unused))
 
 
 def checkpoints_of(trial_folder: Path) -> list[Path]:

@@ -50,6 +50,9 @@ def prepare_ray() -> None:
         ("RAY_AIR_NEW_OUTPUT", "0"),  # the other output can be silenced
         ("RAY_CHDIR_TO_TRIAL_DIR", "0"),  # relative paths mean what they mean to the user
         ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),  # Ray's coming default; unset, Ray warns of it
+        ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "900"),  # a node in a cloud takes minutes
+        ("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"),  # a lost worker's trial is retried anyway
+        ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1"),  # to hear of a lost worker sooner
     ):
         os.environ.setdefault(name, value)
 
@@ -105,7 +108,7 @@ def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> Swee
         sitting = begin_sitting(sweep, read_history(sweep.folder), view.say, accept_changes)
         check_disk(sweep, view.say)
         engine = ENGINES[sweep.engine]()
-        threading.Thread(target=_import_ahead, args=(engine,), daemon=True).start()
+        threading.Thread(target=_import_ahead, args=(engine, sweep), daemon=True).start()
         view.say(f"starting {sweep.engine} …")
         resources = engine.connect(sweep)  # before anything is written: it may not fit
         record = Record(sweep.folder)
@@ -119,12 +122,8 @@ def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> Swee
             view.say(note)
         interrupted, ending = False, CRASHED
         try:
-            view.say(
-                f"{resources.n_at_first} trials at once, "
-                f"each with {resources.cpus_per_trial:g} CPUs"
-                + (f" and {resources.gpus_per_trial:g} GPUs" if resources.gpus_per_trial else "")
-                + _packing_note(resources)
-            )
+            for note in _describe(resources):
+                view.say(note)
             controller = Controller(sweep, record, resources)
             if controller.dropped:
                 view.say(describe_dropped(controller.dropped, len(controller.trials)))
@@ -151,17 +150,26 @@ def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> Swee
         )
 
 
-def _import_ahead(engine: _Engine) -> None:
+def _import_ahead(engine: _Engine, sweep: Sweep) -> None:
     """Import what takes seconds while the engine starts, what is needed first coming first."""
     if engine.module is not None:
         importlib.import_module(engine.module)
+    if sweep.n_workers > 1:
+        importlib.import_module("tuning.gang")
     quiet_mlflow()
 
 
-def _packing_note(resources: Resources) -> str:
-    if resources.most_per_gpu == 1:
-        return ""
-    return f"; up to {resources.most_per_gpu} on each GPU once their memory is measured"
+def _describe(resources: Resources) -> list[str]:
+    """What a person should know of how many trials run at once, and with what."""
+    n = resources.n_workers
+    each = "each with" if n == 1 else f"each by {n} workers of"
+    gpus = f" and {resources.gpus_per_trial:g} GPUs" if resources.gpus_per_trial else ""
+    text = f"{resources.n_at_first} trials at once, {each} {resources.cpus_per_trial:g} CPUs{gpus}"
+    if resources.most_per_gpu > 1:
+        text += f"; up to {resources.most_per_gpu} on each GPU once their memory is measured"
+    if not resources.waits_for:
+        return [text]
+    return [text, f"waiting for nodes: no trial fits yet; there may be {resources.waits_for}"]
 
 
 def _run_trials(controller: Controller, record: Record, engine: _Engine, view: View) -> bool:

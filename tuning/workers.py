@@ -11,8 +11,8 @@ from typing import Any
 
 from trainables.checkpoint import DESCRIPTION
 from trainables.metrics import Direction
-from trainables.task import EpochReport, TrainingRun
-from tuning.hosting import BEST, save_report
+from trainables.task import EpochReport, Strategy, TrainingRun
+from tuning.hosting import BEST, save_report, save_share
 from tuning.spaces import training_function
 
 CURVE_FILE, TEST_FILE, ERROR_FILE = "curve.json", "test.json", "error.txt"
@@ -33,6 +33,7 @@ class Repetition:
     n_threads: int
     device: str
     prefix_cache_bytes: int | None
+    strategy: Strategy = "ddp"
     may_fail: bool = False  # then its traceback is written to a file, and the others go on
 
 
@@ -74,6 +75,7 @@ def _run(repetition: Repetition) -> TrainingRun:
         device=str(get_device()) if repetition.device == "cuda" else repetition.device,
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
+        strategy=repetition.strategy,
         n_threads=repetition.n_threads,
         prefix_cache_bytes=repetition.prefix_cache_bytes,
     )
@@ -89,8 +91,8 @@ def _train_seeds(repetition: Repetition, run: TrainingRun) -> None:
         curve: dict[int, dict[str, float]] = {}
         for report in train({**repetition.config, "seed": seed}, run):
             curve[report.epoch] = dict(report.metrics)
+            _keep_best(report, curve, folder, repetition, run)
             if run.rank == 0:
-                _keep_best(report, curve, folder, repetition)
                 _write(folder / CURVE_FILE, curve)
             ray_train.report({"seed": seed, "epoch": report.epoch, **report.metrics})
 
@@ -119,10 +121,19 @@ def _write(path: Path, content: object) -> None:
 
 
 def _keep_best(
-    report: EpochReport, curve: dict[int, dict[str, float]], folder: Path, repetition: Repetition
+    report: EpochReport,
+    curve: dict[int, dict[str, float]],
+    folder: Path,
+    repetition: Repetition,
+    run: TrainingRun,
 ) -> None:
+    """Save the epoch if it is the best; its metrics are the same in all workers."""
     values = [metrics[repetition.metric] for metrics in curve.values()]
     best = max(values) if repetition.mode == "max" else min(values)
     value = report.metrics[repetition.metric]
-    if value == best and values.index(best) == len(values) - 1:
+    if value != best or values.index(best) != len(values) - 1:
+        return
+    if run.rank == 0:
         save_report(report, folder / BEST, value, curve)
+    elif run.strategy == "fsdp":
+        save_share(report)
