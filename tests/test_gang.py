@@ -99,6 +99,7 @@ def test_two_workers_freeze_and_thaw_and_train_as_one_does(workplace, run):
     data = image_example(workplace / "data").settings["data"]
     settings = [f"data={data}", "model=squeezenet1_1", "image_size=32", "epochs=6", "dropout=0"]
     settings += ["weights=none", "batch_size=12", "freezing=none", "augmentation=none"]
+    settings += ["optimizer=sgd"]  # AdamW makes much of the smallest differences
     options = {"name": "images", "trials": 9, "searcher": "random", "workers": 2}
     options["strategy"] = "fsdp"  # for which all workers have to take part in a checkpoint
     sweep = resolve(SweepOptions(space="image_folder", settings=settings, **options))
