@@ -13,7 +13,7 @@ from tuning.controller import Controller
 from tuning.hosting import EpochResult, Outcome
 from tuning.packing import CONTEXT_BYTES, FRAGMENTATION, Packing
 from tuning.record import Record
-from tuning.resources import share_out
+from tuning.resources import Node, share_out
 from tuning.results import trial_rows
 
 GIB = 2**30
@@ -65,8 +65,7 @@ def test_all_trials_of_a_crowd_lower_the_packing_once():
 def test_slots_of_one_gpu_fit_on_it_with_their_cpus(n_cpus, n_gpus, cpus_per_trial, concurrency):
     try:
         resources = share_out(
-            n_cpus,
-            n_gpus,
+            [Node(n_cpus, n_gpus)],
             cpus_per_trial=cpus_per_trial,
             gpus_per_trial="auto",
             concurrency=concurrency,
@@ -85,7 +84,7 @@ def test_slots_of_one_gpu_fit_on_it_with_their_cpus(n_cpus, n_gpus, cpus_per_tri
 
 
 def test_without_a_gpu_auto_means_none():
-    assert share_out(4, 0, gpus_per_trial="auto") == share_out(4, 0)
+    assert share_out([Node(4)], gpus_per_trial="auto") == share_out([Node(4)])
 
 
 class Driver:
@@ -95,7 +94,7 @@ class Driver:
         self.record = Record(sweep.folder)
         self.events = []
         self.record.listen(self.events.append)
-        resources = share_out(n_cpus, n_gpus, gpus_per_trial="auto")
+        resources = share_out([Node(n_cpus, n_gpus)], gpus_per_trial="auto")
         self.controller = Controller(sweep, self.record, resources)
 
     def propose_all(self) -> list:

@@ -51,15 +51,21 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint into the empty ``folder``; ``files.whole_folder`` makes it appear whole.
 
+    Args:
+        model: the module, or its weights by name.
+
     Raises:
         OSError: the disk is full or the folder can not be written.
     """
     import torch
-    from safetensors.torch import save_model
+    from safetensors.torch import save_file, save_model
 
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        save_model(model, str(folder / MODEL))
+        if isinstance(model, Mapping):
+            save_file(dict(model), str(folder / MODEL))
+        else:
+            save_model(model, str(folder / MODEL))
         torch.save(dict(training_state), folder / STATE)
     except RuntimeError as error:  # how torch.save reports a full disk
         raise OSError(f"checkpoint {str(folder)!r} can not be written: {error}") from error

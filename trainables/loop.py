@@ -7,18 +7,16 @@ epochs can disturb it.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from trainables.blocks import Block
 from trainables.checkpoint import (
@@ -40,6 +38,13 @@ from trainables.freezing import (
 from trainables.frozen_prefix import FrozenPrefix, freeze_prefix
 from trainables.metrics import METRIC_DIRECTIONS, Meter
 from trainables.optim import make_optimizer, make_schedule
+from trainables.parallel import (
+    Parallelism,
+    fail_together,
+    parallelism,
+    share_buffers,
+    sum_over_workers,
+)
 from trainables.settings import (
     autocast,
     mix_seed,
@@ -51,8 +56,8 @@ from trainables.settings import (
 from trainables.task import EpochReport, Task, TrainingRun
 
 _EVALUATION_BATCH = 128  # samples; assumed to fit wherever training with gradients does
-# Reading the loss waits for the GPU; on the CPU it is free.
-_STEPS_BETWEEN_CHECKS = {"cuda": 16, "cpu": 1}
+# Reading the loss waits for the GPU, adding it up waits for the other workers; else it is free.
+_STEPS_BETWEEN_CHECKS, _STEPS_BETWEEN_COSTLY_CHECKS = 1, 16
 
 
 @dataclass
@@ -69,7 +74,8 @@ class _Training:
     schedule: torch.optim.lr_scheduler.LambdaLR
     scaler: torch.amp.GradScaler
     micro_batch_size: int
-    replica: nn.Module  # the model, or its DistributedDataParallel wrapper
+    parallel: Parallelism
+    replica: nn.Module  # the model as it is run in training
     trainable: range | None = None
     prefix: FrozenPrefix | None = None  # of the blocks that are frozen now
     prefix_note: str = ""  # whether the prefix cache was used, and why not
@@ -94,8 +100,6 @@ def fit(task: Task, config: TrainingConfig, run: TrainingRun) -> Iterator[EpochR
     check_precision(config, run.device)
     with n_threads(run.n_threads):
         training = _start(task, config, run)
-        if run.resume_from is not None:
-            _resume(training, run.resume_from)
         while training.epochs_done < config.epochs and not _stopped_early(training):
             metrics = _train_and_validate(training)
             yield EpochReport(
@@ -121,13 +125,19 @@ def _start(task: Task, config: TrainingConfig, run: TrainingRun) -> _Training:
     data = _prepared(task, config, run)
     _check_sizes(config, run, data)
     with seeded(config.seed):
-        model = task.build(config, data.info, data.assets, run.resume_from is None).to(run.device)
+        model = task.build(config, data.info, data.assets, run.resume_from is None)
+    checkpoint = None
+    if run.resume_from is not None:
+        folder = run.resume_from
+        checkpoint = fail_together(run, lambda: _read_checkpoint(task, folder, model))
     blocks = task.blocks(model)
     check_frozen_blocks(config, [block.name for block in blocks])
+    parallel = parallelism(run)
+    model = parallel.place(model, blocks, run)
     optimizer = make_optimizer(model, blocks, config)
     n_steps = len(_batches(config, run, len(data.splits["train"]), 0)) * config.epochs
     device_type = torch.device(run.device).type
-    return _Training(
+    training = _Training(
         task=task,
         config=config,
         run=run,
@@ -138,8 +148,12 @@ def _start(task: Task, config: TrainingConfig, run: TrainingRun) -> _Training:
         schedule=make_schedule(optimizer, config, n_steps),
         scaler=torch.amp.GradScaler(device_type, enabled=config.precision == "fp16"),
         micro_batch_size=config.micro_batch_size or config.batch_size,
+        parallel=parallel,
         replica=model,
     )
+    if checkpoint is not None:
+        _resume(training, *checkpoint)
+    return training
 
 
 # The data of the newest training: the next one in this process hardly ever has other data, and
@@ -178,15 +192,21 @@ def _check_sizes(config: TrainingConfig, run: TrainingRun, data: PreparedData) -
             )
 
 
-def _resume(training: _Training, folder: Path) -> None:
+def _read_checkpoint(
+    task: Task, folder: Path, model: nn.Module
+) -> tuple[CheckpointDescription, dict[str, Any]]:
+    """Fill ``model`` with a checkpoint's weights; its description and the rest of its state."""
     description = read_description(folder)
-    if description.task != training.task.name:
+    if description.task != task.name:
         raise InputError(
-            f"checkpoint {str(folder)!r} is of task {description.task}, not {training.task.name}"
+            f"checkpoint {str(folder)!r} is of task {description.task}, not {task.name}"
         )
-    load_model_weights(folder, training.model)
-    state = load_training_state(folder, training.run.device)
-    training.optimizer.load_state_dict(state["optimizer"])
+    load_model_weights(folder, model)
+    return description, load_training_state(folder, "cpu")
+
+
+def _resume(training: _Training, description: CheckpointDescription, state: dict[str, Any]) -> None:
+    training.parallel.load_state(training.optimizer, state["optimizer"])
     training.schedule.load_state_dict(state["schedule"])
     training.scaler.load_state_dict(state["scaler"])
     training.epochs_done = description.epoch
@@ -195,9 +215,14 @@ def _resume(training: _Training, folder: Path) -> None:
 
 
 def _saver(training: _Training, metrics: Mapping[str, float]) -> Any:
-    """A function that writes the state as it is now; it does so on the first rank only."""
+    """A function that writes the state as it is now; it does so on the first rank only.
+
+    With a sharded model all ranks have to call it, since none has the whole.
+    """
 
     def save(folder: Path) -> None:
+        weights = training.parallel.whole_weights(training.model)
+        optimizer = training.parallel.whole_state(training.optimizer)
         if training.run.rank != 0:
             return
         description = CheckpointDescription(
@@ -209,11 +234,11 @@ def _saver(training: _Training, metrics: Mapping[str, float]) -> Any:
             history={**training.history, "micro_batch_size": training.micro_batch_size},
         )
         state = {
-            "optimizer": training.optimizer.state_dict(),
+            "optimizer": optimizer,
             "schedule": training.schedule.state_dict(),
             "scaler": training.scaler.state_dict(),
         }
-        save_checkpoint(folder, description, training.model, state, training.data.assets)
+        save_checkpoint(folder, description, weights, state, training.data.assets)
 
     return save
 
@@ -226,7 +251,7 @@ def _train_and_validate(training: _Training) -> dict[str, float]:
         _thaw_for(training, epoch)
         train_loss, n_samples = _train_epoch(training, epoch)
         train_seconds = time.perf_counter() - started
-        _share_buffers(training)
+        share_buffers(training.model, run)
         validation = evaluate(
             training.task, training.model, config, training.data, "val", run, training.prefix
         ).metrics
@@ -254,9 +279,7 @@ def _thaw_for(training: _Training, epoch: int) -> None:
     if trainable != training.trainable:
         thaw(training.model, training.blocks, trainable)
         _freeze_below(training, trainable, epoch)
-        if training.run.world_size > 1:  # the wrapper fixes which parameters it averages
-            device_ids = [training.device] if training.device.type == "cuda" else None
-            training.replica = DistributedDataParallel(training.model, device_ids=device_ids)
+        training.replica = training.parallel.replicate(training.model, training.device)
         training.trainable = trainable
     set_training_mode(training.replica, (), trainable)
     set_training_mode(training.model, training.blocks, trainable)
@@ -316,26 +339,27 @@ def _train_epoch(training: _Training, epoch: int) -> tuple[float, int]:
     batches = _batches(config, run, len(training.data.splits["train"]), epoch)
     n_samples = sum(len(batch) for batch in batches)
     total = torch.zeros((), device=training.device)
+    is_free = run.world_size == 1 and training.device.type == "cpu"
+    interval = _STEPS_BETWEEN_CHECKS if is_free else _STEPS_BETWEEN_COSTLY_CHECKS
     for step, batch in enumerate(batches):
         total += _step(training, batch, generator)
-        last = step == len(batches) - 1
-        if (
-            last or step % _STEPS_BETWEEN_CHECKS[training.device.type] == 0
-        ) and not total.isfinite():
-            raise Diverged(
-                f"the training loss is {float(total)} in epoch {epoch + 1}, step {step + 1}, "
-                f"with learning_rate = {config.learning_rate:g}"
-            )
-    if run.world_size > 1:
-        torch.distributed.all_reduce(total)
-    return float(total) / n_samples, n_samples
+        if step == len(batches) - 1 or step % interval == 0:
+            found = total.clone()
+            sum_over_workers(run, found)  # so that all give up, or none
+            if not found.isfinite():
+                raise Diverged(
+                    f"the training loss is {float(found)} in epoch {epoch + 1}, step {step + 1}, "
+                    f"with learning_rate = {config.learning_rate:g}"
+                )
+    return float(found) / n_samples, n_samples
 
 
 def _step(training: _Training, batch: np.ndarray, generator: torch.Generator) -> Tensor:
     """One optimiser step over this rank's share of an effective batch; returns its summed loss.
 
     When the GPU's memory does not suffice, the micro-batch is halved and the step done again: the
-    effective batch size stays.
+    effective batch size stays. Not with several workers: the others are in the middle of the step,
+    so their host has to start them all again.
     """
     while True:
         try:
@@ -343,17 +367,18 @@ def _step(training: _Training, batch: np.ndarray, generator: torch.Generator) ->
             break
         except torch.OutOfMemoryError as error:
             training.optimizer.zero_grad(set_to_none=True)
-            if training.micro_batch_size == 1 or training.run.world_size > 1:
+            share = math.ceil(len(batch) / training.run.world_size)
+            size = min(training.micro_batch_size, share)
+            if size == 1 or training.run.world_size > 1:
                 raise OutOfMemory(
-                    f"out of memory with a micro-batch of {training.micro_batch_size} "
-                    f"on {training.device}"
+                    f"out of memory with a micro-batch of {size} on {training.device}"
                 ) from error
         training.micro_batch_size = math.ceil(training.micro_batch_size / 2)
         if training.device.type == "cuda":
             torch.cuda.empty_cache()
     if training.config.gradient_clip_norm is not None:
         training.scaler.unscale_(training.optimizer)
-        nn.utils.clip_grad_norm_(training.model.parameters(), training.config.gradient_clip_norm)
+        training.parallel.clip_gradients(training.model, training.config.gradient_clip_norm)
     training.scaler.step(training.optimizer)
     training.scaler.update()
     training.schedule.step()
@@ -363,41 +388,46 @@ def _step(training: _Training, batch: np.ndarray, generator: torch.Generator) ->
 def _accumulate(training: _Training, batch: np.ndarray, generator: torch.Generator) -> Tensor:
     config, run, task = training.config, training.run, training.task
     split = training.data.splits["train"]
-    share = batch[run.rank :: run.world_size]
-    pieces = np.array_split(share, math.ceil(len(share) / training.micro_batch_size))
+    pieces = _pieces(batch, run, training.micro_batch_size)
     training.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=training.device)
-    for number, piece in enumerate(pieces):
+    for number, (piece, weight) in enumerate(pieces):
         last = number == len(pieces) - 1
         targets = rows(split.targets, piece, training.device)
         inputs = {}
         if training.prefix is None:
             raw = gather(split.inputs, piece, training.device)
             inputs = task.transform(raw, config, training.data.info, generator)
-        with _no_sync(training.replica, last), autocast(config.precision, training.device):
+        with (
+            training.parallel.accumulate(training.replica, last),
+            autocast(config.precision, training.device),
+        ):
             if training.prefix is None:
                 logits = task.forward(training.replica, inputs)
             else:
                 logits = training.prefix.logits("train", piece, training.epochs_done)
-            loss = task.loss(logits, targets, config)
-            # The mean over the effective batch; the wrapper divides by the number of workers.
+            loss = task.loss(logits, targets, config) * weight
+            # The mean over the effective batch; the workers' gradients are averaged.
             scaled = training.scaler.scale(loss * (run.world_size / len(batch)))
             torch.autograd.backward(scaled)
         total += loss.detach()
     return total
 
 
-def _no_sync(replica: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
-    if isinstance(replica, DistributedDataParallel) and not last:
-        return cast(contextlib.AbstractContextManager[Any], replica.no_sync())
-    return contextlib.nullcontext()
+def _pieces(
+    batch: np.ndarray, run: TrainingRun, micro_batch_size: int
+) -> list[tuple[np.ndarray, float]]:
+    """This rank's share of a batch in micro-batches, and how much each counts.
 
-
-def _share_buffers(training: _Training) -> None:
-    """Give every rank the first one's batch-norm statistics; each gathered its own."""
-    if training.run.world_size > 1:
-        for buffer in training.model.buffers():
-            torch.distributed.broadcast(buffer, src=0)
+    All ranks have as many. One whose share is a sample smaller may have one micro-batch less to do:
+    then a sample goes in its place, and counts nothing. It comes first, since gradients are shared
+    after the last.
+    """
+    share = batch[run.rank :: run.world_size]
+    n_pieces = math.ceil(math.ceil(len(batch) / run.world_size) / micro_batch_size)
+    pieces = [piece for piece in np.array_split(share, n_pieces) if len(piece)]
+    lacking = [(share[:1], 0.0)] * (n_pieces - len(pieces))
+    return lacking + [(piece, 1.0) for piece in pieces]
 
 
 @dataclass(frozen=True)
@@ -408,7 +438,6 @@ class Evaluation:
     meter: Meter
 
 
-@torch.inference_mode()
 def evaluate(
     task: Task,
     model: nn.Module,
@@ -428,22 +457,38 @@ def evaluate(
     meter = task.meter(data.info)
     total = torch.zeros((), device=device)
     model.eval()
-    starts = range(0, len(split), _EVALUATION_BATCH)
-    for start in starts[run.rank :: run.world_size]:
-        indices = np.arange(start, min(start + _EVALUATION_BATCH, len(split)))
-        targets = rows(split.targets, indices, device)
-        with autocast(config.precision, device):
-            if prefix is not None:
-                logits = prefix.logits(split_name, indices, 0)
-            else:
-                raw = gather(split.inputs, indices, device)
-                logits = task.forward(model, task.transform(raw, config, data.info, None))
-        total += task.loss(logits.float(), targets, plain)
-        meter.update(logits, targets)
-    if run.world_size > 1:
-        torch.distributed.all_reduce(total)
-        torch.distributed.all_reduce(meter.totals(device))
-    return Evaluation({"loss": float(total) / len(split), **meter.compute()}, meter)
+    parallel = parallelism(run)
+    with parallel.evaluation():
+        for indices, counts in _evaluation_batches(len(split), run, parallel):
+            targets = rows(split.targets, indices, device)
+            with autocast(config.precision, device):
+                if prefix is not None:
+                    logits = prefix.logits(split_name, indices, 0)
+                else:
+                    raw = gather(split.inputs, indices, device)
+                    logits = task.forward(model, task.transform(raw, config, data.info, None))
+            if counts:
+                total += task.loss(logits.float(), targets, plain)
+                meter.update(logits, targets)
+        sum_over_workers(run, total, *([meter.totals(device)] if run.world_size > 1 else []))
+        return Evaluation({"loss": float(total) / len(split), **meter.compute()}, meter)
+
+
+def _evaluation_batches(
+    n_samples: int, run: TrainingRun, parallel: Parallelism
+) -> Iterator[tuple[np.ndarray, bool]]:
+    """This rank's share of the samples, in batches, and whether each counts.
+
+    Where the ranks have to run the model equally often, one that has done its share goes on with
+    what does not count.
+    """
+    starts = range(0, n_samples, _EVALUATION_BATCH)
+    mine = starts[run.rank :: run.world_size]
+    n_batches = math.ceil(len(starts) / run.world_size) if parallel.runs_in_step else len(mine)
+    for number in range(n_batches):
+        counts = number < len(mine)
+        start = mine[number] if counts else 0
+        yield np.arange(start, min(start + _EVALUATION_BATCH, n_samples)), counts
 
 
 def _remember_best(training: _Training, metrics: Mapping[str, float]) -> None:

@@ -17,7 +17,7 @@ from trainables.freezing import ever_trainable_blocks
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], TrainingConfig], torch.optim.Optimizer]] = {
     "adamw": lambda groups, config: torch.optim.AdamW(groups, lr=config.learning_rate, fused=True),
     "sgd": lambda groups, config: torch.optim.SGD(
-        groups, lr=config.learning_rate, momentum=config.momentum, fused=True
+        groups, lr=config.learning_rate, momentum=config.momentum, fused=not _is_sharded(groups)
     ),
 }
 
@@ -27,6 +27,11 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda done: 1 - done,
     "constant": lambda done: 1.0,
 }
+
+
+def _is_sharded(groups: list[dict[str, Any]]) -> bool:
+    """Whether workers share the parameters: torch 2.15 has no fused SGD for that."""
+    return any(hasattr(each, "device_mesh") for group in groups for each in group["params"])
 
 
 def parameter_groups(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from trainables.blocks import Block
 from trainables.data import DataInfo, PreparedData
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
 
+# How several workers train one model: each with the whole of it (DistributedDataParallel), or with
+# its share (FSDP2, torch.distributed.fsdp.fully_shard).
+Strategy = Literal["ddp", "fsdp"]
+STRATEGY_NAMES: tuple[Strategy, ...] = ("ddp", "fsdp")
+
+
 @dataclass(frozen=True)
 class TrainingRun:
     """Where and as what a training runs; everything about it that is not its configuration."""
@@ -24,6 +30,7 @@ class TrainingRun:
     device: str = "cpu"  # as torch.device takes it
     rank: int = 0
     world_size: int = 1
+    strategy: Strategy = "ddp"  # where world_size is more than 1
     n_threads: int = 1  # CPU threads torch may use
     # What cached activations of frozen blocks may take on this machine; 0: none are kept; None: a
     # share of its free memory and disk.
@@ -37,7 +44,9 @@ class TrainingRun:
 class EpochReport:
     """What a training function yields after each epoch.
 
-    ``save(folder)`` writes a checkpoint; it is valid until the next report is asked for.
+    ``save(folder)`` writes a checkpoint; it is valid until the next report is asked for. Of several
+    workers the first one's is kept. With strategy "ddp" it is called there only, with "fsdp" in all
+    of them, since none has the whole model.
     """
 
     epoch: int  # counted from 1

@@ -83,6 +83,7 @@ def check_space(
             if not (elsewhere and _names_files_elsewhere(config, row)):
                 row.check(config)
             _check_device(config, resources)
+            _check_workers(config, sweep)
     except (InputError, SpaceError) as error:
         raise InputError(f"search space {sweep.space.name}: {error}") from None
 
@@ -102,6 +103,16 @@ def _check_device(config: TrainingConfig, resources: Resources | None) -> None:
         raise InputError(
             "precision = 'fp16': needs a GPU, and trials get none here; valid here: 'fp32', 'bf16'"
         )
+
+
+def _check_workers(config: TrainingConfig, sweep: Sweep) -> None:
+    if config.batch_size < sweep.n_workers:
+        raise InputError(
+            f"batch_size = {config.batch_size}: must be at least --workers = {sweep.n_workers}, "
+            "since each takes its share of it"
+        )
+    if config.precision == "fp16" and sweep.strategy == "fsdp":
+        raise InputError("precision = 'fp16': not with --strategy fsdp; valid: 'fp32', 'bf16'")
 
 
 def check_gpu_hours(sweep: Sweep, resources: Resources | None) -> None:

@@ -194,13 +194,25 @@ def sweep(
         ),
     ] = False,
     concurrency: Annotated[int | None, typer.Option(help="Trials at once, at most.")] = None,
-    cpus_per_trial: Annotated[float | None, typer.Option()] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes, each with its GPU, that train one trial together.")
+    ] = 1,
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="How they do: ddp, each has the whole model; fsdp, each has a share of it."
+        ),
+    ] = "ddp",
+    cpus_per_trial: Annotated[
+        float | None, typer.Option(help="With several workers: for each of them.")
+    ] = None,
     gpus_per_trial: Annotated[
         Any,
         typer.Option(
             parser=_gpus,
             metavar="NUMBER|auto",
-            help="May be a fraction; auto: as many trials share a GPU as their memory allows.",
+            help="May be a fraction; auto: as many trials share a GPU as their memory allows. With "
+            "several workers: for each of them, 0 or 1.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the search and of every training.")] = 0,
@@ -381,8 +393,9 @@ def retrain(
     name: SweepName,
     trial: Annotated[int | None, typer.Option(help="Another trial than the best.")] = None,
     workers: Annotated[
-        int, typer.Option(help="Ray Train workers to spread one training over.")
-    ] = 1,
+        int | None,
+        typer.Option(help="Processes that train together; default: as many as the trials had."),
+    ] = None,
     seeds: Annotated[
         int,
         typer.Option(

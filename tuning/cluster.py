@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import ray
 
 from trainables.errors import InputError, RunFailed
 from tuning.addresses import resolve_address
-from tuning.resources import Resources
+from tuning.autoscaling import nodes_to_come
+from tuning.resources import Node, Resources, describe_nodes, n_fitting
 from tuning.sent_files import runtime_env
 from tuning.sweep import Sweep, resources_of
 
 
-def start(sweep: Sweep) -> tuple[float, float]:
-    """Start Ray on this machine, or join the cluster at the sweep's address; its CPUs and GPUs.
+def start(sweep: Sweep) -> list[Node]:
+    """Start Ray on this machine, or join the cluster at the sweep's address; its nodes.
 
     Raises:
         InputError: the cluster can not be joined.
@@ -48,8 +50,38 @@ def start(sweep: Sweep) -> tuple[float, float]:
             raise InputError(
                 f"--address = {sweep.address!r}: that Ray cluster can not be joined: {error}"
             ) from error
-    available = ray.cluster_resources()
-    return available.get("CPU", 0.0), available.get("GPU", 0.0)
+    return alive_nodes()
+
+
+def alive_nodes() -> list[Node]:
+    """What each living node of the cluster has; one without CPUs, as many a head, runs no trial."""
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [
+        Node(
+            each.get("CPU", 0.0),
+            each.get("GPU", 0.0),
+            "head" if "node:__internal_head__" in each else "node",
+        )
+        for each in resources
+    ]
+
+
+def to_come(sweep: Sweep) -> list[Node]:
+    """What the cluster's autoscaler may start; none where Ray was started for the sweep alone."""
+    return nodes_to_come() if sweep.address else []
+
+
+def largest_extent(alive: Sequence[Node], coming: Sequence[Node]) -> list[Node]:
+    """The nodes that the cluster has when its autoscaler has added all that it may.
+
+    Some of ``coming`` may be among ``alive`` already: they are not counted twice.
+    """
+    extent = [*(node for node in alive if node.kind == "head"), *coming]
+    has_more = any(
+        sum(getattr(node, name) for node in extent) > sum(getattr(node, name) for node in alive)
+        for name in ("cpus", "gpus")
+    )
+    return extent if has_more else list(alive)
 
 
 @contextmanager
@@ -66,10 +98,19 @@ def _own_sigterm() -> Iterator[None]:
 def connect(sweep: Sweep) -> Resources:
     """Start or join Ray; say what each trial gets.
 
+    On a cluster that adds nodes on demand, trials are counted that fit when all have come; where
+    not even one fits yet, ``waits_for`` says what is missing.
+
     Raises:
-        InputError: the cluster can not be joined, or not even one trial fits into it.
+        InputError: the cluster can not be joined, or not even one trial will ever fit into it.
     """
-    return resources_of(sweep, *start(sweep))
+    alive = start(sweep)
+    extent = largest_extent(alive, to_come(sweep))
+    resources = resources_of(sweep, extent)
+    cpus, gpus = resources.cpus_per_trial, resources.gpus_per_trial
+    if n_fitting(alive, cpus, gpus) >= resources.n_workers:
+        return resources
+    return replace(resources, waits_for=describe_nodes(extent))
 
 
 def disconnect() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from tuning.checkpoints import CheckpointKeeper, trial_folder
 from tuning.confirm import Confirmation
@@ -84,6 +85,7 @@ class Controller:
         self._heard: dict[int, float] = {}  # running trial -> time.monotonic() of its last sign
         self._lost: dict[int, tuple[int, int]] = {}  # trial -> lost processes, at so many epochs
         self._packing = Packing(resources.most_per_gpu)
+        self._micro_batches: dict[int, int] = {}  # trial of several workers -> after halving
         self._study.learn(warm_trials(sweep), sweep.objectives)
         fitting, self.dropped = split_by_fit(sweep, record.history)
         self._study.restore_all(fitting, sweep.objectives, self._seconds)
@@ -109,6 +111,13 @@ class Controller:
     def n_running(self) -> int:
         """Trials proposed whose end is not known yet."""
         return len(self._running)
+
+    @property
+    def n_ahead(self) -> int:
+        """Trials that may still run, those that do included; at least one."""
+        n_open = sum(trial.state not in ENDED_STATES for trial in self.trials.values())
+        n_confirming = self.sweep.confirm * self.sweep.confirm_seeds
+        return max(1, self.n_trials - self._n_proposed + n_open + n_confirming)
 
     @property
     def exhausted(self) -> bool:
@@ -167,13 +176,13 @@ class Controller:
             trial=number,
             point=point,
             config=config,
-            gpus=slot.gpus,
+            gpus=slot.gpus * self.resources.n_workers,
             confirms=confirms,
         )
         sweep = self.sweep
         return Assignment(
             trial=number,
-            config=config,
+            config=self._with_micro_batch(number, config),
             task=sweep.space.task,
             train_file=None if sweep.train_file is None else str(sweep.train_file),
             trial_folder=str(trial_folder(sweep.folder, number)),
@@ -193,7 +202,13 @@ class Controller:
             store=self._address.to_json(),
             needs=None if self._needs is None else self._needs.to_json(),
             is_new=known is None,
+            strategy=sweep.strategy,
         )
+
+    def _with_micro_batch(self, number: int, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration with the micro-batch that a trial has come down to."""
+        size = self._micro_batches.get(number)
+        return dict(config) if size is None else {**config, "micro_batch_size": size}
 
     def _known_trial(self) -> TrialRecord | None:
         """One to go on with, in preference to a new one."""
@@ -222,6 +237,13 @@ class Controller:
             return True
         taken = sum(running.gpus for running in self._running.values())
         return taken + slot.gpus <= self.resources.n_gpus + _ROUNDING
+
+    def resized(self, resources: Resources) -> None:
+        """Hear that nodes have come or gone; what runs goes on, or is heard of as lost."""
+        before, self.resources = self.resources.concurrency, resources
+        if before and not resources.concurrency:
+            message = "waiting for nodes: not even one trial fits into those that are left"
+            self._record.append("trouble", message=message)
 
     def observe(self, number: int, result: EpochResult) -> bool:
         """Hear of an epoch; True if the trial should stop, in which case it has ended as pruned."""
@@ -344,6 +366,9 @@ class Controller:
             self._learn_memory(number, None, ran_out=True)
         slot = self._release(number)
         trial = self._record.history.trial(number)
+        if outcome.out_of_memory and self._halve_micro_batch(trial):
+            self._put_back(trial)
+            return
         if outcome.out_of_memory and slot.trials_per_gpu > 1:
             # It may fit where fewer share the GPU: only then is it infeasible.
             reason = f"out of memory with {slot.trials_per_gpu} trials on a GPU"
@@ -357,6 +382,27 @@ class Controller:
                 "trial_ended", trial=number, state=outcome.state, error=outcome.error
             )
             self._keeper.discard(trial)
+
+    def _halve_micro_batch(self, trial: TrialRecord) -> bool:
+        """Whether a trial of several workers that ran out of memory can be tried with half of it.
+
+        One worker alone does so by itself. Of several, only some may have run out, and the others
+        wait for them: they are all started again.
+        """
+        batch_size = trial.config.get("batch_size")
+        n_workers = self.resources.n_workers
+        if n_workers == 1 or self.sweep.space.task is None or batch_size is None:
+            return False
+        share = math.ceil(batch_size / n_workers)
+        newest = trial.curve[max(trial.curve)].get("micro_batch_size") if trial.curve else None
+        known = self._micro_batches.get(trial.number) or newest
+        size = min(int(known or trial.config.get("micro_batch_size") or batch_size), share)
+        if size == 1:
+            return False
+        self._micro_batches[trial.number] = half = math.ceil(size / 2)
+        reason = f"out of memory with a micro-batch of {size} on each worker; it is {half} now"
+        self._record.append("trial_retried", trial=trial.number, reason=reason)
+        return True
 
     def _tell(self, trial: TrialRecord, state: TrialState, error: str | None = None) -> None:
         """Let all who keep account of trials know that one has come to its end."""
@@ -380,7 +426,7 @@ class Controller:
         before = newest.get("micro_batch_size") or (
             trial.config.get("micro_batch_size") or trial.config.get("batch_size")
         )
-        if size is None or before is None or size >= before:
+        if size is None or before is None or size >= before or number in self._micro_batches:
             return None
         return f"out of memory with a micro-batch of {before:g}; it is {size:g} now"
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from trainables.errors import DamagedCheckpoint, InputError, OutOfMemory, TrialInfeasible
 from trainables.metrics import Direction
 from trainables.process_state import ProcessState
-from trainables.task import EpochReport, TrainingRun
+from trainables.task import EpochReport, Strategy, TrainingRun
 from tuning.fitness import Needs, Unfit, check_fitness, here
 from tuning.record import TrialState
 from tuning.remote import RemoteError
@@ -22,7 +22,7 @@ from tuning.sharing import open_store
 from tuning.shipping import train_file_here
 from tuning.spaces import training_function
 from tuning.stores import CheckpointStore, FolderStore, trial_key
-from tuning.trial_checkpoints import BEST, LAST, TrialCheckpoints
+from tuning.trial_checkpoints import BEST, LAST, TrialCheckpoints, save_share
 
 # Of a store that a trial is to go on from a checkpoint in, while it does not answer.
 _SECONDS_FOR_STORE, _SECONDS_BETWEEN_LOOKS = 120.0, 5.0
@@ -57,6 +57,7 @@ class Assignment:
     # Of another machine's worker: what the driver has, and must be there too. None: it is the same.
     needs: Mapping[str, Any] | None = None
     is_new: bool = False  # no process has run it before
+    strategy: Strategy = "ddp"  # of several workers
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -81,17 +82,40 @@ class Outcome:
     out_of_memory: bool = False
 
 
-class TrialHost:
-    """Runs one trial's training function; ``step`` never raises."""
+def _decided_here(decision: Any) -> Any:
+    return decision
 
-    def __init__(self, assignment: Assignment, *, owns_process: bool = False) -> None:
+
+@dataclass(frozen=True)
+class Place:
+    """Which of the workers that train a trial together this is."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: str | None = None  # the worker's own; None: as the assignment says
+    # (what rank 0 has decided; of others it does not matter) -> that, once every worker is here
+    share: Callable[[Any], Any] = _decided_here
+
+
+class TrialHost:
+    """Runs one trial's training function; ``step`` never raises.
+
+    Each of several workers has one, and they take each step together. The first one's files are the
+    trial's, and what is to be decided it decides for all.
+    """
+
+    def __init__(
+        self, assignment: Assignment, *, owns_process: bool = False, place: Place | None = None
+    ) -> None:
         """Host the trial of ``assignment``.
 
         Args:
             owns_process: nothing but trials runs in this process, so that ``close`` may put back
                 all of its state.
+            place: the only worker, if it is not given.
         """
         self._owns_process = owns_process
+        self._place = place or Place()
         self._assignment = assignment
         self._sign = 1 if assignment.mode == "max" else -1
         self._best: float | None = None
@@ -102,6 +126,7 @@ class TrialHost:
         self._generator: Iterator[EpochReport] | None = None
         self._process_state: ProcessState | None = None
         self._checkpoints: TrialCheckpoints | None = None  # looked for when the trial begins
+        self._resume_from: Path | None = None
         self._trouble: list[str] = []  # to be noted with the next report
 
     def step(self) -> EpochResult | Outcome:
@@ -114,15 +139,15 @@ class TrialHost:
             report = next(self._generator, None)
             if report is None:
                 return self._completed()
-            metrics = self._check(report)
+            metrics, target = self._judge(report)
             self._curve[report.epoch] = metrics
-            if note := self._maybe_save(report):
+            if target is not None and (note := self._save(report, target)):
                 self._trouble.append(note)
             return EpochResult(report.epoch, metrics, self._take_trouble(), dict(report.tags))
         except Unfit as error:
             return Outcome("interrupted", str(error))
         except DamagedCheckpoint as error:
-            if not self._go_on_from_older(error):
+            if not self._can_begin_again(error):
                 return Outcome("failed", traceback.format_exc())
             return self.step()
         except TrialInfeasible as error:
@@ -135,8 +160,17 @@ class TrialHost:
             out_of_memory = type(error).__name__ == "OutOfMemoryError"
             return Outcome("failed", traceback.format_exc(), out_of_memory)
 
+    def _can_begin_again(self, error: DamagedCheckpoint) -> bool:
+        """Let the trial begin again, in every worker, from what the first one chooses."""
+        if self._resume_from is None:
+            return False
+        self._place.share(None)  # nobody reads it any more
+        is_possible = self._place.rank == 0 and self._go_on_from_older(error)
+        self._generator = None
+        return bool(self._place.share(is_possible))
+
     def _go_on_from_older(self, error: DamagedCheckpoint) -> bool:
-        """Let the trial begin again, from an older checkpoint or the start; False if it can not."""
+        """Put the damaged checkpoint away, so that an older one counts; False if it stays."""
         checkpoints = self._checkpoints
         if checkpoints is None or (damaged := checkpoints.newest) is None:
             return False
@@ -150,7 +184,6 @@ class TrialHost:
         # A copy's path says nothing to a person.
         told = str(error) if where in str(error) else f"checkpoint {where!r}: {error}"
         self._trouble.append(f"{told}; it goes on from {left}")
-        self._generator = None
         return True
 
     def close(self) -> str | None:
@@ -182,35 +215,39 @@ class TrialHost:
                     cache_folder,
                 )
             train_file = self._train_file(store)
-            newest, resume_from = _patiently(lambda: self._find_checkpoint(store, key))
+            checkpoints = _patiently(lambda: self._look_for_checkpoints(store, key))
+            newest, self._curve = self._place.share((checkpoints.newest, checkpoints.newest_curve))
+            self._resume_from = None
+            if newest is not None:
+                self._resume_from = _patiently(lambda: checkpoints.fetch(newest))
         except OSError as error:
             raise Unfit(f"{here()}: {error}") from error
-        assert self._checkpoints is not None
         train = training_function(assignment.task, train_file)
         if self._process_state is None:  # what the training imports is part of it
             self._process_state = ProcessState(is_shared=not self._owns_process)
-        self._best = self._checkpoints.best_value
-        self._curve = {} if newest is None else self._checkpoints.curve(newest)
+        self._best = checkpoints.best_value
         self._replayed = sorted(self._curve.items())
         run = TrainingRun(
             cache_folder=cache_folder,
-            device=assignment.device,
+            device=self._place.device or assignment.device,
+            rank=self._place.rank,
+            world_size=self._place.world_size,
+            strategy=assignment.strategy,
             n_threads=assignment.n_threads,
             prefix_cache_bytes=assignment.prefix_cache_bytes,
             data_fingerprint=assignment.data_fingerprint,
-            resume_from=resume_from,
+            resume_from=self._resume_from,
         )
         return iter(train(assignment.config, run))
 
-    def _find_checkpoint(self, store: CheckpointStore, key: str) -> tuple[str | None, Path | None]:
-        """What to go on from: its name, and a folder of this machine with it."""
+    def _look_for_checkpoints(self, store: CheckpointStore, key: str) -> TrialCheckpoints:
+        """The trial's checkpoints; the first worker knows which there are."""
         if self._checkpoints is None:
             checkpoints = TrialCheckpoints(store, key)
-            if not self._assignment.is_new:
+            if not self._assignment.is_new and self._place.rank == 0:
                 checkpoints.look()
             self._checkpoints = checkpoints
-        newest = self._checkpoints.newest
-        return newest, None if newest is None else self._checkpoints.fetch(newest)
+        return self._checkpoints
 
     def _open_store(self) -> tuple[CheckpointStore, str]:
         """Where the trial's checkpoints are, and its key there."""
@@ -232,7 +269,7 @@ class TrialHost:
         return "; ".join(notes) or None
 
     def _completed(self) -> Outcome:
-        if self._checkpoints is not None:
+        if self._checkpoints is not None and self._place.rank == 0:
             self._checkpoints.retry(is_last=True)
         if not self._curve:
             return Outcome("failed", "the training function ended without a single epoch report")
@@ -256,8 +293,24 @@ class TrialHost:
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         return {**_gpu_memory(), **metrics}
 
-    def _maybe_save(self, report: EpochReport) -> str | None:
-        """Save to ``best``, ``last`` or not at all; a disk that refuses is a note, not the end."""
+    def _judge(self, report: EpochReport) -> tuple[dict[str, float], str | None]:
+        """The report's metrics, and whether to save to ``best``, ``last`` or not at all.
+
+        What is wrong with the report is raised in every worker.
+        """
+        verdict: Any = None
+        if self._place.rank == 0:
+            try:
+                verdict = self._check(report), self._target(report)
+            except (InputError, TrialInfeasible) as error:
+                verdict = error
+        verdict = self._place.share(verdict)
+        if isinstance(verdict, Exception):
+            raise verdict
+        metrics, target = verdict
+        return metrics, target
+
+    def _target(self, report: EpochReport) -> str | None:
         value = report.metrics[self._assignment.metric]
         target = None
         if self._best is None or self._sign * value > self._sign * self._best:
@@ -269,10 +322,18 @@ class TrialHost:
         is_due = waited >= self._assignment.seconds_between_checkpoints
         if target is None and (is_due or report.epoch in self._assignment.save_after):
             target = LAST
-        assert self._checkpoints is not None
-        if target is None:
+        if target is None and self._checkpoints is not None:
             self._checkpoints.retry()
+        return target
+
+    def _save(self, report: EpochReport, target: str) -> str | None:
+        """Save a report; a disk that refuses is a note, not the end."""
+        if self._place.rank != 0:
+            if self._assignment.strategy == "fsdp":
+                save_share(report)
             return None
+        assert self._checkpoints is not None
+        value = report.metrics[self._assignment.metric]
         try:
             self._checkpoints.save(target, report, value, self._curve)
         except OSError as error:

@@ -14,6 +14,7 @@ from search_spaces.domains import SearchSpace
 from trainables.config import parse_setting
 from trainables.errors import InputError, unknown
 from trainables.metrics import METRIC_ALIASES, METRIC_DIRECTIONS, Direction
+from trainables.task import STRATEGY_NAMES, Strategy
 from trainables.tasks import TaskRow, task_row
 from tuning.addresses import (
     check_writable,
@@ -76,6 +77,8 @@ class SweepOptions:
     confirm: int = 0
     confirm_seeds: int = 3
     cost_aware: bool = False
+    workers: int = 1  # that train a trial together
+    strategy: Strategy = "ddp"
 
 
 def resolve(options: SweepOptions, *, elsewhere: bool = False) -> Sweep:
@@ -94,6 +97,7 @@ def resolve(options: SweepOptions, *, elsewhere: bool = False) -> Sweep:
         ("searcher", options.searcher, SEARCHER_NAMES),
         ("scheduler", options.scheduler, SCHEDULER_NAMES),
         ("engine", options.engine, ENGINE_NAMES),
+        ("strategy", options.strategy, STRATEGY_NAMES),
     ):
         if kind == "searcher" and (value is None or ":" in value):
             continue
@@ -109,6 +113,7 @@ def resolve(options: SweepOptions, *, elsewhere: bool = False) -> Sweep:
             f"--cost-aware: weighs the cost against one metric, and {1 + len(options.more_metrics)}"
             " are given by --metric; valid: one of them, or no --cost-aware"
         )
+    check_workers(options)
     loaded = load_space(options.space)
     row = None if loaded.space.task is None else task_row(loaded.space.task)
     space = override_space(loaded.space, options.settings, row)
@@ -164,6 +169,8 @@ def resolve(options: SweepOptions, *, elsewhere: bool = False) -> Sweep:
         confirm=options.confirm,
         confirm_seeds=options.confirm_seeds,
         cost_aware=options.cost_aware,
+        n_workers=options.workers,
+        strategy=options.strategy,
     )
     _check_name(sweep)
     if elsewhere:
@@ -231,8 +238,31 @@ def _check_numbers(options: SweepOptions) -> None:
         ("--patience", options.patience, 1, True),
         ("--confirm", options.confirm, 0, True),
         ("--confirm-seeds", options.confirm_seeds, 1, True),
+        ("--workers", options.workers, 1, True),
     )
     check_rules(rules)
+
+
+def check_workers(options: SweepOptions) -> None:
+    """Raise InputError where several workers can not train a trial in the way that is asked for."""
+    if options.workers == 1:
+        if options.strategy != "ddp":
+            raise InputError(
+                f"--strategy {options.strategy}: shares a model out over several workers, and "
+                "--workers = 1; valid: --workers 2 or more"
+            )
+        return
+    if options.engine == "inprocess":
+        raise InputError(
+            f"--workers = {options.workers}: --engine inprocess has one process; valid: 1, or "
+            "--engine ray"
+        )
+    gpus = options.gpus_per_trial
+    if gpus not in (None, 0, 1):
+        raise InputError(
+            f"--gpus-per-trial = {gpus}: with --workers = {options.workers} it is of each worker, "
+            "and workers of one trial can not share a GPU; valid: 0 or 1"
+        )
 
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

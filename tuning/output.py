@@ -317,8 +317,8 @@ def dry_run_tables(sweep: Sweep, samples: Sequence[Mapping[str, Any]]) -> None:
         for name in (
             "name", "folder", "task", "metric", "mode", "trials", "time_budget_seconds",
             "gpu_hours", "target", "patience", "confirm", "confirm_seeds", "searcher",
-            "cost_aware", "scheduler", "engine", "cpus_per_trial", "gpus_per_trial", "concurrency",
-            "seed", "tracking_uri", "experiment", "cache_folder",
+            "cost_aware", "scheduler", "engine", "n_workers", "strategy", "cpus_per_trial",
+            "gpus_per_trial", "concurrency", "seed", "tracking_uri", "experiment", "cache_folder",
         )
     }  # fmt: skip
     shown["folder"] = sweep.place

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import os
 import tempfile
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from tuning import cluster
 from tuning.controller import Controller
 from tuning.hosting import EpochResult, Outcome
+from tuning.resources import fit_to
 from tuning.trial import (
+    BEGAN,
     EPOCH,
     ERROR,
+    LOST,
     METRICS,
     NOTE,
     OUT_OF_MEMORY,
     OUTCOME,
     TAGS,
+    GangRelay,
     TrialActor,
 )
+
+if TYPE_CHECKING:
+    from tuning.gang import GangPool
+
+_SECONDS_BETWEEN_COUNTS = 10.0  # of the nodes
 
 
 class _Adapter:
@@ -70,6 +81,9 @@ class _Scheduler(_Adapter, FIFOScheduler):
         """None: Tune starts what is pending anyway, without the walk over all trials of FIFO."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if BEGAN in result:
+            self._controller.began(trial.config["trial"])
+            return str(TrialScheduler.CONTINUE)
         metrics, tags = _below(METRICS, result), _below(TAGS, result)
         epoch = EpochResult(result[EPOCH], metrics, result.get(NOTE), tags)
         stop = self._controller.observe(trial.config["trial"], epoch)
@@ -83,10 +97,13 @@ def _below(name: str, result: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Callback(_Adapter, tune.Callback):
-    """Tells the controller how trials end."""
+    """Tells the controller how trials end, and which nodes there are."""
 
-    def __init__(self, controller: Controller) -> None:
+    def __init__(self, controller: Controller, gangs: GangPool | None) -> None:
         self._controller = controller
+        self._gangs = gangs
+        self._nodes_to_come = cluster.to_come(controller.sweep)
+        self._counted = time.monotonic()
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
@@ -94,15 +111,33 @@ class _Callback(_Adapter, tune.Callback):
         if OUTCOME in result:
             outcome = Outcome(result[OUTCOME], result[ERROR], result[OUT_OF_MEMORY])
             self._controller.ended(trial.config["trial"], outcome)
+        elif LOST in result:
+            self._controller.worker_lost(trial.config["trial"])
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self._controller.began(trial.config["trial"])
+        if self._gangs is None:  # else it begins when it has got one
+            self._controller.began(trial.config["trial"])
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        self._count_nodes()
         silent = self._controller.give_up_silent()
         for trial in trials if silent else ():
-            if trial.config["trial"] in silent and trial.temporary_state.ray_actor is not None:
+            if trial.config["trial"] not in silent:
+                continue
+            if self._gangs is not None:
+                self._gangs.give_up(trial.config["trial"])
+            elif trial.temporary_state.ray_actor is not None:
                 ray.kill(trial.temporary_state.ray_actor)
+
+    def _count_nodes(self) -> None:
+        """Run as many trials at once as the nodes hold that there are now."""
+        if time.monotonic() - self._counted < _SECONDS_BETWEEN_COUNTS:
+            return
+        self._counted = time.monotonic()
+        nodes = cluster.largest_extent(cluster.alive_nodes(), self._nodes_to_come)
+        self._controller.resized(fit_to(self._controller.resources, nodes))
+        if self._gangs is not None:
+            self._gangs.grow(min(self._controller.resources.concurrency, self._controller.n_ahead))
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self._controller.retried(trial.config["trial"], "its node was taken away")
@@ -110,6 +145,8 @@ class _Callback(_Adapter, tune.Callback):
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         # Training errors are results. Ray does not try again where a warm process dies between two
         # trials, so the controller does it, wherever one dies.
+        if self._gangs is not None:
+            self._gangs.give_up(trial.config["trial"])
         self._controller.worker_lost(trial.config["trial"])
 
 
@@ -119,11 +156,30 @@ def _resources_of(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([{"CPU": config["cpus"], **gpus}])
 
 
+def _relay_resources() -> tune.PlacementGroupFactory:
+    """Next to nothing, and beside the driver: the workers of a gang have what the trial needs."""
+    here = ray.util.get_node_ip_address()
+    return tune.PlacementGroupFactory([{f"node:{here}": 0.001}])
+
+
 def run(controller: Controller) -> None:
     """Run the controller's trials until it has none left."""
     # Read when the run begins. By default Ray starts the second actor only after the first one.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(controller.resources.concurrency)
-    trainable = tune.with_resources(TrialActor, _resources_of)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, controller.resources.concurrency))
+    if controller.resources.n_workers == 1:
+        _tune(controller, tune.with_resources(TrialActor, _resources_of), None)
+        return
+    from tuning.gang import GangPool  # imports torch, of which the driver needs nothing else
+
+    gangs = GangPool(controller.resources, most=controller.n_ahead)
+    try:
+        relay = tune.with_parameters(GangRelay, exchange=gangs.exchange_name)
+        _tune(controller, tune.with_resources(relay, _relay_resources()), gangs)
+    finally:
+        gangs.close()
+
+
+def _tune(controller: Controller, trainable: Any, gangs: GangPool | None) -> None:
     with tempfile.TemporaryDirectory(prefix="thaw-ray-tune-") as folder:
         tune.Tuner(
             trainable,
@@ -136,7 +192,7 @@ def run(controller: Controller) -> None:
             run_config=tune.RunConfig(
                 name=controller.sweep.name,
                 storage_path=folder,  # Ray's own books; ours are in the sweep's folder
-                callbacks=[_Callback(controller)],
+                callbacks=[_Callback(controller, gangs)],
                 # Trials save for themselves, and only what may be needed.
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_frequency=0, checkpoint_at_end=False

@@ -26,7 +26,7 @@ def retrain(
     record: Record,
     *,
     trial_number: int | None,
-    n_workers: int,
+    n_workers: int | None = None,
     n_seeds: int,
     view: View,
     baseline: bool = True,
@@ -38,6 +38,9 @@ def retrain(
     default configuration is trained with the same seeds, unless ``baseline`` is false, to tell
     whether the gain is more than what a seed does. The champion is chosen by the validation metric;
     the test split is read once, after all trainings.
+
+    Args:
+        n_workers: that train together; None: as many as the sweep's trials had.
 
     Returns:
         The document that ``thaw retrain --json`` prints.
@@ -51,6 +54,7 @@ def retrain(
         if trial_number is None
         else find_trial(sweep, history, trial_number)
     )
+    n_workers = sweep.n_workers if n_workers is None else n_workers
     _check_counts(n_workers, n_seeds, trial)
     # Not beside a running sweep: the best is not known yet, and the test split is read only once.
     with sole_driver(sweep.name, sweep.folder):

@@ -58,6 +58,9 @@ def prepare_ray() -> None:
         # Ray's 15 lets trials starve beside anything else that runs, Ray's own processes included.
         ("RAY_worker_niceness", "0"),
         ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),  # Ray's coming default; unset, Ray warns of it
+        ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "900"),  # a node in a cloud takes minutes
+        ("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"),  # a lost worker's trial is retried anyway
+        ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1"),  # to hear of a lost worker sooner
     ):
         os.environ.setdefault(name, value)
 
@@ -129,7 +132,7 @@ def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> Swee
         sitting = begin_sitting(sweep, read_history(sweep.folder), view.say, accept_changes)
         check_disk(sweep, view.say)
         engine = ENGINES[sweep.engine]()
-        threading.Thread(target=_import_ahead, args=(engine,), daemon=True).start()
+        threading.Thread(target=_import_ahead, args=(engine, sweep), daemon=True).start()
         view.say(f"starting {sweep.engine} …")
         with _workplace(engine, sweep, view) as place:  # before anything is written: may not fit
             record = Record(sweep.folder)
@@ -179,7 +182,8 @@ def _sit(
         view.say(note)
     interrupted, ending = False, CRASHED
     try:
-        view.say(_describe_resources(place.resources))
+        for note in _describe(place.resources):
+            view.say(note)
         controller = Controller(
             sweep,
             record,
@@ -216,25 +220,26 @@ def _with_code(sweep: Sweep, needs: Needs | None) -> Needs | None:
     return replace(needs, code=digest_of((sweep.folder / CODE_FILE).read_bytes()))
 
 
-def _import_ahead(engine: _Engine) -> None:
+def _import_ahead(engine: _Engine, sweep: Sweep) -> None:
     """Import what takes seconds while the engine starts, what is needed first coming first."""
     if engine.module is not None:
         importlib.import_module(engine.module)
+    if sweep.n_workers > 1:
+        importlib.import_module("tuning.gang")
     quiet_mlflow()
 
 
-def _describe_resources(resources: Resources) -> str:
+def _describe(resources: Resources) -> list[str]:
+    """What a person should know of how many trials run at once, and with what."""
+    n = resources.n_workers
+    each = "each with" if n == 1 else f"each by {n} workers of"
     gpus = f" and {resources.gpus_per_trial:g} GPUs" if resources.gpus_per_trial else ""
-    return (
-        f"{resources.n_at_first} trials at once, each with {resources.cpus_per_trial:g} CPUs"
-        f"{gpus}{_packing_note(resources)}"
-    )
-
-
-def _packing_note(resources: Resources) -> str:
-    if resources.most_per_gpu == 1:
-        return ""
-    return f"; up to {resources.most_per_gpu} on each GPU once their memory is measured"
+    text = f"{resources.n_at_first} trials at once, {each} {resources.cpus_per_trial:g} CPUs{gpus}"
+    if resources.most_per_gpu > 1:
+        text += f"; up to {resources.most_per_gpu} on each GPU once their memory is measured"
+    if not resources.waits_for:
+        return [text]
+    return [text, f"waiting for nodes: no trial fits yet; there may be {resources.waits_for}"]
 
 
 def _run_trials(controller: Controller, record: Record, engine: _Engine, view: View) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from trainables.errors import InputError, RunFailed
 from tuning.fitness import Needs
 from tuning.live import View
-from tuning.resources import Resources, share_out
+from tuning.resources import Node, Resources, share_out
 from tuning.runner import prepare_ray
 from tuning.sharing import StoreAddress, share, store_of
 from tuning.shipping import digest_of, pack_code
@@ -75,9 +75,10 @@ def train(
     from tuning import cluster
 
     view.say("starting ray …")
-    n_cpus, n_gpus = cluster.start(sweep)
+    alive = cluster.start(sweep)
     try:
-        resources = _worker_resources(sweep, n_cpus, n_gpus, n_workers)
+        nodes = cluster.largest_extent(alive, cluster.to_come(sweep))
+        resources = _worker_resources(sweep, nodes, n_workers)
         names = " and ".join(training.name for training in trainings)
         view.say(
             f"training {names} with {len(trainings[0].seeds)} seeds, "
@@ -144,31 +145,25 @@ def _repetition(
         n_threads=resources.slot().n_threads,
         device="cuda" if resources.gpus_per_trial else "cpu",
         prefix_cache_bytes=sweep.prefix_cache_bytes,
+        strategy=sweep.strategy,
         may_fail=training.may_fail,
         needs=None if needs is None else needs.to_json(),
         data_fingerprint=sweep.data_fingerprint(training.config),
     )
 
 
-def _worker_resources(sweep: Sweep, n_cpus: float, n_gpus: float, n_workers: int) -> Resources:
-    """One worker gets what a trial got, so that the first seed repeats it; several share all."""
-    cpus = sweep.cpus_per_trial
-    if cpus is None and n_workers > 1:
-        cpus = max(1.0, n_cpus // n_workers)
-    resources = share_out(
-        n_cpus,
-        n_gpus,
-        cpus_per_trial=cpus,
+def _worker_resources(sweep: Sweep, nodes: Sequence[Node], n_workers: int) -> Resources:
+    """As many workers as a trial had get what its got, so that the first seed repeats it.
+
+    Another number of them shares all that there is.
+    """
+    return share_out(
+        nodes,
+        n_workers=n_workers,
+        cpus_per_trial=sweep.cpus_per_trial,
         gpus_per_trial=None if sweep.gpus_per_trial == "auto" else sweep.gpus_per_trial,
-        concurrency=None,
+        concurrency=None if n_workers == sweep.n_workers else 1,
     )
-    if resources.concurrency < n_workers and n_workers > 1:
-        raise InputError(
-            f"--workers = {n_workers}: each needs {resources.cpus_per_trial:g} CPUs and "
-            f"{resources.gpus_per_trial:g} GPUs, and there are {n_cpus:g} CPUs and "
-            f"{n_gpus:g} GPUs, enough for {resources.concurrency}"
-        )
-    return resources
 
 
 @contextmanager
@@ -209,12 +204,15 @@ def _fit(repetitions: list[Repetition], resources: Resources, n_workers: int) ->
     import ray.train
     from ray.train.torch import TorchTrainer
 
+    from tuning.gang import WorkerConnections
+
     per_worker = {"CPU": resources.cpus_per_trial}
     if resources.gpus_per_trial:
         per_worker["GPU"] = resources.gpus_per_trial
     with tempfile.TemporaryDirectory(prefix="thaw-ray-train-") as books:
         TorchTrainer(
             train_all,
+            torch_config=WorkerConnections(),
             train_loop_config={"repetitions": [asdict(each) for each in repetitions]},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=n_workers,
@@ -224,7 +222,8 @@ def _fit(repetitions: list[Repetition], resources: Resources, n_workers: int) ->
             run_config=ray.train.RunConfig(
                 name="retrain",
                 storage_path=books,
-                # By default Ray tries for ever to start workers.
+                # By default Ray tries for ever to start workers. One try may wait for nodes to
+                # come: see RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S in runner.py.
                 failure_config=ray.train.FailureConfig(controller_failure_limit=3),
             ),
         ).fit()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from trainables.config import check_config
 from trainables.errors import InputError, unknown
 from trainables.files import write_whole
 from trainables.metrics import Direction
+from trainables.task import Strategy
 from trainables.tasks import TaskRow, task_row
 from tuning.mirror import Say, fetch, say_on_stderr, working_copy
 from tuning.moving import Moved, find_moved, relocate
 from tuning.remote import RemoteError, RemoteFolder, check_uri, is_uri, join_uri, split_uri
-from tuning.resources import Gpus, Resources, share_out, this_machine
+from tuning.resources import Gpus, Node, Resources, share_out, this_machine
 from tuning.shipping import CODE_FILE, pack_code
 
 SWEEP_FILE = "sweep.json"
@@ -78,6 +79,8 @@ class Sweep:
     other_metrics: Mapping[str, Direction] = field(default_factory=dict)  # objectives but the first
     storage: str | None = None
     warm_start: Mapping[str, Any] = field(default_factory=dict)  # as warm_start.py has it
+    n_workers: int = 1  # processes that train one trial together
+    strategy: Strategy = "ddp"  # how they share the model
     home: str | None = None  # the URI where the sweep is kept; None: its folder. Not saved
 
     @property
@@ -256,15 +259,18 @@ def _from_json(values: Mapping[str, Any], folder: Path, home: str | None) -> Swe
 
 def local_resources(sweep: Sweep) -> Resources:
     """What each trial gets when the sweep runs on this machine alone."""
-    n_cpus, n_gpus = this_machine()
-    return resources_of(sweep, n_cpus, n_gpus)
+    return resources_of(sweep, [Node(*this_machine())])
 
 
-def resources_of(sweep: Sweep, n_cpus: float, n_gpus: float) -> Resources:
-    """What each trial gets of ``n_cpus`` and ``n_gpus``."""
+def resources_of(sweep: Sweep, nodes: Sequence[Node]) -> Resources:
+    """What each worker of a trial gets of what ``nodes`` have.
+
+    Raises:
+        InputError: not even one trial fits.
+    """
     return share_out(
-        n_cpus,
-        n_gpus,
+        nodes,
+        n_workers=sweep.n_workers,
         cpus_per_trial=sweep.cpus_per_trial,
         gpus_per_trial=sweep.gpus_per_trial,
         concurrency=sweep.concurrency,

@@ -370,6 +370,8 @@ def _sweep_params(sweep: Sweep) -> dict[str, Any]:
         "scheduler",
         "seed",
         "engine",
+        "n_workers",
+        "strategy",
         "gpus_per_trial",
         "gpu_hours",
         "target",

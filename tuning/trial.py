@@ -1,14 +1,19 @@
-"""A warm Ray actor that hosts one trial after another. Runs in the worker process."""
+"""Warm Ray actors that host one trial after another. They run in processes of their own.
+
+Either in the actor, or in the several workers of a gang: then the actor only relays.
+"""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
+import ray
 from ray import tune
 
-from tuning.hosting import Assignment, Outcome, TrialHost
+from tuning.hosting import Assignment, EpochResult, Outcome, TrialHost
 
+BEGAN, LOST = "began", "lost"
 OUTCOME, ERROR, OUT_OF_MEMORY = "outcome", "error", "out_of_memory"
 EPOCH, METRICS, NOTE, TAGS = "epoch", "metrics", "note", "tags"
 
@@ -33,18 +38,62 @@ class TrialActor(tune.Trainable):
         result = self._host.step()
         if isinstance(result, Outcome):
             self._is_clean = self._host.close() is None
-            return {
-                "done": True,
-                OUTCOME: result.state,
-                ERROR: result.error,
-                OUT_OF_MEMORY: result.out_of_memory,
-            }
-        return {
-            EPOCH: result.epoch,
-            METRICS: dict(result.metrics),
-            NOTE: result.note,
-            TAGS: dict(result.tags),
-        }
+        return _as_tune_has_it(result)
 
     def cleanup(self) -> None:
         self._host.close()
+
+
+class GangRelay(tune.Trainable):
+    """One slot of a sweep whose trials have several workers each; it takes no CPU itself."""
+
+    def setup(self, config: dict[str, Any], exchange: str = "") -> None:
+        """Begin.
+
+        Args:
+            exchange: the name of the actor that knows the gangs.
+        """
+        self._exchange = ray.get_actor(exchange)
+        self._config, self._has_begun = config, False
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.cleanup()
+        self._config = new_config
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train for an epoch; the first time, wait for a gang and begin."""
+        trial = self._config["trial"]
+        if not self._has_begun:
+            failed = ray.get(self._exchange.begin.remote(trial, dict(self._config)))
+            self._has_begun = failed is None
+            return {BEGAN: True} if failed is None else _as_tune_has_it(failed)
+        result = ray.get(self._exchange.step.remote(trial))
+        if result is None:
+            self._has_begun = False
+            return {"done": True, LOST: True}
+        if isinstance(result, Outcome):
+            self.cleanup()
+        return _as_tune_has_it(result)
+
+    def cleanup(self) -> None:
+        """Let the gang go to the next trial."""
+        if self._has_begun:
+            ray.get(self._exchange.end.remote(self._config["trial"]))
+        self._has_begun = False
+
+
+def _as_tune_has_it(result: EpochResult | Outcome) -> dict[str, Any]:
+    if isinstance(result, Outcome):
+        return {
+            "done": True,
+            OUTCOME: result.state,
+            ERROR: result.error,
+            OUT_OF_MEMORY: result.out_of_memory,
+        }
+    return {
+        EPOCH: result.epoch,
+        METRICS: dict(result.metrics),
+        NOTE: result.note,
+        TAGS: dict(result.tags),
+    }

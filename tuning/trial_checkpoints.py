@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +38,12 @@ def put_report(
     store.put(key, save)
 
 
+def save_share(report: EpochReport) -> None:
+    """Take part in saving a model of which each worker has a share; the first one writes it."""
+    with tempfile.TemporaryDirectory(prefix="thaw-share-") as unused:
+        report.save(Path(unused))
+
+
 class TrialCheckpoints:
     """``best`` and ``last`` of one trial. Every method may raise OSError."""
 
@@ -63,8 +70,11 @@ class TrialCheckpoints:
         """The metric's value that ``best`` was saved for; None if there is none."""
         return float(self._known[BEST]["value"]) if BEST in self._known else None
 
-    def curve(self, name: str) -> dict[int, dict[str, float]]:
-        """The epochs behind a checkpoint with their metrics."""
+    @property
+    def newest_curve(self) -> dict[int, dict[str, float]]:
+        """The epochs behind the newest with their metrics."""
+        if (name := self.newest) is None:
+            return {}
         return {int(epoch): metrics for epoch, metrics in self._known[name]["curve"].items()}
 
     def fetch(self, name: str) -> Path:

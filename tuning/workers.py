@@ -11,13 +11,13 @@ from typing import Any
 
 from trainables.checkpoint import DESCRIPTION
 from trainables.metrics import Direction
-from trainables.task import EpochReport, TrainingRun
+from trainables.task import EpochReport, Strategy, TrainingRun
 from tuning.fitness import Needs, check_fitness
 from tuning.sharing import open_store
 from tuning.shipping import train_file_here
 from tuning.spaces import training_function
 from tuning.stores import CheckpointStore
-from tuning.trial_checkpoints import BEST, put_report
+from tuning.trial_checkpoints import BEST, put_report, save_share
 
 CURVE_FILE, TEST_FILE, ERROR_FILE = "curve.json", "test.json", "error.txt"
 
@@ -38,6 +38,7 @@ class Repetition:
     n_threads: int
     device: str
     prefix_cache_bytes: int | None
+    strategy: Strategy = "ddp"
     may_fail: bool = False  # then its traceback is written to a file, and the others go on
     needs: Mapping[str, Any] | None = None  # this and the next as Assignment has them
     data_fingerprint: str | None = None
@@ -86,6 +87,7 @@ def _run(repetition: Repetition) -> TrainingRun:
         device=str(get_device()) if repetition.device == "cuda" else repetition.device,
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
+        strategy=repetition.strategy,
         n_threads=repetition.n_threads,
         prefix_cache_bytes=repetition.prefix_cache_bytes,
     )
@@ -101,8 +103,8 @@ def _train_seeds(repetition: Repetition, run: TrainingRun) -> None:
         curve: dict[int, dict[str, float]] = {}
         for report in train({**repetition.config, "seed": seed}, run):
             curve[report.epoch] = dict(report.metrics)
+            _keep_best(report, curve, seed, repetition, store, run)
             if run.rank == 0:
-                _keep_best(report, curve, seed, repetition, store)
                 _write(store, f"{seed_key(repetition.key, seed)}/{CURVE_FILE}", curve)
             ray_train.report({"seed": seed, "epoch": report.epoch, **report.metrics})
 
@@ -153,9 +155,15 @@ def _keep_best(
     seed: int,
     repetition: Repetition,
     store: CheckpointStore,
+    run: TrainingRun,
 ) -> None:
+    """Save the epoch if it is the best; its metrics are the same in all workers."""
     values = [metrics[repetition.metric] for metrics in curve.values()]
     best = max(values) if repetition.mode == "max" else min(values)
     value = report.metrics[repetition.metric]
-    if value == best and values.index(best) == len(values) - 1:
+    if value != best or values.index(best) != len(values) - 1:
+        return
+    if run.rank == 0:
         put_report(store, best_key(repetition.key, seed), report, value, curve)
+    elif run.strategy == "fsdp":
+        save_share(report)

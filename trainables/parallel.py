@@ -1,0 +1,239 @@
+"""How several workers train one model: all that differs between the strategies, in one place.
+
+Workers split each batch, and average their gradients over the whole of it. With "ddp" each holds
+the whole model (``DistributedDataParallel``); with "fsdp" its share of the weights, gradients and
+optimiser state (FSDP2, arXiv:2304.11277), gathered block by block where they are needed. A
+checkpoint is the same whatever the strategy and the number of workers.
+
+Batch norm takes the statistics of the whole batch on GPUs (``SyncBatchNorm``); torch has that for
+CUDA only, so on the CPU each worker takes those of its own share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainables.blocks import Block
+from trainables.task import Strategy, TrainingRun
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Parallelism:
+    """What the training loop asks of a strategy. All but the flag are called in every worker."""
+
+    # Running the model takes part in a collective operation, so all workers run it equally often.
+    runs_in_step: bool
+    # (model, the same in every worker; its blocks; run) -> it, on the device, to be optimised
+    place: Callable[[nn.Module, Sequence[Block], TrainingRun], nn.Module]
+    # (model, device) -> what to run in training, as long as the same parameters are trained
+    replicate: Callable[[nn.Module, torch.device], nn.Module]
+    # (replica, whether it is a step's last micro-batch): gradients need be averaged after that only
+    accumulate: Callable[[nn.Module, bool], AbstractContextManager[Any]]
+    # without gradients
+    evaluation: Callable[[], AbstractContextManager[Any]]
+    # (model, the most that the norm of all gradients together may be)
+    clip_gradients: Callable[[nn.Module, float], None]
+    # (model) -> it, or its weights by name; the first worker's are whole and on the CPU
+    whole_weights: Callable[[nn.Module], nn.Module | dict[str, Tensor]]
+    # (optimiser) -> the first worker's is what one worker alone would have
+    whole_state: Callable[[torch.optim.Optimizer], dict[str, Any]]
+    # (optimiser, what ``whole_state`` gave)
+    load_state: Callable[[torch.optim.Optimizer, dict[str, Any]], None]
+
+
+def _clip(model: nn.Module, max_norm: float) -> None:
+    nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+
+
+ALONE = Parallelism(
+    runs_in_step=False,
+    place=lambda model, blocks, run: model.to(run.device),
+    replicate=lambda model, device: model,
+    accumulate=lambda replica, is_last: contextlib.nullcontext(),
+    evaluation=torch.inference_mode,
+    clip_gradients=_clip,
+    whole_weights=lambda model: model,
+    whole_state=lambda optimizer: optimizer.state_dict(),
+    load_state=lambda optimizer, state: optimizer.load_state_dict(state),
+)
+
+
+def _replicate(model: nn.Module, device: torch.device) -> nn.Module:
+    device_ids = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=device_ids)
+
+
+def _accumulate(replica: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
+    if is_last:
+        return contextlib.nullcontext()
+    return cast(AbstractContextManager[Any], replica.no_sync())  # type: ignore[operator]
+
+
+REPLICATED = replace(
+    ALONE,
+    runs_in_step=True,  # in SyncBatchNorm
+    place=lambda model, blocks, run: _synchronise_batch_norm(model.to(run.device), run),
+    replicate=_replicate,
+    accumulate=_accumulate,
+)
+
+
+def _shard(model: nn.Module, blocks: Sequence[Block], run: TrainingRun) -> nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
+    # Not the whole model at once: `fully_shard` moves it to the device block by block.
+    model = _synchronise_batch_norm(model, run)
+    # Resharded after each forward, the parameters that a model names are always the shares: those
+    # that the optimiser has, and that are frozen and thawed.
+    mesh = _mesh(torch.device(run.device).type)
+    shard = functools.partial(fully_shard, mesh=mesh, reshard_after_forward=True)
+    for block in blocks:
+        for module in block.modules(model):
+            if _can_be_sharded(module):
+                shard(module)
+    shard(model)
+    return model
+
+
+def _clip_shares(model: nn.Module, max_norm: float) -> None:
+    parameters = [each for each in model.parameters() if each.grad is not None]
+    norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+    nn.utils.clip_grads_with_norm_(parameters, max_norm, _whole(norm))
+
+
+def _gather_weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: _gather(each) for name, each in model.state_dict().items()}
+
+
+def _gather_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    return _map_state(optimizer.state_dict(), lambda number, each: _gather(each))
+
+
+def _load_shares(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    shares = _map_state(state, lambda number, each: _share_like(parameters[number], each))
+    optimizer.load_state_dict(shares)
+
+
+# Gradients are averaged after every micro-batch: to keep the whole of them until the last would
+# take the memory that sharding is to save.
+SHARDED = replace(
+    ALONE,
+    runs_in_step=True,
+    place=_shard,
+    evaluation=torch.no_grad,  # weights gathered in inference mode could not be trained with
+    clip_gradients=_clip_shares,
+    whole_weights=_gather_weights,
+    whole_state=_gather_state,
+    load_state=_load_shares,
+)
+
+STRATEGIES: dict[Strategy, Parallelism] = {"ddp": REPLICATED, "fsdp": SHARDED}
+
+
+def parallelism(run: TrainingRun) -> Parallelism:
+    """How the workers of ``run`` train together."""
+    return STRATEGIES[run.strategy] if run.world_size > 1 else ALONE
+
+
+def fail_together(run: TrainingRun, attempt: Callable[[], _T]) -> _T:
+    """What ``attempt`` returns; where it fails in one worker, its error is raised in all of them.
+
+    So none is left waiting for another that has given up.
+    """
+    if run.world_size == 1:
+        return attempt()
+    result, error = None, None
+    try:
+        result = attempt()
+    except Exception as raised:
+        error = raised
+    errors: list[Exception | None] = [None] * run.world_size
+    dist.all_gather_object(errors, error)
+    for each in (error, *errors):
+        if each is not None:
+            raise each
+    return cast(_T, result)
+
+
+def sum_over_workers(run: TrainingRun, *tensors: Tensor) -> None:
+    """Replace each tensor by its sum over all workers."""
+    if run.world_size > 1:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+
+def share_buffers(model: nn.Module, run: TrainingRun) -> None:
+    """Give every worker the first one's batch-norm statistics; each gathered its own."""
+    if run.world_size > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def _synchronise_batch_norm(model: nn.Module, run: TrainingRun) -> nn.Module:
+    if torch.device(run.device).type != "cuda":
+        return model
+    convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
+    return convert(model)
+
+
+@functools.cache
+def _mesh(device_type: str) -> Any:
+    """All workers in a row, made once in a process."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh(device_type, (dist.get_world_size(),))
+
+
+def _can_be_sharded(module: nn.Module) -> bool:
+    """Whether it has parameters, and runs as one: a list of modules does not."""
+    runs = type(module).forward is not nn.Module.forward
+    return runs and next(module.parameters(), None) is not None
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _gather(tensor: Tensor) -> Tensor:
+    """The whole tensor on the CPU of the first worker; the others need none."""
+    whole = _whole(tensor)
+    return whole.cpu() if dist.get_rank() == 0 else whole.new_empty(0)
+
+
+def _share_like(parameter: Tensor, whole: Tensor) -> Tensor:
+    """This worker's share of ``whole``, divided as ``parameter`` is; a scalar is every worker's."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(parameter, DTensor) or whole.shape != parameter.shape:
+        return whole
+    mesh = parameter.device_mesh
+    # Every worker has read the whole, so none has to be sent its share.
+    whole = whole.to(mesh.device_type)
+    return distribute_tensor(whole, mesh, parameter.placements, src_data_rank=None)
+
+
+def _map_state(state: Mapping[str, Any], change: Callable[[int, Tensor], Tensor]) -> dict[str, Any]:
+    """An optimiser's state with its tensors changed, in the same order in every worker."""
+    changed = {
+        number: {
+            name: change(number, each) if isinstance(each, Tensor) else each
+            for name, each in sorted(values.items())
+        }
+        for number, values in sorted(state["state"].items())
+    }
+    return {**state, "state": changed}
