@@ -39,7 +39,7 @@ from trainables.freezing import (
 )
 from trainables.frozen_prefix import FrozenPrefix, freeze_prefix
 from trainables.metrics import METRIC_DIRECTIONS, Meter
-from trainables.optim import make_optimizer, make_schedule
+from trainables.optim import configure_again, configured, make_optimizer, make_schedule
 from trainables.settings import (
     autocast,
     mix_seed,
@@ -186,8 +186,10 @@ def _resume(training: _Training, folder: Path) -> None:
         )
     load_model_weights(folder, training.model)
     state = load_training_state(folder, training.run.device)
+    groups = configured(training.optimizer)
     training.optimizer.load_state_dict(state["optimizer"])
     training.schedule.load_state_dict(state["schedule"])
+    configure_again(training.optimizer, training.schedule, groups)
     training.scaler.load_state_dict(state["scaler"])
     training.epochs_done = description.epoch
     training.history = dict(description.history)

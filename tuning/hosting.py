@@ -18,11 +18,12 @@ from trainables.task import EpochReport, TrainingRun
 from tuning.fitness import Needs, Unfit, check_fitness, here
 from tuning.record import TrialState
 from tuning.remote import RemoteError
+from tuning.replay import replay
 from tuning.sharing import open_store
 from tuning.shipping import train_file_here
 from tuning.spaces import training_function
 from tuning.stores import CheckpointStore, FolderStore, trial_key
-from tuning.trial_checkpoints import BEST, LAST, TrialCheckpoints
+from tuning.trial_checkpoints import BEST, DONATED, LAST, TrialCheckpoints, milestone
 
 # Of a store that a trial is to go on from a checkpoint in, while it does not answer.
 _SECONDS_FOR_STORE, _SECONDS_BETWEEN_LOOKS = 120.0, 5.0
@@ -57,6 +58,13 @@ class Assignment:
     # Of another machine's worker: what the driver has, and must be there too. None: it is the same.
     needs: Mapping[str, Any] | None = None
     is_new: bool = False  # no process has run it before
+    keep_after: Sequence[int] = ()  # epochs whose checkpoint other trials may go on from
+    # A checkpoint of another trial to go on from, by its key in the store, and its epoch: the
+    # trial's own up to that one are of other weights.
+    donor_key: str | None = None
+    donor_epoch: int = 0
+    # (first epoch, configuration), where that changes in the middle of the training
+    schedule: Sequence[tuple[int, Mapping[str, Any]]] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -145,6 +153,8 @@ class TrialHost:
             checkpoints.set_aside(damaged)
         except OSError:
             return False
+        if damaged == DONATED:
+            return False  # from where a trial goes on then is not decided here
         older = checkpoints.newest
         left = "the start" if older is None else f"the checkpoint {checkpoints.name(older)!r}"
         # A copy's path says nothing to a person.
@@ -200,16 +210,27 @@ class TrialHost:
             data_fingerprint=assignment.data_fingerprint,
             resume_from=resume_from,
         )
-        return iter(train(assignment.config, run))
+        schedule = assignment.schedule or [(1, assignment.config)]
+        done = max(self._curve, default=0)
+        return replay(train, schedule, run, store, f"{key}/replay", done=done)
 
     def _find_checkpoint(self, store: CheckpointStore, key: str) -> tuple[str | None, Path | None]:
         """What to go on from: its name, and a folder of this machine with it."""
         if self._checkpoints is None:
-            checkpoints = TrialCheckpoints(store, key)
+            checkpoints = TrialCheckpoints(
+                store,
+                key,
+                milestones=self._assignment.keep_after,
+                donor_key=self._assignment.donor_key,
+                donor_epoch=self._assignment.donor_epoch,
+            )
             if not self._assignment.is_new:
                 checkpoints.look()
             self._checkpoints = checkpoints
         newest = self._checkpoints.newest
+        if newest is None and self._assignment.donor_key is not None:
+            where = self._checkpoints.name(DONATED)
+            raise DamagedCheckpoint(f"checkpoint {where!r}, to go on from, is not there")
         return newest, None if newest is None else self._checkpoints.fetch(newest)
 
     def _open_store(self) -> tuple[CheckpointStore, str]:
@@ -234,7 +255,7 @@ class TrialHost:
     def _completed(self) -> Outcome:
         if self._checkpoints is not None:
             self._checkpoints.retry(is_last=True)
-        if not self._curve:
+        if not self._curve and self._assignment.donor_key is None:
             return Outcome("failed", "the training function ended without a single epoch report")
         return Outcome("completed")
 
@@ -257,27 +278,29 @@ class TrialHost:
         return {**_gpu_memory(), **metrics}
 
     def _maybe_save(self, report: EpochReport) -> str | None:
-        """Save to ``best``, ``last`` or not at all; a disk that refuses is a note, not the end."""
+        """Save what may be needed; a disk that refuses is a note, not the end."""
         value = report.metrics[self._assignment.metric]
-        target = None
+        targets = []
         if self._best is None or self._sign * value > self._sign * self._best:
             self._best = value
             beyond = self._assignment.save_beyond
             if beyond is None or self._sign * value > self._sign * beyond:
-                target = BEST
+                targets.append(BEST)
+        if report.epoch in self._assignment.keep_after:
+            targets.append(milestone(report.epoch))
         waited = time.monotonic() - self._saved_at
         is_due = waited >= self._assignment.seconds_between_checkpoints
-        if target is None and (is_due or report.epoch in self._assignment.save_after):
-            target = LAST
+        if not targets and (is_due or report.epoch in self._assignment.save_after):
+            targets.append(LAST)
         assert self._checkpoints is not None
-        if target is None:
+        if not targets:
             self._checkpoints.retry()
-            return None
-        try:
-            self._checkpoints.save(target, report, value, self._curve)
-        except OSError as error:
-            return f"checkpoint {self._checkpoints.name(target)!r} was not written: {error}"
-        self._saved_at = time.monotonic()
+        for target in targets:
+            try:
+                self._checkpoints.save(target, report, value, self._curve)
+            except OSError as error:
+                return f"checkpoint {self._checkpoints.name(target)!r} was not written: {error}"
+            self._saved_at = time.monotonic()
         return None
 
 

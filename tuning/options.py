@@ -16,7 +16,7 @@ from trainables.errors import InputError, unknown
 from trainables.metrics import METRIC_ALIASES, METRIC_DIRECTIONS, Direction
 from trainables.tasks import TaskRow, task_row
 from tuning.addresses import check_writable, resolve_address, resolve_tracking_uri
-from tuning.checks import check_gpu_hours, check_space
+from tuning.checks import check_gpu_hours, check_population, check_space, mutable_domains
 from tuning.remote import RemoteError, RemoteFolder, check_writable_uri, split_uri
 from tuning.resources import Gpus
 from tuning.spaces import load_space
@@ -33,7 +33,7 @@ OF_ONE_OBJECTIVE = ("curves", "cmaes")
 COST_AWARE_NAMES = ("tpe",)  # of samplers.COST_AWARE
 
 # of schedulers.SCHEDULERS, likewise
-SCHEDULER_NAMES = ("freeze-thaw", "asha", "hyperband", "median", "none")
+SCHEDULER_NAMES = ("freeze-thaw", "asha", "hyperband", "median", "pbt", "none")
 
 
 @dataclass(frozen=True)
@@ -149,10 +149,12 @@ def resolve(options: SweepOptions) -> Sweep:
         confirm=options.confirm,
         confirm_seeds=options.confirm_seeds,
         cost_aware=options.cost_aware,
+        mutable=mutable_domains(space, row, loaded.mutable) if options.scheduler == "pbt" else (),
     )
     _check_name(sweep)
     resources = local_resources(sweep) if sweep.address is None else None
     check_space(sweep, row, resources)
+    check_population(sweep, row)
     check_gpu_hours(sweep, resources)
     if sweep.storage is not None:
         from tuning.study_mirror import check_study  # imports optuna

@@ -18,6 +18,7 @@ from tuning.convert import suggest
 from tuning.cost import SECONDS
 from tuning.curve_search import CurveSearch
 from tuning.freeze_thaw import FreezeThaw
+from tuning.population import Exploit, Population
 from tuning.record import ENDED_STATES, TrialRecord, TrialState
 from tuning.samplers import KNOW_FROM_TRIALS, SEARCHERS, make_sampler
 from tuning.schedulers import SCHEDULERS
@@ -102,7 +103,8 @@ class Study:
         self._proposes = searcher == "curves"
         self._points: dict[int, Mapping[str, Any]] = {}
         self._curves: CurveSearch | None = None
-        self._freezer: FreezeThaw | None = None
+        self._freezer: FreezeThaw | Population | None = None
+        self._has_taken_over: set[int] = set()  # trials that go on from another's weights
         freezes = scheduler == "freeze-thaw"
         if self._proposes or freezes:
             self._curves = CurveSearch(
@@ -115,6 +117,11 @@ class Study:
                 n_trials=self._limit if n_trials is None else n_trials,
                 seed=seed,
                 foresee=self._curves.foresee,
+            )
+        if scheduler == "pbt":
+            sizes = [n for n in (n_trials, self._limit) if n is not None]
+            self._freezer = Population(
+                direction=direction, epochs=epochs, n_members=min(sizes, default=None), seed=seed
             )
 
     @property
@@ -164,6 +171,23 @@ class Study:
         self._judged[number] = trial if self._judge is self._study else self._judge.ask()
         return point
 
+    def exploit(self, number: int, can_give: Callable[[int, int], bool]) -> Exploit | None:
+        """From whose weights a trial goes on that was just thawed; None: from its own.
+
+        Args:
+            can_give: whether a trial's checkpoint of an epoch is there.
+        """
+        if not isinstance(self._freezer, Population):
+            return None
+        exploit = self._freezer.exploit(number, can_give)
+        if exploit is not None:
+            self._has_taken_over.add(number)
+        return exploit
+
+    def spent(self) -> list[tuple[int, int]]:
+        """Trials and epochs whose checkpoint nobody will go on from any more, each told once."""
+        return self._freezer.spent() if isinstance(self._freezer, Population) else []
+
     def give_up(self) -> list[int]:
         """Frozen trials that will never go on, each told once; ``tell`` must end them."""
         return [] if self._freezer is None else self._freezer.give_up()
@@ -179,6 +203,8 @@ class Study:
         return should_stop
 
     def _hear(self, number: int, epoch: int, value: float) -> bool:
+        if number in self._has_taken_over:
+            return False  # this says nothing of its point
         if self._curves is not None:
             self._curves.observe(number, self._points[number], epoch, value)
         trial = self._judged[number]
@@ -196,16 +222,21 @@ class Study:
     ) -> None:
         """Hear how a trial ended: completed with its best value, pruned, failed or infeasible.
 
+        To the sampler one that took over another's weights was pruned then: how it ended says
+        nothing of its point.
+
         Args:
             others: at the same epoch, the values of the other objectives.
             seconds: what a training of all its epochs takes.
         """
         trial, judged = self._trials.pop(number), self._judged.pop(number)
         point = self._points.pop(number)
+        if self._freezer is not None:
+            self._freezer.ended(number, state)
+        if number in self._has_taken_over and state in ("completed", "infeasible"):
+            state, value = "pruned", None
         if self._curves is not None and state == "infeasible":
             self._curves.diverged(number, point)
-        if self._freezer is not None:
-            self._freezer.ended(number)
         if seconds is not None:
             trial.set_user_attr(SECONDS, seconds)
         values = None if value is None else [value, *others]
@@ -251,7 +282,8 @@ class Study:
         Args:
             seconds_of: what a training of all of a trial's epochs takes.
         """
-        records = list(records)
+        known = list(records)
+        records = [record.of_its_point() for record in known]
         metric, mode = next(iter(objectives.items()))
         for record in records:
             self._learn_curve(record.number, record, metric)
@@ -260,10 +292,10 @@ class Study:
         else:
             for record in records:
                 self._take_over(record, objectives, seconds_of(record))
+        self._has_taken_over |= {record.number for record in known if record.takeovers}
         if self._freezer is not None:  # last: going through it again is no news for it
-            for record in records:
-                best = record.value(metric, mode)
-                self._freezer.restore(record.number, record.state, len(record.curve), best)
+            for record in known:
+                self._freezer.restore(record, metric, mode)
 
     def _go_through_again(
         self,
