@@ -286,6 +286,7 @@ class Controller:
         """Let a trial give its slot away; it may go on later."""
         self._release(number)
         self._record.append("trial_ended", trial=number, state="frozen", error=None)
+        self._study.frozen(number, self._seconds(self.trials[number]))
         self._goals.ended(self.trials[number])
         if self._exploiter is not None:
             self._exploiter.drop_spent()

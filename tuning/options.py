@@ -30,7 +30,7 @@ SEARCHER_NAMES = ("curves", "tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "rand
 
 OF_ONE_OBJECTIVE = ("curves", "cmaes")
 
-COST_AWARE_NAMES = ("tpe",)  # of samplers.COST_AWARE
+COST_AWARE_NAMES = ("curves", "tpe")  # of samplers.COST_AWARE
 
 # of schedulers.SCHEDULERS, likewise
 SCHEDULER_NAMES = ("freeze-thaw", "asha", "hyperband", "median", "pbt", "none")
@@ -169,7 +169,7 @@ def resolve(options: SweepOptions) -> Sweep:
 
 def _searcher_name(options: SweepOptions, other_metrics: Mapping[str, Direction]) -> str:
     """The searcher asked for, else the best that there is for the task."""
-    return options.searcher or ("tpe" if other_metrics or options.cost_aware else "curves")
+    return options.searcher or ("tpe" if other_metrics else "curves")
 
 
 def _searcher(name: str, space: SearchSpace, n_objectives: int) -> str:

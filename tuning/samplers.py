@@ -74,7 +74,10 @@ SEARCHERS: dict[str, MakeSampler] = {
 # What takes its place where there are several objectives
 _OF_SEVERAL: dict[str, MakeSampler] = {"tpe": _optunas_tpe}
 # What takes its place where the search weighs what a trial costs; for one objective
-COST_AWARE: dict[str, MakeSampler] = {"tpe": lambda seed: CostAwareTPESampler(seed=seed)}
+COST_AWARE: dict[str, MakeSampler] = {
+    "curves": SEARCHERS["curves"],  # which weighs it itself
+    "tpe": lambda seed: CostAwareTPESampler(seed=seed),
+}
 
 # Those that know all from the trials told. The others also go by what they asked before: from a
 # record they are led through the same questions again.

@@ -62,7 +62,8 @@ class Study:
                 propose what it proposed then; those that are led through what they were asked
                 then need the same seed.
             other_directions: of the objectives beside the first.
-            cost_aware: weigh what a trial costs; with the searcher ``tpe`` and one objective only.
+            cost_aware: weigh what a trial costs; with the searchers of ``COST_AWARE`` and one
+                objective only.
         """
         # Optuna logs one line per trial at level INFO; the live view shows the same.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -108,7 +109,11 @@ class Study:
         freezes = scheduler == "freeze-thaw"
         if self._proposes or freezes:
             self._curves = CurveSearch(
-                space, direction=direction, epochs=epochs, seed=_sampler_seed(seed, n_known)
+                space,
+                direction=direction,
+                epochs=epochs,
+                seed=_sampler_seed(seed, n_known),
+                cost_aware=cost_aware and self._proposes,
             )
         if self._curves is not None and freezes:
             self._freezer = FreezeThaw(
@@ -239,6 +244,7 @@ class Study:
             self._curves.diverged(number, point)
         if seconds is not None:
             trial.set_user_attr(SECONDS, seconds)
+            self._learn_cost(number, point, seconds)
         values = None if value is None else [value, *others]
         if values is not None and len(values) != len(self._directions):
             values = None
@@ -248,6 +254,15 @@ class Study:
         self._study.tell(trial, end.values, state=end.state)
         if judged is not trial:
             self._judge.tell(judged, end.values and end.values[0], state=end.state)
+
+    def frozen(self, number: int, seconds: float | None) -> None:
+        """Hear that a trial has given its slot away; ``seconds`` as in ``tell``."""
+        if seconds is not None:
+            self._learn_cost(number, self._points[number], seconds)
+
+    def _learn_cost(self, number: int, point: Mapping[str, Any], seconds: float) -> None:
+        if self._curves is not None:
+            self._curves.costs(number, point, seconds)
 
     def learn(self, records: Iterable[TrialRecord], objectives: Objectives) -> None:
         """Hear of finished trials that are not this sweep's own."""
@@ -287,6 +302,9 @@ class Study:
         metric, mode = next(iter(objectives.items()))
         for record in records:
             self._learn_curve(record.number, record, metric)
+            seconds = seconds_of(record)
+            if seconds is not None:
+                self._learn_cost(record.number, record.point, seconds)
         if self._asks_again:
             self._go_through_again(records, objectives, seconds_of)
         else:
