@@ -99,7 +99,7 @@ class Study:
             # In random order: a sweep cut short by its budget has seen all corners of the grid.
             points = list(space.grid())
             random.Random(seed).shuffle(points)
-        self._queue = points
+        self._queue = points  # what is to be tried before anything else
         self._limit = len(points) if searcher == "grid" else None
         self._proposes = searcher == "curves"
         self._points: dict[int, Mapping[str, Any]] = {}
@@ -147,8 +147,8 @@ class Study:
         return point
 
     def _propose(self, number: int) -> dict[str, Any]:
-        if number < len(self._queue):
-            self._study.enqueue_trial(dict(self._queue[number]))
+        if self._queue:
+            self._study.enqueue_trial(dict(self._queue.pop(0)))
         elif self._proposes and self._curves is not None:
             self._study.enqueue_trial(self._curves.propose())
         return self._ask(number)
@@ -297,7 +297,7 @@ class Study:
         Args:
             seconds_of: what a training of all of a trial's epochs takes.
         """
-        known = list(records)
+        known, queue = list(records), list(self._queue)
         records = [record.of_its_point() for record in known]
         metric, mode = next(iter(objectives.items()))
         for record in records:
@@ -310,10 +310,27 @@ class Study:
         else:
             for record in records:
                 self._take_over(record, objectives, seconds_of(record))
+        self._queue = self._untried(queue, records)
         self._has_taken_over |= {record.number for record in known if record.takeovers}
         if self._freezer is not None:  # last: going through it again is no news for it
             for record in known:
                 self._freezer.restore(record, metric, mode)
+
+    def _untried(
+        self, queue: Sequence[Mapping[str, Any]], records: Sequence[TrialRecord]
+    ) -> list[Mapping[str, Any]]:
+        """What of ``queue`` no trial had; a space that was changed may have new points there."""
+        if self._limit is not None:
+            return list(queue[len(records) :])  # of a grid, which is never changed
+        return [
+            point
+            for point in queue
+            # A trial lacks what is not active, and has what the point leaves open.
+            if not any(
+                all(record.point.get(name, value) == value for name, value in point.items())
+                for record in records
+            )
+        ]
 
     def _go_through_again(
         self,
