@@ -21,6 +21,7 @@ from tuning.remote import RemoteError, RemoteFolder, check_writable_uri, split_u
 from tuning.resources import Gpus
 from tuning.spaces import load_space
 from tuning.starting_points import with_defaults_first
+from tuning.study_storage import check_no_password, masked
 from tuning.sweep import SWEEP_FILE, Sweep, default_cache_folder, local_resources, place_of
 
 ENGINE_NAMES = ("ray", "inprocess")
@@ -188,10 +189,11 @@ def _storage(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.partition("+")[0] not in ("sqlite", "postgresql"):
         raise InputError(
-            f"--storage = {url!r}: must be such as sqlite:///FILE.db or "
+            f"--storage = {masked(url)!r}: must be such as sqlite:///FILE.db or "
             "postgresql://USER@HOST/DATABASE"
         )
-    if scheme != "sqlite":
+    if scheme.partition("+")[0] != "sqlite":
+        check_no_password(url, "--storage")
         return url
     path = Path(rest.removeprefix("/")).expanduser()
     return f"{scheme}:///{path.resolve()}"
