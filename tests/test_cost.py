@@ -82,7 +82,7 @@ def test_seconds_are_predicted_from_what_trials_took():
         point = study.ask(number)
         study.tell(number, "pruned", None, seconds=seconds_of(point))
     study.ask(80)
-    sampler = study._study.sampler
+    sampler = study._optuna.study.sampler
     widths = np.array([2.0, 8.0, 32.0, 8.0])
     kinds = np.array([0.0, 0.0, 0.0, 1.0])
     predicted = np.exp(sampler._predict_log_seconds({"width": widths, "kind": kinds}))
@@ -98,7 +98,7 @@ def test_nothing_is_weighed_before_there_is_something_to_learn_from():
         study.ask(number)
         study.tell(number, "completed", 0.0, seconds=5.0 if number < 9 else None)
     study.ask(12)
-    sampler = study._study.sampler
+    sampler = study._optuna.study.sampler
     assert list(sampler._predict_log_seconds({"x": np.array([0.1, 0.9])})) == [0.0, 0.0]
 
 
@@ -141,7 +141,7 @@ def test_a_resumed_sweep_knows_the_costs(toy_sweep, run, monkeypatch):
 
     def restore_all(self, *arguments):
         whole(self, *arguments)
-        told.extend(trial.user_attrs.get(SECONDS) for trial in self._study.get_trials())
+        told.extend(trial.user_attrs.get(SECONDS) for trial in self._optuna.study.get_trials())
 
     monkeypatch.setattr(Study, "restore_all", restore_all)
     again = reopened(sweep, trials=13)

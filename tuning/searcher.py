@@ -1,43 +1,33 @@
-"""The Optuna study of a sweep: proposes points, hears curves, is told how each trial ended."""
+"""The study of a sweep: proposes points, hears curves, is told how each trial ended.
+
+What Optuna's samplers and pruners have of it is in ``optuna_study.py``; what learns from curves, in
+``curve_search.py``; what decides which trial goes on, in ``freeze_thaw.py`` and ``population.py``.
+"""
 
 from __future__ import annotations
 
-import copy
 import random
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import optuna
-from optuna.samplers._ga import BaseGASampler
-from optuna.trial import FrozenTrial
-
 from search_spaces.domains import SearchSpace
 from trainables.metrics import Direction
-from tuning.convert import suggest
-from tuning.cost import SECONDS
 from tuning.curve_search import CurveSearch
 from tuning.freeze_thaw import FreezeThaw
+from tuning.optuna_study import OptunaStudy, seed_of_sitting
 from tuning.population import Exploit, Population
 from tuning.record import ENDED_STATES, TrialRecord, TrialState
-from tuning.samplers import KNOW_FROM_TRIALS, SEARCHERS, make_sampler
-from tuning.schedulers import SCHEDULERS
-from tuning.told import INFEASIBLE, OPTUNA_DIRECTIONS, Objectives, ending, frozen_trial
+from tuning.samplers import SEARCHERS
+from tuning.told import Objectives
 
 __all__ = ["SEARCHERS", "Study"]
-
-# What Optuna says to people who wrote the calls themselves
-_SILENCED = (
-    "Constraints have been set, but CmaEsSampler",  # it sees the worst value instead
-    "Clip non-finite values",  # of infeasible trials, for the GP
-)
 
 
 class Study:
     """Engine-free: the Ray engine and the in-process one ask it for points and tell it results.
 
-    It lives in memory; ``restore`` fills it from a sweep's record. With several objectives Optuna
-    hears their values at the end, and schedulers judge by the first.
+    It lives in memory; ``restore_all`` fills it from a sweep's record. With several objectives
+    Optuna hears their values at the end, and schedulers judge by the first.
     """
 
     def __init__(
@@ -65,35 +55,16 @@ class Study:
             cost_aware: weigh what a trial costs; with the searchers of ``COST_AWARE`` and one
                 objective only.
         """
-        # Optuna logs one line per trial at level INFO; the live view shows the same.
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        # `group`, experimental since 2021: nothing else samples conditional spaces jointly.
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        for message in _SILENCED:
-            warnings.filterwarnings("ignore", message=message)
-        self._space = space
-        self._epochs = epochs
-        self._directions = (direction, *other_directions)
-        self._asks_again = searcher not in KNOW_FROM_TRIALS
-        sampler_seed = seed if self._asks_again else _sampler_seed(seed, n_known)
-        pruner = SCHEDULERS[scheduler](epochs)
-        self._study = optuna.create_study(
-            directions=[OPTUNA_DIRECTIONS[each] for each in self._directions],
-            sampler=make_sampler(
-                searcher, sampler_seed, len(self._directions), cost_aware=cost_aware
-            ),
-            pruner=pruner,
+        self._optuna = OptunaStudy(
+            space,
+            searcher=searcher,
+            scheduler=scheduler,
+            directions=(direction, *other_directions),
+            epochs=epochs,
+            seed=seed,
+            n_known=n_known,
+            cost_aware=cost_aware,
         )
-        # Optuna takes curves only where there is one objective.
-        self._judge = self._study
-        if other_directions:
-            self._judge = optuna.create_study(
-                direction=OPTUNA_DIRECTIONS[direction],
-                sampler=optuna.samplers.RandomSampler(seed=seed),
-                pruner=pruner,
-            )
-        self._trials: dict[int, optuna.Trial] = {}
-        self._judged: dict[int, optuna.Trial] = {}  # the same trials, in the judge's study
         points: list[Mapping[str, Any]] = list(space.starting_points)
         if searcher == "grid":
             # In random order: a sweep cut short by its budget has seen all corners of the grid.
@@ -112,7 +83,7 @@ class Study:
                 space,
                 direction=direction,
                 epochs=epochs,
-                seed=_sampler_seed(seed, n_known),
+                seed=seed_of_sitting(seed, n_known),
                 cost_aware=cost_aware and self._proposes,
             )
         if self._curves is not None and freezes:
@@ -147,11 +118,17 @@ class Study:
         return point
 
     def _propose(self, number: int) -> dict[str, Any]:
+        point: Mapping[str, Any] | None = None
         if self._queue:
-            self._study.enqueue_trial(dict(self._queue.pop(0)))
+            point = self._queue.pop(0)
         elif self._proposes and self._curves is not None:
-            self._study.enqueue_trial(self._curves.propose())
-        return self._ask(number)
+            point = self._curves.propose()
+        return self._ask(number, point)
+
+    def _ask(self, number: int, point: Mapping[str, Any] | None) -> dict[str, Any]:
+        found = self._optuna.ask(number, point)
+        self._points[number] = found
+        return found
 
     def can_thaw(self, *, is_last_call: bool) -> bool:
         """Whether ``thaw`` would return a trial now."""
@@ -164,17 +141,6 @@ class Study:
             is_last_call: there will be no new trials.
         """
         return None if self._freezer is None else self._freezer.thaw(is_last_call=is_last_call)
-
-    def _ask(self, number: int) -> dict[str, Any]:
-        trial = self._study.ask()
-        point: dict[str, Any] = {}
-        for name, domain in self._space.domains.items():
-            if self._space.is_active(name, point):
-                point[name] = suggest(trial, name, domain)
-        self._trials[number] = trial
-        self._points[number] = point
-        self._judged[number] = trial if self._judge is self._study else self._judge.ask()
-        return point
 
     def exploit(self, number: int, can_give: Callable[[int, int], bool]) -> Exploit | None:
         """From whose weights a trial goes on that was just thawed; None: from its own.
@@ -212,9 +178,7 @@ class Study:
             return False  # this says nothing of its point
         if self._curves is not None:
             self._curves.observe(number, self._points[number], epoch, value)
-        trial = self._judged[number]
-        trial.report(value, epoch)
-        return epoch < self._epochs and trial.should_prune()
+        return self._optuna.report(number, epoch, value)
 
     def tell(
         self,
@@ -234,7 +198,6 @@ class Study:
             others: at the same epoch, the values of the other objectives.
             seconds: what a training of all its epochs takes.
         """
-        trial, judged = self._trials.pop(number), self._judged.pop(number)
         point = self._points.pop(number)
         if self._freezer is not None:
             self._freezer.ended(number, state)
@@ -243,17 +206,8 @@ class Study:
         if self._curves is not None and state == "infeasible":
             self._curves.diverged(number, point)
         if seconds is not None:
-            trial.set_user_attr(SECONDS, seconds)
             self._learn_cost(number, point, seconds)
-        values = None if value is None else [value, *others]
-        if values is not None and len(values) != len(self._directions):
-            values = None
-        end = ending(state, values, self._directions)
-        if end.constraint is not None:
-            trial.set_constraint(INFEASIBLE, end.constraint)
-        self._study.tell(trial, end.values, state=end.state)
-        if judged is not trial:
-            self._judge.tell(judged, end.values and end.values[0], state=end.state)
+        self._optuna.tell(number, state, None if value is None else [value, *others], seconds)
 
     def frozen(self, number: int, seconds: float | None) -> None:
         """Hear that a trial has given its slot away; ``seconds`` as in ``tell``."""
@@ -266,16 +220,10 @@ class Study:
 
     def learn(self, records: Iterable[TrialRecord], objectives: Objectives) -> None:
         """Hear of finished trials that are not this sweep's own."""
-        sampler = self._study.sampler
         metric = next(iter(objectives))
         for record in records:
-            trial = frozen_trial(self._space, record, objectives)
-            if trial is None:
-                continue
-            if isinstance(sampler, BaseGASampler):  # it knows only generations: they are the first
-                trial.system_attrs[sampler._get_generation_key()] = 0
-            self._study.add_trial(trial)
-            self._learn_curve(-1 - record.number, record, metric)
+            if self._optuna.learn(record, objectives):
+                self._learn_curve(-1 - record.number, record, metric)
 
     def _learn_curve(self, number: int, record: TrialRecord, metric: str) -> None:
         if self._curves is None:
@@ -305,16 +253,22 @@ class Study:
             seconds = seconds_of(record)
             if seconds is not None:
                 self._learn_cost(record.number, record.point, seconds)
-        if self._asks_again:
+        if self._optuna.asks_again:
             self._go_through_again(records, objectives, seconds_of)
         else:
             for record in records:
-                self._take_over(record, objectives, seconds_of(record))
+                self._take_in(record, objectives, seconds_of(record))
         self._queue = self._untried(queue, records)
         self._has_taken_over |= {record.number for record in known if record.takeovers}
         if self._freezer is not None:  # last: going through it again is no news for it
             for record in known:
                 self._freezer.restore(record, metric, mode)
+
+    def restore(
+        self, record: TrialRecord, metric: str, mode: Direction, seconds: float | None = None
+    ) -> None:
+        """Take over a trial of an earlier sitting: as it ended, or else as running again."""
+        self.restore_all([record], {metric: mode}, lambda record: seconds)
 
     def _untried(
         self, queue: Sequence[Mapping[str, Any]], records: Sequence[TrialRecord]
@@ -354,46 +308,12 @@ class Study:
             if record.state not in ENDED_STATES:
                 self._report_again(record, objectives)
 
-    def restore(
-        self, record: TrialRecord, metric: str, mode: Direction, seconds: float | None = None
-    ) -> None:
-        """Take over a trial of an earlier sitting: as it ended, or else as running again."""
-        self.restore_all([record], {metric: mode}, lambda record: seconds)
-
-    def _take_over(
-        self, record: TrialRecord, objectives: Objectives, seconds: float | None
-    ) -> None:
-        if record.state not in ENDED_STATES:
-            self._continue(record)
+    def _take_in(self, record: TrialRecord, objectives: Objectives, seconds: float | None) -> None:
+        if record.state in ENDED_STATES:
+            self._optuna.add_ended(record, objectives, seconds)
+        else:
+            self._ask(record.number, record.point)
             self._report_again(record, objectives)
-            return
-        trial = frozen_trial(self._space, record, objectives)
-        if trial is None:
-            return  # the space has changed since
-        if seconds is not None:
-            trial.set_user_attr(SECONDS, seconds)
-        self._study.add_trial(trial)
-        if self._judge is not self._study:
-            primary = dict(list(objectives.items())[:1])
-            judged = frozen_trial(self._space, record, primary)
-            assert judged is not None
-            self._judge.add_trial(judged)
-            trial = judged
-        self._judge_again(trial)
-
-    def _judge_again(self, trial: FrozenTrial) -> None:
-        """Show the pruner a trial that was just added, epoch by epoch: it may keep what it saw."""
-        seen = copy.copy(trial)
-        seen.number = len(self._judge.get_trials(deepcopy=False)) - 1
-        seen.intermediate_values = {}
-        for epoch, value in trial.intermediate_values.items():
-            seen.intermediate_values[epoch] = value
-            if epoch < self._epochs:
-                self._judge.pruner.prune(self._judge, seen)  # what came of it then stands
-
-    def _continue(self, record: TrialRecord) -> None:
-        self._study.enqueue_trial(dict(record.point))
-        self._ask(record.number)
 
     def _ask_again(self, record: TrialRecord) -> None:
         """Ask for a trial as it was asked for then, so that the sampler is where it was."""
@@ -402,13 +322,13 @@ class Study:
         # Another version, or a changed space: the sampler hears at least of the point.
         self.tell(record.number, "failed", None)
         if record.state not in ENDED_STATES:
-            self._continue(record)
+            self._ask(record.number, record.point)
 
     def _end_again(
         self, record: TrialRecord, objectives: Objectives, seconds: float | None
     ) -> None:
-        if record.number not in self._trials:
-            self._take_over(record, objectives, seconds)
+        if not self._optuna.has_unended(record.number):
+            self._take_in(record, objectives, seconds)
             return
         self._report_again(record, objectives)
         values = record.values(objectives)
@@ -420,7 +340,3 @@ class Study:
         for epoch, metrics in sorted(record.curve.items()):
             if metric in metrics:
                 self._hear(record.number, epoch, metrics[metric])
-
-
-def _sampler_seed(seed: int, n_known: int) -> int:
-    return seed if n_known == 0 else random.Random(f"{seed}, {n_known}").randrange(2**32)
