@@ -249,6 +249,29 @@ def report(soak: Soak, faults: list[Fault]) -> dict[str, Any]:
     }
 
 
+def soak_sweep(n_trials: int, n_kills: int, seed: int, epoch_seconds: float) -> dict[str, Any]:
+    """Run a sweep under fire; what came of it, as ``report`` has it."""
+    with tempfile.TemporaryDirectory(prefix="thaw-soak-", ignore_cleanup_errors=True) as folder:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = found.getsockname()[1]
+        soak = Soak(Path(folder), n_trials, port, epoch_seconds)
+        write_data(soak.folder / "digits.npz")
+        # Outside of the repository, which may be worked on meanwhile
+        shutil.copy(HERE / TRAINING, soak.folder)
+        try:
+            soak.start_server()
+            soak.wait_for_server()
+            soak.start_driver()
+            return report(soak, run(soak, n_kills, seed))
+        except BaseException:
+            for log in sorted(soak.folder.glob("driver-*.log")):
+                print(f"--- {log.name}\n{log.read_text()[-2000:]}", file=sys.stderr)
+            raise
+        finally:
+            soak.close()
+
+
 def main() -> None:
     """Soak; print what came of it."""
     parser = argparse.ArgumentParser(
@@ -259,25 +282,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epoch-seconds", type=float, default=1.5, help="five to a trial")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="thaw-soak-", ignore_cleanup_errors=True) as folder:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port = found.getsockname()[1]
-        soak = Soak(Path(folder), options.trials, port, options.epoch_seconds)
-        write_data(soak.folder / "digits.npz")
-        # Outside of the repository, which may be worked on meanwhile
-        shutil.copy(HERE / TRAINING, soak.folder)
-        try:
-            soak.start_server()
-            soak.wait_for_server()
-            soak.start_driver()
-            document = report(soak, run(soak, options.kills, options.seed))
-        except BaseException:
-            for log in sorted(soak.folder.glob("driver-*.log")):
-                print(f"--- {log.name}\n{log.read_text()[-2000:]}", file=sys.stderr)
-            raise
-        finally:
-            soak.close()
+    document = soak_sweep(options.trials, options.kills, options.seed, options.epoch_seconds)
     print(json.dumps(document, indent=1))
     if document["wrong"] or document["faults_survived"] < options.kills:
         sys.exit(1)

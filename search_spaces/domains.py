@@ -45,16 +45,20 @@ class Float:
 
     def sample(self, generator: random.Random) -> float:
         if self.step is not None:
-            return self.low + self.step * generator.randint(0, _n_steps(self))
+            return self.after(generator.randint(0, _n_steps(self)))
         if self.log:
             value = math.exp(generator.uniform(math.log(self.low), math.log(self.high)))
             return min(max(value, self.low), self.high)
         return generator.uniform(self.low, self.high)
 
+    def after(self, n_steps: int) -> float:
+        """The value so many steps above ``low``; rounding does not take it beyond ``high``."""
+        return min(self.low + (self.step or 0.0) * n_steps, self.high)
+
     def grid(self, n_points: int = 3) -> tuple[float, ...]:
         """At most ``n_points`` values, low to high, evenly spaced (in the logarithm for log)."""
         if self.step is not None:
-            return tuple(self.low + self.step * i for i in _spread(_n_steps(self), n_points))
+            return tuple(self.after(i) for i in _spread(_n_steps(self), n_points))
         shares = [i / (n_points - 1) for i in range(n_points)] if n_points > 1 else [0.5]
         if self.log:
             ratio = self.high / self.low

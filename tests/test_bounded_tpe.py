@@ -98,8 +98,8 @@ def test_the_good_ones_are_those_that_optuna_finds(make_study):
         record.state = "pruned" if record.number % 12 else "completed"
         study.restore(record, "loss", "min")
     study.ask(300)
-    trials = study._study.get_trials(states=[State.COMPLETE, State.PRUNED])
-    below, above = _split_trials(study._study, trials, 25)
+    trials = study._optuna.study.get_trials(states=[State.COMPLETE, State.PRUNED])
+    below, above = _split_trials(study._optuna.study, trials, 25)
     assert sorted(number for _, number in sampler._good) == [trial.number for trial in below]
     assert sampler._others({trial.number for trial in below}) == (
         [trial.number for trial in above],
@@ -142,9 +142,9 @@ def test_a_branch_that_left_the_selection_is_still_known(make_study):
     study.ask(400)
     others, _ = sampler._others({number for _, number in sampler._good})
     assert 1 not in others
-    trial = study._study.ask()
+    trial = study._optuna.study.ask()
     assert {"seldom", "scale", "shift"} <= set(
-        sampler.infer_relative_search_space(study._study, trial)
+        sampler.infer_relative_search_space(study._optuna.study, trial)
     )
 
 

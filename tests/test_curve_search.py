@@ -13,7 +13,7 @@ from search_spaces.domains import Choice, Float, Int, SearchSpace
 from tuning.curve_model import CurveModel, Curves, Encoder, shapes
 from tuning.curve_search import CurveSearch
 from tuning.freeze_thaw import FreezeThaw, rungs
-from tuning.record import TrialRecord
+from tuning.record import TrialRecord, TrialState
 from tuning.searcher import Study
 from tuning.spaces import load_space, space_names
 
@@ -269,9 +269,14 @@ def test_no_more_than_some_stay_frozen():
 def test_a_restored_freezer_knows_who_is_frozen():
     freezer = FreezeThaw(direction="max", epochs=9, n_trials=27, seed=0)
     first = freezer.rungs[0]
+
+    def restore(number: int, state: TrialState, n_epochs: int, value: float) -> None:
+        curve = {epoch: {"m": value} for epoch in range(1, n_epochs + 1)}
+        freezer.restore(TrialRecord(number, {}, {}, state, curve), "m", "max")
+
     for number in range(6):
-        freezer.restore(number, "frozen", first, float(number))
-    freezer.restore(6, "completed", 9, 9.0)
+        restore(number, "frozen", first, float(number))
+    restore(6, "completed", 9, 9.0)
     assert freezer.thaw(is_last_call=False) == 5
 
 

@@ -150,7 +150,7 @@ def test_every_sampler_of_several_objectives_takes_all_ends(searcher):
     points = search(studies[0], n_trials)
     for point in points:
         assert all(space.domains[name].contains(value) for name, value in point.items())
-    states = {trial.state for trial in studies[0]._study.get_trials()}
+    states = {trial.state for trial in studies[0]._optuna.study.get_trials()}
     assert states == {State.COMPLETE, State.PRUNED, State.FAIL}
     if searcher != "gp":
         assert search(studies[1], n_trials) == points
@@ -183,10 +183,10 @@ def test_a_resumed_search_of_several_objectives_stops_and_proposes_alike():
         assert len({study.report(12, epoch, 2.5) for study in studies}) == 1
     tpe = Study(space, searcher="tpe", other_directions=["min"], n_known=12, **options)
     tpe.restore_all(records, objectives)
-    assert [t.values for t in tpe._study.get_trials()] == [
-        t.values for t in studies[0]._study.get_trials(states=[State.COMPLETE, State.PRUNED])
+    assert [t.values for t in tpe._optuna.study.get_trials()] == [
+        t.values for t in studies[0]._optuna.study.get_trials(states=[State.COMPLETE, State.PRUNED])
     ]
-    assert optuna.samplers.TPESampler in type(tpe._study.sampler).__mro__
+    assert optuna.samplers.TPESampler in type(tpe._optuna.study.sampler).__mro__
     assert tpe.ask(12)
 
 

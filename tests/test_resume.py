@@ -237,6 +237,25 @@ def test_a_widened_space_keeps_all(toy_sweep, run, view, workplace):
     assert len({trials[number].config["kind"] for number in range(4, 16)}) > 1
 
 
+NEW_POINTS = [{"x": 0.25, "kind": "plain"}, {"x": 0.75, "kind": "scaled", "scale": 2}]
+
+
+@pytest.mark.parametrize("searcher", ["curves", "tpe", "nsga2"])
+def test_starting_points_of_another_space_are_tried_if_they_are_new(
+    toy_sweep, run, view, workplace, searcher
+):
+    sweep = toy_sweep(trials=6, searcher=searcher, scheduler="none")
+    run(sweep)
+    old = {"x": 0.5, "kind": "plain", "scale": 3}  # scale is not active, and was not then
+    points = [NEW_POINTS[0], old, NEW_POINTS[1]]
+    write_space(workplace / "new.py", starting=f"starting_points={points}")
+    resumed(sweep, view, "new.py", trials=7)
+    resumed(sweep, view, None, trials=10)
+    trials = read_history(sweep.folder).trials
+    assert [trials[number].point for number in (6, 7)] == NEW_POINTS
+    assert all(trials[number].point["x"] not in (0.25, 0.5, 0.75) for number in (8, 9))
+
+
 def test_a_setting_can_be_searched_no_longer(toy_sweep, run, view):
     sweep = toy_sweep(trials=6, searcher="random", scheduler="none")
     run(sweep)

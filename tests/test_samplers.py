@@ -109,7 +109,7 @@ def test_a_resumed_search_knows_what_it_knew(searcher):
     known = list(driver.records.values())
     again = make_study(space, searcher, n_known=len(known))
     again.restore_all(known, OBJECTIVES)
-    trials = [study._study.get_trials() for study in (driver.study, again)]
+    trials = [study._optuna.study.get_trials() for study in (driver.study, again)]
     for first, second in zip(*trials, strict=True):
         for name in ("number", "state", "values", "params", "intermediate_values", "constraints"):
             assert getattr(first, name) == getattr(second, name), name
@@ -131,7 +131,7 @@ def test_a_changed_space_does_not_lose_what_still_fits():
         study.restore_all(list(driver.records.values()), OBJECTIVES)
         fits = [record for record in driver.records.values() if record.point["x"] <= 0.6]
         assert 0 < len(fits) < 14
-        told = study._study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+        told = study._optuna.study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
         ended = [r for r in fits if r.state in ("completed", "infeasible")]
         # in the order in which they ended, or in which they began
         assert {str(trial.params) for trial in told} == {str(record.point) for record in ended}

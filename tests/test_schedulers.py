@@ -62,7 +62,7 @@ def test_a_restored_study_decides_as_if_it_had_never_stopped(values, stop_after,
     """Also at higher rungs: they are lowered here to come after 1, 3 and 9 epochs."""
     studies = [make_study(epochs, direction), make_study(epochs, direction)]
     for study in studies:
-        study._study.pruner = RungPruner(1, 3)
+        study._optuna.study.pruner = RungPruner(1, 3)
     points = [studies[0].ask(number) for number in range(8)]
     records = [TrialRecord(number, {}, point) for number, point in enumerate(points)]
 
@@ -89,7 +89,7 @@ def test_a_restored_study_decides_as_if_it_had_never_stopped(values, stop_after,
                 study.tell(number, record.state, record.value("m", direction))
     if len(values) <= stop_after:
         restore()
-    states = [[trial.state for trial in study._study.get_trials()] for study in studies]
+    states = [[trial.state for trial in study._optuna.study.get_trials()] for study in studies]
     assert states[0] == states[1]
 
 

@@ -230,7 +230,11 @@ def test_it_is_kept_in_a_database_if_one_is_named(toy_sweep, run, workplace):
     [
         ("studies.db", "must be such as sqlite:///FILE.db"),
         ("mysql://host/studies", "must be such as sqlite:///FILE.db"),
-        ("postgresql://me:secret@127.0.0.1:9/studies", r"me:\*\*\*@127.0.0.1:9/studies.*"),
+        ("mysql://me:secret@host/studies", r"me:\*\*\*@host.* must be such as sqlite:///FILE.db"),
+        ("postgresql://me:secret@127.0.0.1:9/x", r"me:\*\*\*@127.0.0.1:9/x.*: must be without the"),
+        ("postgresql+psycopg://127.0.0.1/x?user=me&password=secret", r"must be without the pass"),
+        ("postgresql+pg8000://me@127.0.0.1:9/studies", r"me@127.* its driver is not installed"),
+        ("postgresql://me@127.0.0.1:9/studies", r"me@127.0.0.1:9/studies.*"),
     ],
 )
 def test_a_storage_that_can_not_be_used_is_refused(toy_sweep, url, message):
@@ -241,7 +245,11 @@ def test_a_storage_that_can_not_be_used_is_refused(toy_sweep, url, message):
 
 def test_a_password_is_not_shown():
     assert masked("postgresql://me:secret@host/x") == "postgresql://me:***@host/x"
+    assert masked("postgresql://me:se@c:ret@host/x") == "postgresql://me:***@host/x"
+    assert masked("postgresql://:secret@host/x") == "postgresql://:***@host/x"
     assert masked("postgresql://me@host/x") == "postgresql://me@host/x"
+    hidden = "postgresql://me@host/x?password=***&sslmode=require"
+    assert masked(hidden.replace("***", "secret")) == hidden
 
 
 def test_trials_that_somebody_queues_in_the_study_are_left_alone(toy_sweep, run):

@@ -85,7 +85,7 @@ def test_the_sampler_knows_them_also_after_a_resume(toy_sweep, earlier):
     sweep.save()
     for each in (sweep, reopened(sweep)):
         controller = controller_of(each)
-        known = controller._study._study.get_trials()
+        known = controller._study._optuna.study.get_trials()
         assert len(known) == 20
         assert controller.propose().trial == 0
         assert controller.trials[0].point == {"x": 0.5, "kind": "plain"}

@@ -37,7 +37,7 @@ from trainables.freezing import (
 )
 from trainables.frozen_prefix import FrozenPrefix, freeze_prefix
 from trainables.metrics import METRIC_DIRECTIONS, Meter
-from trainables.optim import make_optimizer, make_schedule
+from trainables.optim import configure_again, configured, make_optimizer, make_schedule
 from trainables.parallel import (
     Parallelism,
     fail_together,
@@ -206,8 +206,10 @@ def _read_checkpoint(
 
 
 def _resume(training: _Training, description: CheckpointDescription, state: dict[str, Any]) -> None:
+    groups = configured(training.optimizer)
     training.parallel.load_state(training.optimizer, state["optimizer"])
     training.schedule.load_state_dict(state["schedule"])
+    configure_again(training.optimizer, training.schedule, groups)
     training.scaler.load_state_dict(state["scaler"])
     training.epochs_done = description.epoch
     training.history = dict(description.history)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainables.errors import RunFailed
+from tuning.lineage import config_of_best, describe_schedule, schedule_of_best
 from tuning.record import Record, TrialRecord
 from tuning.seeds import SeedResult
 from tuning.sharing import store_of
@@ -15,6 +16,7 @@ from tuning.tracking import SWEEP_TAG, TRIAL_TAG, quiet_mlflow, sweep_tags
 
 CHAMPION = "champion"
 VERDICT_TAG = "thaw.verdict"  # does the gain exceed seed noise
+SCHEDULE_TAG = "thaw.schedule"  # as the trials' runs have it
 TEST_READS_TAG = "thaw.test_reads_before"  # how often the test split was read before
 
 
@@ -42,10 +44,13 @@ def log_champion(
         VERDICT_TAG: document["verdict"],
         TEST_READS_TAG: str(document["test_reads_before"]),
     }
+    if document["schedule"]:
+        tags[SCHEDULE_TAG] = describe_schedule(schedule_of_best(sweep, trial))
     if record.history.parent_run_id:
         tags["mlflow.parentRunId"] = record.history.parent_run_id
     with mlflow.start_run(run_name=f"{sweep.name}-{CHAMPION}", tags=tags) as run:
-        mlflow.log_params({**trial.config, "seed": champion.seed, SWEEP_TAG: sweep.name})
+        config = config_of_best(sweep, trial)
+        mlflow.log_params({**config, "seed": champion.seed, SWEEP_TAG: sweep.name})
         for epoch, metrics in champion.curve.items():
             finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
             mlflow.log_metrics(finite, step=epoch)

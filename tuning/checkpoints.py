@@ -1,7 +1,8 @@
 """Keeps a sweep's best few checkpoints on the disk and deletes the others, off the control loop.
 
 Only checkpoints of trials that have ended are ever deleted: one that runs, or waits to go on, keeps
-all it has. The best one stays, whatever the budget.
+all it has; so does what others may go on from, until nobody will. The best one stays, whatever the
+budget.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from trainables.metrics import Direction
 from tuning.disk import LEAST_FREE_BYTES, show_bytes
 from tuning.record import Best, TrialRecord
 from tuning.stores import TRIALS, CheckpointStore, FolderStore, trial_key
-from tuning.trial_checkpoints import BEST
+from tuning.trial_checkpoints import BEST, LAST, milestone
 
 _SECONDS_BETWEEN_LOOKS = 30.0  # at the disk; a look lists every trial's folder
 _SECONDS_BETWEEN_LOOKS_WITH_BUDGET = 5.0
@@ -51,11 +52,13 @@ class CheckpointKeeper:
         *,
         budget_bytes: int | None = None,
         warn: Callable[[str], None] = lambda message: None,
+        keeps_milestones: bool = False,
     ) -> None:
         """Keep the checkpoints of the best ``n_kept`` trials.
 
         Args:
             budget_bytes: of all checkpoints together; fewer are kept where they are larger.
+            keeps_milestones: of trials that have ended, until ``discard_milestone``.
             warn: told once if the disk or the budget does not suffice, in a thread of its own.
         """
         self._store = store
@@ -64,6 +67,7 @@ class CheckpointKeeper:
         self._mode = mode
         self._budget_bytes = budget_bytes
         self._warn = warn
+        self._keeps_milestones = keeps_milestones
         self._best = Best(n_kept, metric, mode)
         self._is_short = False  # of room: fewer than n_kept are kept
         self._warned: set[str] = set()
@@ -109,6 +113,10 @@ class CheckpointKeeper:
         """Delete, in the background, all checkpoints of ``trial``."""
         self._background.submit(self._clear, trial)
 
+    def discard_milestone(self, number: int, epoch: int) -> None:
+        """Delete, in the background, a trial's checkpoint that others might have gone on from."""
+        self._background.submit(self._delete, f"{trial_key(number)}/{milestone(epoch)}")
+
     def close(self) -> None:
         """Settle, and delete nothing from now on."""
         self.settle()
@@ -127,7 +135,10 @@ class CheckpointKeeper:
 
     def _take_in(self, trial: TrialRecord) -> None:
         # The newest one, damaged ones, and what a killed process left half-written.
-        self._clear(trial, keep=best_key(trial.number))
+        if self._keeps_milestones:
+            self._delete(f"{trial_key(trial.number)}/{LAST}")
+        else:
+            self._clear(trial, keep=best_key(trial.number))
         try:
             if self._store.find(best_key(trial.number)) is None:
                 return  # the disk did not take it, or it was not good enough to be saved
@@ -200,8 +211,11 @@ class CheckpointKeeper:
             self._warn(message)
 
     def _delete_best(self, trial: TrialRecord) -> None:
+        self._delete(best_key(trial.number))
+
+    def _delete(self, key: str) -> None:
         with suppress(OSError):
-            self._store.delete(best_key(trial.number))
+            self._store.delete(key)
 
     def _clear(self, trial: TrialRecord, keep: str | None = None) -> None:
         with suppress(OSError):

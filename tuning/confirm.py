@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tuning.lineage import config_of_best, schedule_of_best
 from tuning.record import ENDED_STATES, ConfirmationPlan, Record, SweepHistory, TrialRecord, ranked
 from tuning.sweep import Sweep
 
@@ -60,8 +61,9 @@ class Confirmation:
             for trial in candidates:
                 run = known.get((trial.number, seed))
                 if run is None:
-                    config = {**trial.config, "seed": seed}
-                    yield TrialRecord(number, config, trial.point, confirms=trial.number)
+                    config = {**config_of_best(sweep, trial), "seed": seed}
+                    point = schedule_of_best(sweep, trial)[-1].settings
+                    yield TrialRecord(number, config, point, confirms=trial.number)
                     number += 1
                 elif run.state not in ENDED_STATES:
                     yield run

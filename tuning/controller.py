@@ -14,9 +14,11 @@ from typing import Any
 from tuning.checkpoints import CheckpointKeeper, trial_folder
 from tuning.confirm import Confirmation
 from tuning.cost import seconds_of_all_epochs
+from tuning.exploiting import Exploiter
 from tuning.fitness import Needs
 from tuning.goals import OF_FAILURE, UNFIT, Ending, Goals, all_tried
 from tuning.hosting import Assignment, EpochResult, Outcome
+from tuning.lineage import configurations, schedule_of_best
 from tuning.packing import Packing
 from tuning.record import ENDED_STATES, Record, TrialRecord, TrialState
 from tuning.resources import Resources, Slot
@@ -67,6 +69,7 @@ class Controller:
             sweep.mode,
             budget_bytes=sweep.checkpoint_budget_bytes,
             warn=lambda message: record.append("trouble", message=message),
+            keeps_milestones=sweep.scheduler == "pbt",
         )
         self._study = Study(
             sweep.space,
@@ -80,6 +83,9 @@ class Controller:
             other_directions=tuple(sweep.other_metrics.values()),
             cost_aware=sweep.cost_aware,
         )
+        self._exploiter: Exploiter | None = None
+        if sweep.scheduler == "pbt":
+            self._exploiter = Exploiter(sweep, record, self._study, self._keeper)
         self._unfinished: list[TrialRecord] = []
         self._running: dict[int, Slot] = {}
         self._heard: dict[int, float] = {}  # running trial -> time.monotonic() of its last sign
@@ -162,7 +168,8 @@ class Controller:
         else:
             known = self._known_trial()
         if known is not None:
-            number, point, config = known.number, known.point, known.config
+            number, point = known.number, known.settings
+            config = known.config if not known.takeovers else self.sweep.configuration(point)
         elif self._n_proposed >= self.n_trials:
             return None
         else:
@@ -198,11 +205,11 @@ class Controller:
             seconds_between_checkpoints=_SECONDS_BETWEEN_CHECKPOINTS,
             prefix_cache_bytes=sweep.prefix_cache_bytes,
             data_fingerprint=sweep.data_fingerprint(config),
-            save_after=self._study.rungs[:-1],
             store=self._address.to_json(),
             needs=None if self._needs is None else self._needs.to_json(),
             is_new=known is None,
             strategy=sweep.strategy,
+            **self._checkpoints(self._record.history.trial(number)),
         )
 
     def _with_micro_batch(self, number: int, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,11 +217,26 @@ class Controller:
         size = self._micro_batches.get(number)
         return dict(config) if size is None else {**config, "micro_batch_size": size}
 
+    def _checkpoints(self, trial: TrialRecord) -> dict[str, Any]:
+        """What of an assignment says which checkpoints a trial keeps, and which it goes on from."""
+        if trial.confirms is not None:
+            confirmed = self.trials[trial.confirms]
+            schedule = configurations(
+                self.sweep, confirmed, schedule_of_best(self.sweep, confirmed)
+            )
+            seed = trial.config["seed"]
+            return {"schedule": [(first, {**each, "seed": seed}) for first, each in schedule]}
+        if self._exploiter is not None:
+            return self._exploiter.checkpoints(trial)
+        return {"save_after": self._study.rungs[:-1]}
+
     def _known_trial(self) -> TrialRecord | None:
         """One to go on with, in preference to a new one."""
         if self._unfinished:
             return self._unfinished.pop(0)
         thawed = self._study.thaw(is_last_call=self._n_proposed >= self.n_trials)
+        if thawed is not None and self._exploiter is not None:
+            self._exploiter.thawed(self.trials[thawed])
         return None if thawed is None else self.trials[thawed]
 
     def _next_confirmation(self) -> TrialRecord | None:
@@ -285,7 +307,10 @@ class Controller:
         """Let a trial give its slot away; it may go on later."""
         self._release(number)
         self._record.append("trial_ended", trial=number, state="frozen", error=None)
+        self._study.frozen(number, self._seconds(self.trials[number]))
         self._goals.ended(self.trials[number])
+        if self._exploiter is not None:
+            self._exploiter.drop_spent()
         for hopeless in self._study.give_up():
             self._tell(self.trials[hopeless], "pruned")
 
@@ -375,7 +400,10 @@ class Controller:
             self._record.append("trial_retried", trial=number, reason=reason)
             self._put_back(trial)
             return
-        if trial.confirms is None:
+        if self._exploiter is not None and self._exploiter.goes_on_from_its_own(trial, outcome):
+            self._record.append("trial_retried", trial=number, reason=outcome.error)
+            self._put_back(trial)
+        elif trial.confirms is None:
             self._tell(trial, outcome.state, outcome.error)
         else:
             self._record.append(
@@ -412,9 +440,13 @@ class Controller:
         self._record.append("trial_ended", trial=trial.number, state=state, error=error)
         self._keeper.ended(trial)
         self._goals.ended(trial)
+        if self._exploiter is not None:
+            self._exploiter.drop_spent()
 
     def _seconds(self, trial: TrialRecord) -> float | None:
-        """What a training of all the trial's epochs takes."""
+        """What a training of all the trial's epochs takes; None if it was of several settings."""
+        if trial.takeovers:
+            return None
         held = self._record.history.spent.trial_seconds(trial.number, time.time())
         return seconds_of_all_epochs(trial, held, self.sweep.max_epochs())
 

@@ -35,6 +35,25 @@ def seconds_of_all_epochs(trial: TrialRecord, held_seconds: float, epochs: int) 
     return per_epoch * float(trial.config.get("epochs") or epochs)
 
 
+def predict_log_seconds(
+    seen: np.ndarray, log_seconds: np.ndarray, candidates: np.ndarray
+) -> np.ndarray:
+    """The logarithm of what candidates take [candidate]; zeros where too few trials are known.
+
+    Args:
+        seen: features of trials [trial, feature], from 0 to 1.
+        log_seconds: what they took [trial].
+        candidates: their features [candidate, feature].
+    """
+    if len(seen) < _N_LEAST:
+        return np.zeros(len(candidates))
+    centre, mean = seen.mean(axis=0), log_seconds.mean()
+    seen = seen - centre
+    gram = seen.T @ seen + _RIDGE * np.eye(seen.shape[1])
+    weights = np.linalg.solve(gram, seen.T @ (log_seconds - mean))
+    return np.asarray(mean + (candidates - centre) @ weights)
+
+
 class CostAwareTPESampler(BoundedTPESampler):
     """TPE that proposes by expected improvement per second (Snoek et al., arXiv:1206.2944).
 
@@ -68,16 +87,9 @@ class CostAwareTPESampler(BoundedTPESampler):
         numbers = list(self._log_seconds)[-_N_MOST:]
         columns = {name: self._column(name)[numbers] for name in samples}
         known = ~np.isnan(list(columns.values())).any(axis=0)
-        n_candidates = len(next(iter(samples.values())))
-        if known.sum() < _N_LEAST:
-            return np.zeros(n_candidates)
         target = np.array([self._log_seconds[number] for number in numbers])[known]
         seen = self._features({name: column[known] for name, column in columns.items()})
-        centre = seen.mean(axis=0)
-        seen = seen - centre
-        gram = seen.T @ seen + _RIDGE * np.eye(seen.shape[1])
-        weights = np.linalg.solve(gram, seen.T @ (target - target.mean()))
-        return np.asarray(target.mean() + (self._features(samples) - centre) @ weights)
+        return predict_log_seconds(seen, target, self._features(samples))
 
     def _features(self, columns: dict[str, np.ndarray]) -> np.ndarray:
         """One row per trial: numbers from 0 to 1 and their squares, choices one-hot."""

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.special import erfcx, ndtr
 
 from search_spaces.domains import SearchSpace
 from trainables.metrics import Direction
+from tuning.cost import predict_log_seconds
 from tuning.curve_model import CurveModel, Curves, Encoder, shapes
 
 _N_RANDOM = 8  # trials before the model is asked
@@ -21,6 +23,7 @@ _N_CANDIDATES = 100
 # from so many observations: what a proposal costs (about 10 ms) then does not grow.
 _N_BEST, _N_OTHERS, _N_FITTED = 80, 70, 200
 _GROWTH_BETWEEN_FITS = 1.25
+_N_COSTS = 500  # trials whose cost is learned from, the newest
 
 
 @dataclass
@@ -34,11 +37,20 @@ class _Trial:
 class CurveSearch:
     """Hears of each epoch of each trial, whoever runs them."""
 
-    def __init__(self, space: SearchSpace, *, direction: Direction, epochs: int, seed: int) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        direction: Direction,
+        epochs: int,
+        seed: int,
+        cost_aware: bool = False,
+    ) -> None:
         """Begin with nothing known.
 
         Args:
             epochs: of a whole training.
+            cost_aware: propose by expected improvement per second (arXiv:1206.2944).
         """
         self._space = space
         self._sign = 1.0 if direction == "max" else -1.0
@@ -51,7 +63,9 @@ class CurveSearch:
         self._n_heard_at_condition = -1
         self._n_fitted = 0
         self._rows: dict[int, int] = {}  # trials that the model knows now -> their row there
-        self._best = 0.0  # as the model has values
+        self._cost_aware = cost_aware
+        # trial -> its point, encoded, and the logarithm of the seconds that all its epochs take
+        self._costs: dict[int, tuple[np.ndarray, float]] = {}
 
     def observe(self, number: int, point: Mapping[str, Any], epoch: int, value: float) -> None:
         """Hear of a trial's value after ``epoch``."""
@@ -68,12 +82,19 @@ class CurveSearch:
         self._trials[number] = _Trial(self._encode([point])[0], [-math.inf] * self._epochs)
         self._n_heard += 1
 
+    def costs(self, number: int, point: Mapping[str, Any], seconds: float) -> None:
+        """Hear what a training of all of a trial's epochs takes."""
+        if self._cost_aware and seconds > 0:
+            self._costs.pop(number, None)
+            self._costs[number] = self._encode([point])[0], math.log(seconds)
+
     def propose(self) -> dict[str, Any]:
         """A point to try next.
 
         Of random candidates, the one whose end is foreseen as best with some optimism, which is
         drawn anew each time (mean + u · standard deviation, u exponential), so that trials that are
-        started together differ.
+        started together differ. If costs count, the one of which most improvement per second is
+        expected, over where the best of the known trials is foreseen to end.
         """
         is_blind = self._is_too_early or self._random.random() < _SHARE_RANDOM
         candidates = [
@@ -82,8 +103,28 @@ class CurveSearch:
         if is_blind:
             return candidates[0]
         self._condition()
-        mean, deviation = self._ends(self._encode(candidates), [None] * len(candidates))
+        encoded = self._encode(candidates)
+        mean, deviation = self._ends(encoded, [None] * len(candidates))
+        if self._cost_aware:
+            gain = _log_expected_improvement((mean - self._best_end()) / deviation, deviation)
+            return candidates[int(np.argmax(gain - self._predict_log_seconds(encoded)))]
         return candidates[int(np.argmax(mean + self._random.expovariate(1.0) * deviation))]
+
+    def _best_end(self) -> float:
+        """Where the best of the trials that the model knows is foreseen to end."""
+        known = np.stack([self._trials[number].encoded for number in self._rows])
+        return float(self._ends(known, list(self._rows.values()))[0].max())
+
+    def _predict_log_seconds(self, encoded: np.ndarray) -> np.ndarray:
+        """What candidates take [candidate], from what trials took; zeros if those are few."""
+        newest = list(self._costs.values())[-_N_COSTS:]
+        if not newest:
+            return np.zeros(len(encoded))
+        seen = np.stack([point for point, _ in newest])
+        log_seconds = np.array([seconds for _, seconds in newest])
+        return predict_log_seconds(
+            np.hstack([seen, seen**2]), log_seconds, np.hstack([encoded, encoded**2])
+        )
 
     def foresee(self, numbers: Sequence[int]) -> dict[int, float]:
         """Where each of these trials is expected to end; more is better, and no unit.
@@ -169,6 +210,20 @@ class CurveSearch:
         kept = row[curves.trial] >= 0
         chosen = Curves(row[curves.trial[kept]], curves.shapes[kept], curves.value[kept])
         return chosen, points[some]
+
+
+def _log_expected_improvement(z: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """The logarithm of E[max(end - best, 0)], finite also where that is as good as zero.
+
+    Args:
+        z: (mean of the end - best) / ``deviation``.
+    """
+    log_density = -0.5 * z**2 - 0.5 * math.log(2 * math.pi)
+    near, below = np.maximum(z, -1.0), np.clip(-z, 1.0, 100.0)
+    gain = np.exp(np.where(z > -1.0, log_density, 0.0)) + near * ndtr(near)
+    # Far below, digits are lost in that difference (arXiv:2310.20708).
+    rest = np.log1p(-below * math.sqrt(math.pi / 2) * erfcx(below / math.sqrt(2)))
+    return np.asarray(np.log(deviation) + np.where(z > -1.0, np.log(gain), log_density + rest))
 
 
 def _epochs_to_learn_from(n_epochs: int) -> list[int]:

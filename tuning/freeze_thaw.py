@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from trainables.metrics import Direction
-from tuning.record import ENDED_STATES, TrialState
+from tuning.record import ENDED_STATES, TrialRecord, TrialState
 
 REDUCTION_FACTOR = 3  # of three trials at a rung, one goes on
 _MOST_RUNGS = 4
@@ -103,13 +103,15 @@ class FreezeThaw:
             return False
         return True
 
-    def ended(self, number: int) -> None:
-        """Hear that a trial runs no longer, other than by being frozen."""
+    def ended(self, number: int, state: TrialState = "completed") -> None:
+        """Hear that a trial runs no longer, other than by being frozen; it does not matter how."""
         if (goal := self._goal.pop(number, None)) is not None and goal < len(self.rungs) - 1:
             self._n_reached[goal] += 1  # it fell out before: one more that goes no further
 
-    def restore(self, number: int, state: TrialState, n_epochs: int, best: float | None) -> None:
+    def restore(self, record: TrialRecord, metric: str, mode: Direction) -> None:
         """Take over a trial of an earlier sitting: ended, frozen, or to be run on."""
+        number, state, n_epochs = record.number, record.state, len(record.curve)
+        best = record.value(metric, mode)
         self._n_started += 1
         if best is not None:
             self._best[number] = self._sign * best

@@ -60,11 +60,15 @@ class Goals:
             self.best = value
 
     def ended(self, trial: TrialRecord) -> None:
-        """Hear that a trial has ended, or is frozen: whatever follows, it counts once."""
+        """Hear that a trial has ended, or is frozen: whatever follows, it counts once.
+
+        A member of a population counts when it ends: all of them are frozen again and again.
+        """
         valid = trial.state in ("completed", "pruned", "frozen")
         value = trial.value(self.sweep.metric, self.sweep.mode) if valid else None
-        self.n_ended_since_best += trial.number not in self._counted
-        self._counted.add(trial.number)
+        if trial.state != "frozen" or self.sweep.scheduler != "pbt":
+            self.n_ended_since_best += trial.number not in self._counted
+            self._counted.add(trial.number)
         if value is None:
             return
         self.reported(value)

@@ -18,11 +18,19 @@ from trainables.task import EpochReport, Strategy, TrainingRun
 from tuning.fitness import Needs, Unfit, check_fitness, here
 from tuning.record import TrialState
 from tuning.remote import RemoteError
+from tuning.replay import replay
 from tuning.sharing import open_store
 from tuning.shipping import train_file_here
 from tuning.spaces import training_function
 from tuning.stores import CheckpointStore, FolderStore, trial_key
-from tuning.trial_checkpoints import BEST, LAST, TrialCheckpoints, save_share
+from tuning.trial_checkpoints import (
+    BEST,
+    DONATED,
+    LAST,
+    TrialCheckpoints,
+    milestone,
+    save_share,
+)
 
 # Of a store that a trial is to go on from a checkpoint in, while it does not answer.
 _SECONDS_FOR_STORE, _SECONDS_BETWEEN_LOOKS = 120.0, 5.0
@@ -58,6 +66,13 @@ class Assignment:
     needs: Mapping[str, Any] | None = None
     is_new: bool = False  # no process has run it before
     strategy: Strategy = "ddp"  # of several workers
+    keep_after: Sequence[int] = ()  # epochs whose checkpoint other trials may go on from
+    # A checkpoint of another trial to go on from, by its key in the store, and its epoch: the
+    # trial's own up to that one are of other weights.
+    donor_key: str | None = None
+    donor_epoch: int = 0
+    # (first epoch, configuration), where that changes in the middle of the training
+    schedule: Sequence[tuple[int, Mapping[str, Any]]] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -139,10 +154,11 @@ class TrialHost:
             report = next(self._generator, None)
             if report is None:
                 return self._completed()
-            metrics, target = self._judge(report)
+            metrics, targets = self._judge(report)
             self._curve[report.epoch] = metrics
-            if target is not None and (note := self._save(report, target)):
-                self._trouble.append(note)
+            for target in targets:
+                if note := self._save(report, target):
+                    self._trouble.append(note)
             return EpochResult(report.epoch, metrics, self._take_trouble(), dict(report.tags))
         except Unfit as error:
             return Outcome("interrupted", str(error))
@@ -179,6 +195,8 @@ class TrialHost:
             checkpoints.set_aside(damaged)
         except OSError:
             return False
+        if damaged == DONATED:
+            return False  # from where a trial goes on then is not decided here
         older = checkpoints.newest
         left = "the start" if older is None else f"the checkpoint {checkpoints.name(older)!r}"
         # A copy's path says nothing to a person.
@@ -218,6 +236,9 @@ class TrialHost:
             checkpoints = _patiently(lambda: self._look_for_checkpoints(store, key))
             newest, self._curve = self._place.share((checkpoints.newest, checkpoints.newest_curve))
             self._resume_from = None
+            if newest is None and assignment.donor_key is not None:
+                where = checkpoints.name(DONATED)
+                raise DamagedCheckpoint(f"checkpoint {where!r}, to go on from, is not there")
             if newest is not None:
                 self._resume_from = _patiently(lambda: checkpoints.fetch(newest))
         except OSError as error:
@@ -238,12 +259,20 @@ class TrialHost:
             data_fingerprint=assignment.data_fingerprint,
             resume_from=self._resume_from,
         )
-        return iter(train(assignment.config, run))
+        schedule = assignment.schedule or [(1, assignment.config)]
+        done = max(self._curve, default=0)
+        return replay(train, schedule, run, store, f"{key}/replay", done=done)
 
     def _look_for_checkpoints(self, store: CheckpointStore, key: str) -> TrialCheckpoints:
         """The trial's checkpoints; the first worker knows which there are."""
         if self._checkpoints is None:
-            checkpoints = TrialCheckpoints(store, key)
+            checkpoints = TrialCheckpoints(
+                store,
+                key,
+                milestones=self._assignment.keep_after,
+                donor_key=self._assignment.donor_key,
+                donor_epoch=self._assignment.donor_epoch,
+            )
             if not self._assignment.is_new and self._place.rank == 0:
                 checkpoints.look()
             self._checkpoints = checkpoints
@@ -271,7 +300,7 @@ class TrialHost:
     def _completed(self) -> Outcome:
         if self._checkpoints is not None and self._place.rank == 0:
             self._checkpoints.retry(is_last=True)
-        if not self._curve:
+        if not self._curve and self._assignment.donor_key is None:
             return Outcome("failed", "the training function ended without a single epoch report")
         return Outcome("completed")
 
@@ -293,38 +322,40 @@ class TrialHost:
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         return {**_gpu_memory(), **metrics}
 
-    def _judge(self, report: EpochReport) -> tuple[dict[str, float], str | None]:
-        """The report's metrics, and whether to save to ``best``, ``last`` or not at all.
+    def _judge(self, report: EpochReport) -> tuple[dict[str, float], list[str]]:
+        """The report's metrics, and under which names its state is to be saved.
 
         What is wrong with the report is raised in every worker.
         """
         verdict: Any = None
         if self._place.rank == 0:
             try:
-                verdict = self._check(report), self._target(report)
+                verdict = self._check(report), self._targets(report)
             except (InputError, TrialInfeasible) as error:
                 verdict = error
         verdict = self._place.share(verdict)
         if isinstance(verdict, Exception):
             raise verdict
-        metrics, target = verdict
-        return metrics, target
+        metrics, targets = verdict
+        return metrics, targets
 
-    def _target(self, report: EpochReport) -> str | None:
+    def _targets(self, report: EpochReport) -> list[str]:
         value = report.metrics[self._assignment.metric]
-        target = None
+        targets = []
         if self._best is None or self._sign * value > self._sign * self._best:
             self._best = value
             beyond = self._assignment.save_beyond
             if beyond is None or self._sign * value > self._sign * beyond:
-                target = BEST
+                targets.append(BEST)
+        if report.epoch in self._assignment.keep_after:
+            targets.append(milestone(report.epoch))
         waited = time.monotonic() - self._saved_at
         is_due = waited >= self._assignment.seconds_between_checkpoints
-        if target is None and (is_due or report.epoch in self._assignment.save_after):
-            target = LAST
-        if target is None and self._checkpoints is not None:
+        if not targets and (is_due or report.epoch in self._assignment.save_after):
+            targets.append(LAST)
+        if not targets and self._checkpoints is not None:
             self._checkpoints.retry()
-        return target
+        return targets
 
     def _save(self, report: EpochReport, target: str) -> str | None:
         """Save a report; a disk that refuses is a note, not the end."""

@@ -10,7 +10,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tuning.record import ENDED_STATES, Best, Event, SweepHistory, describe_packing
+from tuning.record import (
+    ENDED_STATES,
+    Best,
+    Event,
+    SweepHistory,
+    describe_packing,
+    describe_takeover,
+)
 from tuning.results import count_states, searched
 from tuning.sweep import Sweep
 
@@ -57,11 +64,13 @@ class _Progress:
             return f"confirming the best, trials {numbers}, with fresh seeds {seeds}"
         if event["event"] == "trouble":
             return str(event["message"])
-        if event["event"] not in ("trial_retried", "packing", "epoch"):
+        if event["event"] not in ("trial_retried", "packing", "taken_over", "epoch"):
             return None
         label = self._history.trial(event["trial"]).label
         if event["event"] == "trial_retried":
             return f"{label} starts again: {event['reason']}"
+        if event["event"] == "taken_over":
+            return f"{label} {describe_takeover(event)}"
         if event["event"] == "packing":
             return f"{label}: {describe_packing(event)}"
         return f"{label}: {event['note']}" if event.get("note") else None
@@ -111,7 +120,7 @@ class PlainView(_Progress):
         super().update(event)
         if event["event"] == "trial_started":
             trial = self._history.trial(event["trial"])
-            chosen = " ".join(f"{name}={_short(value)}" for name, value in trial.point.items())
+            chosen = " ".join(f"{name}={_short(value)}" for name, value in trial.settings.items())
             begins = f"goes on after epoch {max(trial.curve)}" if trial.curve else "starts"
             self.say(f"[{self._elapsed():6.1f} s] {trial.label} {begins}: {chosen}")
             self._frozen.discard(event["trial"])
@@ -187,7 +196,7 @@ class LiveView(_Progress):
                 "" if value is None else f"{value:.4f}",
                 " ".join(
                     f"{name}={_short(chosen)}"
-                    for name, chosen in searched(sweep, trial.point).items()
+                    for name, chosen in searched(sweep, trial.settings).items()
                 ),
             )
         return table

@@ -22,11 +22,12 @@ from tuning.addresses import (
     resolve_tracking_uri,
     tracking_uri_elsewhere,
 )
-from tuning.checks import check_gpu_hours, check_space
+from tuning.checks import check_gpu_hours, check_population, check_space, mutable_domains
 from tuning.remote import RemoteError, RemoteFolder, check_writable_uri, split_uri
 from tuning.resources import Gpus
 from tuning.spaces import load_space
 from tuning.starting_points import with_defaults_first
+from tuning.study_storage import check_no_password, masked
 from tuning.sweep import SWEEP_FILE, Sweep, default_cache_folder, local_resources, place_of
 
 ENGINE_NAMES = ("ray", "inprocess")
@@ -36,10 +37,10 @@ SEARCHER_NAMES = ("curves", "tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "rand
 
 OF_ONE_OBJECTIVE = ("curves", "cmaes")
 
-COST_AWARE_NAMES = ("tpe",)  # of samplers.COST_AWARE
+COST_AWARE_NAMES = ("curves", "tpe")  # of samplers.COST_AWARE
 
 # of schedulers.SCHEDULERS, likewise
-SCHEDULER_NAMES = ("freeze-thaw", "asha", "hyperband", "median", "none")
+SCHEDULER_NAMES = ("freeze-thaw", "asha", "hyperband", "median", "pbt", "none")
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ def resolve(options: SweepOptions, *, elsewhere: bool = False) -> Sweep:
         cost_aware=options.cost_aware,
         n_workers=options.workers,
         strategy=options.strategy,
+        mutable=mutable_domains(space, row, loaded.mutable) if options.scheduler == "pbt" else (),
     )
     _check_name(sweep)
     if elsewhere:
@@ -179,6 +181,7 @@ def resolve(options: SweepOptions, *, elsewhere: bool = False) -> Sweep:
     _check_new(sweep)
     resources = local_resources(sweep) if sweep.address is None else None
     check_space(sweep, row, resources)
+    check_population(sweep, row)
     check_gpu_hours(sweep, resources)
     if sweep.storage is not None:
         from tuning.study_mirror import check_study  # imports optuna
@@ -193,7 +196,7 @@ def resolve(options: SweepOptions, *, elsewhere: bool = False) -> Sweep:
 
 def _searcher_name(options: SweepOptions, other_metrics: Mapping[str, Direction]) -> str:
     """The searcher asked for, else the best that there is for the task."""
-    return options.searcher or ("tpe" if other_metrics or options.cost_aware else "curves")
+    return options.searcher or ("tpe" if other_metrics else "curves")
 
 
 def _searcher(name: str, space: SearchSpace, n_objectives: int) -> str:
@@ -212,10 +215,11 @@ def _storage(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.partition("+")[0] not in ("sqlite", "postgresql"):
         raise InputError(
-            f"--storage = {url!r}: must be such as sqlite:///FILE.db or "
+            f"--storage = {masked(url)!r}: must be such as sqlite:///FILE.db or "
             "postgresql://USER@HOST/DATABASE"
         )
-    if scheme != "sqlite":
+    if scheme.partition("+")[0] != "sqlite":
+        check_no_password(url, "--storage")
         return url
     path = Path(rest.removeprefix("/")).expanduser()
     return f"{scheme}:///{path.resolve()}"

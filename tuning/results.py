@@ -11,6 +11,7 @@ from typing import Any
 from trainables.errors import InputError
 from tuning.checkpoints import best_key
 from tuning.confirm import Confirmed, confirmed, standings
+from tuning.lineage import config_of_best, schedule_of_best, schedule_to_json
 from tuning.pareto import pareto_front
 from tuning.record import ENDED_STATES, SweepHistory, TrialRecord
 from tuning.sharing import store_of
@@ -72,9 +73,11 @@ def describe_trial(sweep: Sweep, trial: TrialRecord, history: SweepHistory) -> d
     """A trial as a JSON document."""
     values = trial.values(sweep.objectives) if sweep.other_metrics else None
     mine = [each for each in confirmed(sweep, history) if each.trial.number == trial.number]
+    schedule = schedule_of_best(sweep, trial)
     return {
         "trial": trial.number,
-        "config": trial.config,
+        "config": config_of_best(sweep, trial),
+        "schedule": schedule_to_json(schedule) if len(schedule) > 1 else None,
         "value": trial.value(sweep.metric, sweep.mode),
         **({} if values is None else {"values": dict(zip(sweep.objectives, values, strict=True))}),
         "checkpoint": checkpoint_of(sweep, trial),
@@ -144,11 +147,15 @@ def progress_line(summary: Mapping[str, Any]) -> str:
 
 
 def trial_rows(sweep: Sweep, history: SweepHistory) -> list[dict[str, Any]]:
-    """One flat row per trial: number, state, value, epochs, seconds, error, what was searched."""
+    """One flat row per trial: number, state, value, epochs, seconds, error, what was searched.
+
+    What was searched is as it was in the best epoch, where it changed in the middle of a training.
+    """
     rows = []
     means = {each.trial.number: each.mean for each in confirmed(sweep, history)}
     for number, trial in sorted(history.trials.items()):
         seconds = sum(metrics.get("seconds", 0.0) for metrics in trial.curve.values())
+        settings = schedule_of_best(sweep, trial)[-1].settings
         rows.append(
             {
                 "trial": number,
@@ -159,7 +166,8 @@ def trial_rows(sweep: Sweep, history: SweepHistory) -> list[dict[str, Any]]:
                 "epochs": max(trial.curve, default=0),
                 "training_seconds": round(seconds, 2),
                 "gpus": trial.gpus,
-                **{name: trial.point.get(name) for name in sweep.space.domains},
+                **{name: settings.get(name) for name in sweep.space.domains},
+                "schedule": trial.tags.get("schedule"),
                 "confirmed": means.get(number),
                 "packing": trial.tags.get("packing"),
                 "error": None if trial.error is None else trial.error.strip().splitlines()[-1],

@@ -11,6 +11,7 @@ from trainables.errors import InputError
 from tuning.champion import log_champion
 from tuning.comparison import Gain, default_configuration, paired_gain
 from tuning.driver_lock import sole_driver
+from tuning.lineage import configurations, schedule_of_best, schedule_to_json
 from tuning.live import View
 from tuning.record import Record, TrialRecord
 from tuning.results import best_trial, find_trial
@@ -77,8 +78,12 @@ def _retrain(
     key = f"retrain/{time.strftime('%Y%m%d-%H%M%S')}"
     own = int(trial.config.get("seed", sweep.seed))
     seeds = [own] if n_seeds == 1 else list(range(own + 1, own + 1 + n_seeds))
-    trainings = [Training(f"trial {trial.number}'s configuration", trial.config, seeds, key)]
-    default, why_not = _baseline(sweep, trial, n_seeds, wanted=baseline)
+    schedule = configurations(sweep, trial, schedule_of_best(sweep, trial))
+    config = schedule[-1][1]
+    trainings = [
+        Training(f"trial {trial.number}'s configuration", config, seeds, key, schedule=schedule)
+    ]
+    default, why_not = _baseline(sweep, config, n_seeds, wanted=baseline)
     if default is not None:
         trainings.append(Training("the default", default, seeds, f"{key}/default", may_fail=True))
     earlier_reads = list(history.test_reads)
@@ -117,9 +122,11 @@ def _describe_training(
 ) -> dict[str, Any]:
     values = [result.value for result in results]
     tests = _tests(results).items()
+    schedule = schedule_of_best(sweep, trial)
     return {
         "sweep": sweep.name,
         "trial": trial.number,
+        "schedule": schedule_to_json(schedule) if len(schedule) > 1 else None,
         "checkpoint": champion.checkpoint,
         "champion_seed": champion.seed,
         "trial_value": trial.value(sweep.metric, sweep.mode),
@@ -142,7 +149,7 @@ def _check_counts(n_workers: int, n_seeds: int, trial: TrialRecord) -> None:
         raise InputError(f"--workers = {n_workers}: must be at least 1")
     if n_seeds < 1:
         raise InputError(f"--seeds = {n_seeds}: must be at least 1")
-    batch_size = trial.config.get("batch_size")
+    batch_size = trial.settings.get("batch_size", trial.config.get("batch_size"))
     if isinstance(batch_size, int) and batch_size < n_workers:
         raise InputError(
             f"--workers = {n_workers}: must be at most the batch size, "
@@ -151,7 +158,7 @@ def _check_counts(n_workers: int, n_seeds: int, trial: TrialRecord) -> None:
 
 
 def _baseline(
-    sweep: Sweep, trial: TrialRecord, n_seeds: int, *, wanted: bool
+    sweep: Sweep, config: Mapping[str, Any], n_seeds: int, *, wanted: bool
 ) -> tuple[dict[str, Any] | None, str]:
     """The default configuration, or None and why it is not trained."""
     if not wanted:
@@ -159,7 +166,7 @@ def _baseline(
     if n_seeds < 2:
         return None, "not compared with the default configuration: that takes --seeds 2 or more"
     default = default_configuration(sweep)
-    if {**default, "seed": None} == {**trial.config, "seed": None}:
+    if {**default, "seed": None} == {**config, "seed": None}:
         return None, "it is the default configuration: nothing that was searched is better"
     return default, ""
 

@@ -17,6 +17,7 @@ from tuning.bounded_tpe import BoundedTPESampler
 from tuning.convert import suggest
 from tuning.cost import CostAwareTPESampler
 from tuning.freeze_thaw import rungs
+from tuning.population import QUARTER, intervals
 from tuning.spaces import import_file
 from tuning.sweep import Sweep
 
@@ -73,7 +74,10 @@ SEARCHERS: dict[str, MakeSampler] = {
 # What takes its place where there are several objectives
 _OF_SEVERAL: dict[str, MakeSampler] = {"tpe": _optunas_tpe}
 # What takes its place where the search weighs what a trial costs; for one objective
-COST_AWARE: dict[str, MakeSampler] = {"tpe": lambda seed: CostAwareTPESampler(seed=seed)}
+COST_AWARE: dict[str, MakeSampler] = {
+    "curves": SEARCHERS["curves"],  # which weighs it itself
+    "tpe": lambda seed: CostAwareTPESampler(seed=seed),
+}
 
 # Those that know all from the trials told. The others also go by what they asked before: from a
 # record they are led through the same questions again.
@@ -118,6 +122,8 @@ def search_notes(sweep: Sweep) -> list[str]:
 
 def _pauses(sweep: Sweep) -> str | None:
     """When trials are frozen, which follows from how many there are and how long they are."""
+    if sweep.scheduler == "pbt":
+        return _population(sweep)
     if sweep.scheduler != "freeze-thaw":
         return None
     *pauses, epochs = rungs(sweep.max_epochs(), sweep.trials)
@@ -125,6 +131,17 @@ def _pauses(sweep: Sweep) -> str | None:
         return f"all {sweep.trials} trials train all {epochs} epochs: they are too few to stop any"
     after = ", ".join(map(str, pauses))
     return f"trials pause after epoch {after}; of three, the most promising goes on (freeze-thaw)"
+
+
+def _population(sweep: Sweep) -> str:
+    after = intervals(sweep.max_epochs())
+    n = sweep.trials
+    return (
+        f"a population of {n} (--trials), compared after epochs {', '.join(map(str, after))}, "
+        f"an eighth of a training apart so that what is best spreads to all: each time the worst "
+        f"{n // QUARTER} go on from the weights of the best {n // QUARTER}, with their settings "
+        f"perturbed (pbt); what may change: {', '.join(sweep.mutable)}"
+    )
 
 
 def sampled_by_itself(searcher: str, space: SearchSpace) -> str | None:

@@ -1,42 +1,33 @@
-"""The Optuna study of a sweep: proposes points, hears curves, is told how each trial ended."""
+"""The study of a sweep: proposes points, hears curves, is told how each trial ended.
+
+What Optuna's samplers and pruners have of it is in ``optuna_study.py``; what learns from curves, in
+``curve_search.py``; what decides which trial goes on, in ``freeze_thaw.py`` and ``population.py``.
+"""
 
 from __future__ import annotations
 
-import copy
 import random
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import optuna
-from optuna.samplers._ga import BaseGASampler
-from optuna.trial import FrozenTrial
-
 from search_spaces.domains import SearchSpace
 from trainables.metrics import Direction
-from tuning.convert import suggest
-from tuning.cost import SECONDS
 from tuning.curve_search import CurveSearch
 from tuning.freeze_thaw import FreezeThaw
+from tuning.optuna_study import OptunaStudy, seed_of_sitting
+from tuning.population import Exploit, Population
 from tuning.record import ENDED_STATES, TrialRecord, TrialState
-from tuning.samplers import KNOW_FROM_TRIALS, SEARCHERS, make_sampler
-from tuning.schedulers import SCHEDULERS
-from tuning.told import INFEASIBLE, OPTUNA_DIRECTIONS, Objectives, ending, frozen_trial
+from tuning.samplers import SEARCHERS
+from tuning.told import Objectives
 
 __all__ = ["SEARCHERS", "Study"]
-
-# What Optuna says to people who wrote the calls themselves
-_SILENCED = (
-    "Constraints have been set, but CmaEsSampler",  # it sees the worst value instead
-    "Clip non-finite values",  # of infeasible trials, for the GP
-)
 
 
 class Study:
     """Engine-free: the Ray engine and the in-process one ask it for points and tell it results.
 
-    It lives in memory; ``restore`` fills it from a sweep's record. With several objectives Optuna
-    hears their values at the end, and schedulers judge by the first.
+    It lives in memory; ``restore_all`` fills it from a sweep's record. With several objectives
+    Optuna hears their values at the end, and schedulers judge by the first.
     """
 
     def __init__(
@@ -61,52 +52,39 @@ class Study:
                 propose what it proposed then; those that are led through what they were asked
                 then need the same seed.
             other_directions: of the objectives beside the first.
-            cost_aware: weigh what a trial costs; with the searcher ``tpe`` and one objective only.
+            cost_aware: weigh what a trial costs; with the searchers of ``COST_AWARE`` and one
+                objective only.
         """
-        # Optuna logs one line per trial at level INFO; the live view shows the same.
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        # `group`, experimental since 2021: nothing else samples conditional spaces jointly.
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        for message in _SILENCED:
-            warnings.filterwarnings("ignore", message=message)
-        self._space = space
-        self._epochs = epochs
-        self._directions = (direction, *other_directions)
-        self._asks_again = searcher not in KNOW_FROM_TRIALS
-        sampler_seed = seed if self._asks_again else _sampler_seed(seed, n_known)
-        pruner = SCHEDULERS[scheduler](epochs)
-        self._study = optuna.create_study(
-            directions=[OPTUNA_DIRECTIONS[each] for each in self._directions],
-            sampler=make_sampler(
-                searcher, sampler_seed, len(self._directions), cost_aware=cost_aware
-            ),
-            pruner=pruner,
+        self._optuna = OptunaStudy(
+            space,
+            searcher=searcher,
+            scheduler=scheduler,
+            directions=(direction, *other_directions),
+            epochs=epochs,
+            seed=seed,
+            n_known=n_known,
+            cost_aware=cost_aware,
         )
-        # Optuna takes curves only where there is one objective.
-        self._judge = self._study
-        if other_directions:
-            self._judge = optuna.create_study(
-                direction=OPTUNA_DIRECTIONS[direction],
-                sampler=optuna.samplers.RandomSampler(seed=seed),
-                pruner=pruner,
-            )
-        self._trials: dict[int, optuna.Trial] = {}
-        self._judged: dict[int, optuna.Trial] = {}  # the same trials, in the judge's study
         points: list[Mapping[str, Any]] = list(space.starting_points)
         if searcher == "grid":
             # In random order: a sweep cut short by its budget has seen all corners of the grid.
             points = list(space.grid())
             random.Random(seed).shuffle(points)
-        self._queue = points
+        self._queue = points  # what is to be tried before anything else
         self._limit = len(points) if searcher == "grid" else None
         self._proposes = searcher == "curves"
         self._points: dict[int, Mapping[str, Any]] = {}
         self._curves: CurveSearch | None = None
-        self._freezer: FreezeThaw | None = None
+        self._freezer: FreezeThaw | Population | None = None
+        self._has_taken_over: set[int] = set()  # trials that go on from another's weights
         freezes = scheduler == "freeze-thaw"
         if self._proposes or freezes:
             self._curves = CurveSearch(
-                space, direction=direction, epochs=epochs, seed=_sampler_seed(seed, n_known)
+                space,
+                direction=direction,
+                epochs=epochs,
+                seed=seed_of_sitting(seed, n_known),
+                cost_aware=cost_aware and self._proposes,
             )
         if self._curves is not None and freezes:
             self._freezer = FreezeThaw(
@@ -115,6 +93,11 @@ class Study:
                 n_trials=self._limit if n_trials is None else n_trials,
                 seed=seed,
                 foresee=self._curves.foresee,
+            )
+        if scheduler == "pbt":
+            sizes = [n for n in (n_trials, self._limit) if n is not None]
+            self._freezer = Population(
+                direction=direction, epochs=epochs, n_members=min(sizes, default=None), seed=seed
             )
 
     @property
@@ -135,11 +118,17 @@ class Study:
         return point
 
     def _propose(self, number: int) -> dict[str, Any]:
-        if number < len(self._queue):
-            self._study.enqueue_trial(dict(self._queue[number]))
+        point: Mapping[str, Any] | None = None
+        if self._queue:
+            point = self._queue.pop(0)
         elif self._proposes and self._curves is not None:
-            self._study.enqueue_trial(self._curves.propose())
-        return self._ask(number)
+            point = self._curves.propose()
+        return self._ask(number, point)
+
+    def _ask(self, number: int, point: Mapping[str, Any] | None) -> dict[str, Any]:
+        found = self._optuna.ask(number, point)
+        self._points[number] = found
+        return found
 
     def can_thaw(self, *, is_last_call: bool) -> bool:
         """Whether ``thaw`` would return a trial now."""
@@ -153,16 +142,22 @@ class Study:
         """
         return None if self._freezer is None else self._freezer.thaw(is_last_call=is_last_call)
 
-    def _ask(self, number: int) -> dict[str, Any]:
-        trial = self._study.ask()
-        point: dict[str, Any] = {}
-        for name, domain in self._space.domains.items():
-            if self._space.is_active(name, point):
-                point[name] = suggest(trial, name, domain)
-        self._trials[number] = trial
-        self._points[number] = point
-        self._judged[number] = trial if self._judge is self._study else self._judge.ask()
-        return point
+    def exploit(self, number: int, can_give: Callable[[int, int], bool]) -> Exploit | None:
+        """From whose weights a trial goes on that was just thawed; None: from its own.
+
+        Args:
+            can_give: whether a trial's checkpoint of an epoch is there.
+        """
+        if not isinstance(self._freezer, Population):
+            return None
+        exploit = self._freezer.exploit(number, can_give)
+        if exploit is not None:
+            self._has_taken_over.add(number)
+        return exploit
+
+    def spent(self) -> list[tuple[int, int]]:
+        """Trials and epochs whose checkpoint nobody will go on from any more, each told once."""
+        return self._freezer.spent() if isinstance(self._freezer, Population) else []
 
     def give_up(self) -> list[int]:
         """Frozen trials that will never go on, each told once; ``tell`` must end them."""
@@ -179,11 +174,11 @@ class Study:
         return should_stop
 
     def _hear(self, number: int, epoch: int, value: float) -> bool:
+        if number in self._has_taken_over:
+            return False  # this says nothing of its point
         if self._curves is not None:
             self._curves.observe(number, self._points[number], epoch, value)
-        trial = self._judged[number]
-        trial.report(value, epoch)
-        return epoch < self._epochs and trial.should_prune()
+        return self._optuna.report(number, epoch, value)
 
     def tell(
         self,
@@ -196,40 +191,39 @@ class Study:
     ) -> None:
         """Hear how a trial ended: completed with its best value, pruned, failed or infeasible.
 
+        To the sampler one that took over another's weights was pruned then: how it ended says
+        nothing of its point.
+
         Args:
             others: at the same epoch, the values of the other objectives.
             seconds: what a training of all its epochs takes.
         """
-        trial, judged = self._trials.pop(number), self._judged.pop(number)
         point = self._points.pop(number)
+        if self._freezer is not None:
+            self._freezer.ended(number, state)
+        if number in self._has_taken_over and state in ("completed", "infeasible"):
+            state, value = "pruned", None
         if self._curves is not None and state == "infeasible":
             self._curves.diverged(number, point)
-        if self._freezer is not None:
-            self._freezer.ended(number)
         if seconds is not None:
-            trial.set_user_attr(SECONDS, seconds)
-        values = None if value is None else [value, *others]
-        if values is not None and len(values) != len(self._directions):
-            values = None
-        end = ending(state, values, self._directions)
-        if end.constraint is not None:
-            trial.set_constraint(INFEASIBLE, end.constraint)
-        self._study.tell(trial, end.values, state=end.state)
-        if judged is not trial:
-            self._judge.tell(judged, end.values and end.values[0], state=end.state)
+            self._learn_cost(number, point, seconds)
+        self._optuna.tell(number, state, None if value is None else [value, *others], seconds)
+
+    def frozen(self, number: int, seconds: float | None) -> None:
+        """Hear that a trial has given its slot away; ``seconds`` as in ``tell``."""
+        if seconds is not None:
+            self._learn_cost(number, self._points[number], seconds)
+
+    def _learn_cost(self, number: int, point: Mapping[str, Any], seconds: float) -> None:
+        if self._curves is not None:
+            self._curves.costs(number, point, seconds)
 
     def learn(self, records: Iterable[TrialRecord], objectives: Objectives) -> None:
         """Hear of finished trials that are not this sweep's own."""
-        sampler = self._study.sampler
         metric = next(iter(objectives))
         for record in records:
-            trial = frozen_trial(self._space, record, objectives)
-            if trial is None:
-                continue
-            if isinstance(sampler, BaseGASampler):  # it knows only generations: they are the first
-                trial.system_attrs[sampler._get_generation_key()] = 0
-            self._study.add_trial(trial)
-            self._learn_curve(-1 - record.number, record, metric)
+            if self._optuna.learn(record, objectives):
+                self._learn_curve(-1 - record.number, record, metric)
 
     def _learn_curve(self, number: int, record: TrialRecord, metric: str) -> None:
         if self._curves is None:
@@ -251,19 +245,46 @@ class Study:
         Args:
             seconds_of: what a training of all of a trial's epochs takes.
         """
-        records = list(records)
+        known, queue = list(records), list(self._queue)
+        records = [record.of_its_point() for record in known]
         metric, mode = next(iter(objectives.items()))
         for record in records:
             self._learn_curve(record.number, record, metric)
-        if self._asks_again:
+            seconds = seconds_of(record)
+            if seconds is not None:
+                self._learn_cost(record.number, record.point, seconds)
+        if self._optuna.asks_again:
             self._go_through_again(records, objectives, seconds_of)
         else:
             for record in records:
-                self._take_over(record, objectives, seconds_of(record))
+                self._take_in(record, objectives, seconds_of(record))
+        self._queue = self._untried(queue, records)
+        self._has_taken_over |= {record.number for record in known if record.takeovers}
         if self._freezer is not None:  # last: going through it again is no news for it
-            for record in records:
-                best = record.value(metric, mode)
-                self._freezer.restore(record.number, record.state, len(record.curve), best)
+            for record in known:
+                self._freezer.restore(record, metric, mode)
+
+    def restore(
+        self, record: TrialRecord, metric: str, mode: Direction, seconds: float | None = None
+    ) -> None:
+        """Take over a trial of an earlier sitting: as it ended, or else as running again."""
+        self.restore_all([record], {metric: mode}, lambda record: seconds)
+
+    def _untried(
+        self, queue: Sequence[Mapping[str, Any]], records: Sequence[TrialRecord]
+    ) -> list[Mapping[str, Any]]:
+        """What of ``queue`` no trial had; a space that was changed may have new points there."""
+        if self._limit is not None:
+            return list(queue[len(records) :])  # of a grid, which is never changed
+        return [
+            point
+            for point in queue
+            # A trial lacks what is not active, and has what the point leaves open.
+            if not any(
+                all(record.point.get(name, value) == value for name, value in point.items())
+                for record in records
+            )
+        ]
 
     def _go_through_again(
         self,
@@ -287,46 +308,12 @@ class Study:
             if record.state not in ENDED_STATES:
                 self._report_again(record, objectives)
 
-    def restore(
-        self, record: TrialRecord, metric: str, mode: Direction, seconds: float | None = None
-    ) -> None:
-        """Take over a trial of an earlier sitting: as it ended, or else as running again."""
-        self.restore_all([record], {metric: mode}, lambda record: seconds)
-
-    def _take_over(
-        self, record: TrialRecord, objectives: Objectives, seconds: float | None
-    ) -> None:
-        if record.state not in ENDED_STATES:
-            self._continue(record)
+    def _take_in(self, record: TrialRecord, objectives: Objectives, seconds: float | None) -> None:
+        if record.state in ENDED_STATES:
+            self._optuna.add_ended(record, objectives, seconds)
+        else:
+            self._ask(record.number, record.point)
             self._report_again(record, objectives)
-            return
-        trial = frozen_trial(self._space, record, objectives)
-        if trial is None:
-            return  # the space has changed since
-        if seconds is not None:
-            trial.set_user_attr(SECONDS, seconds)
-        self._study.add_trial(trial)
-        if self._judge is not self._study:
-            primary = dict(list(objectives.items())[:1])
-            judged = frozen_trial(self._space, record, primary)
-            assert judged is not None
-            self._judge.add_trial(judged)
-            trial = judged
-        self._judge_again(trial)
-
-    def _judge_again(self, trial: FrozenTrial) -> None:
-        """Show the pruner a trial that was just added, epoch by epoch: it may keep what it saw."""
-        seen = copy.copy(trial)
-        seen.number = len(self._judge.get_trials(deepcopy=False)) - 1
-        seen.intermediate_values = {}
-        for epoch, value in trial.intermediate_values.items():
-            seen.intermediate_values[epoch] = value
-            if epoch < self._epochs:
-                self._judge.pruner.prune(self._judge, seen)  # what came of it then stands
-
-    def _continue(self, record: TrialRecord) -> None:
-        self._study.enqueue_trial(dict(record.point))
-        self._ask(record.number)
 
     def _ask_again(self, record: TrialRecord) -> None:
         """Ask for a trial as it was asked for then, so that the sampler is where it was."""
@@ -335,13 +322,13 @@ class Study:
         # Another version, or a changed space: the sampler hears at least of the point.
         self.tell(record.number, "failed", None)
         if record.state not in ENDED_STATES:
-            self._continue(record)
+            self._ask(record.number, record.point)
 
     def _end_again(
         self, record: TrialRecord, objectives: Objectives, seconds: float | None
     ) -> None:
-        if record.number not in self._trials:
-            self._take_over(record, objectives, seconds)
+        if not self._optuna.has_unended(record.number):
+            self._take_in(record, objectives, seconds)
             return
         self._report_again(record, objectives)
         values = record.values(objectives)
@@ -353,7 +340,3 @@ class Study:
         for epoch, metrics in sorted(record.curve.items()):
             if metric in metrics:
                 self._hear(record.number, epoch, metrics[metric])
-
-
-def _sampler_seed(seed: int, n_known: int) -> int:
-    return seed if n_known == 0 else random.Random(f"{seed}, {n_known}").randrange(2**32)

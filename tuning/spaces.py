@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +27,8 @@ class LoadedSpace:
 
     space: SearchSpace
     train_file: Path | None = None  # set where the file defines ``train``
+    # As the user's file says: what may change in the middle of a training; None: it does not say
+    mutable: tuple[str, ...] | None = None
 
 
 def space_names() -> list[str]:
@@ -71,7 +73,28 @@ def load_space(name_or_path: str) -> LoadedSpace:
             f"search space file {name_or_path!r}: SPACE names the task {space.task!r} "
             "and the file defines train; only one of them can be used"
         )
-    return LoadedSpace(space, path.resolve() if defines_train else None)
+    if not defines_train:
+        return LoadedSpace(space)
+    return LoadedSpace(space, path.resolve(), _mutable(name_or_path, module, space))
+
+
+def _mutable(file: str, module: ModuleType, space: SearchSpace) -> tuple[str, ...] | None:
+    """The MUTABLE of a user's training file, if it has one."""
+    names = getattr(module, "MUTABLE", None)
+    if names is None:
+        return None
+    if isinstance(names, str) or not isinstance(names, Collection):
+        raise InputError(
+            f"search space file {file!r}: MUTABLE = {names!r} must be a list of settings that may "
+            "change in the middle of a training"
+        )
+    for name in names:
+        if name not in space.domains:
+            raise InputError(
+                f"search space file {file!r}: MUTABLE: "
+                + unknown("domain", name, list(space.domains))
+            )
+    return tuple(names)
 
 
 def import_file(path: Path, what: str = "search space file") -> ModuleType:

@@ -10,6 +10,10 @@ from trainables.errors import InputError
 from tuning.sweep import Sweep
 
 JOURNAL_FILE = "study.journal"
+_PASSWORD = r"(://[^:/@]*):.*@"  # to the last @, which a password may hold too
+# Is a connection still good, after the server was away? And a host that does not answer is found
+# out about within seconds.
+_OF_A_SERVER = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
 _EXAMPLES = "sqlite:///FILE.db, postgresql://USER@HOST/DATABASE"
 
 
@@ -35,12 +39,13 @@ def open_storage(url: str, option: str) -> Any:
         return open_journal(path)
     from optuna.storages import RDBStorage
 
+    is_server = url.startswith("postgresql")
     try:
-        return RDBStorage(url)
+        return RDBStorage(url, engine_kwargs=_OF_A_SERVER if is_server else None)
     except ImportError as error:
         raise InputError(
-            f"{option} {masked(url)!r}: needs a driver: {error}; pip install psycopg2-binary "
-            "for postgresql://"
+            f"{option} {masked(url)!r}: its driver is not installed ({error}); for postgresql:// "
+            "pip install 'psycopg[binary]', as thaw's extra `postgresql` does"
         ) from None
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -57,4 +62,18 @@ def study_address(sweep: Sweep) -> str:
 
 def masked(url: str) -> str:
     """An address without its password, to be shown."""
-    return re.sub(r"(://[^:/@]+):[^@]*@", r"\1:***@", url)
+    return re.sub(r"([?&]password=)[^&#]*", r"\1***", re.sub(_PASSWORD, r"\1:***@", url))
+
+
+def check_no_password(url: str, option: str) -> None:
+    """See that an address that will be kept and shown holds no password.
+
+    Raises:
+        InputError: it holds one; it is not shown.
+    """
+    if masked(url) != url:
+        raise InputError(
+            f"{option} {masked(url)!r}: must be without the password, which would be kept in the "
+            "sweep's description; PostgreSQL's own $PGPASSWORD or ~/.pgpass are asked for it, also "
+            "by `thaw resume`"
+        )

@@ -70,7 +70,7 @@ def read_warm_start(text: str, sweep: Sweep) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
     for trial in source.trials:
         try:
-            used.append(_fitting(trial, sweep))
+            used.append(_fitting(trial.of_its_point(), sweep))
             ignored |= set(trial.point) - {*sweep.space.domains, *sweep.space.fixed}
         except _DoesNotFit as reason:
             dropped[str(reason)] += 1
@@ -165,10 +165,12 @@ def _open_study(text: str, sweep: Sweep) -> Source:
 def _load_study(storage: Any, name: str, url: str) -> Any:
     import optuna
 
+    from tuning.study_storage import masked
+
     known = optuna.get_all_study_names(storage)
     if name not in known and not (name == "" and len(known) == 1):
         raise InputError(
-            f"--warm-start {url}#{name}: that storage has the studies "
+            f"--warm-start {masked(url)}#{name}: that storage has the studies "
             f"{', '.join(known) or '(none)'}; name one after a #"
         )
     return optuna.load_study(study_name=name or known[0], storage=storage)

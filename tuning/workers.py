@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from trainables.checkpoint import DESCRIPTION
 from trainables.metrics import Direction
 from trainables.task import EpochReport, Strategy, TrainingRun
 from tuning.fitness import Needs, check_fitness
+from tuning.replay import replay
 from tuning.sharing import open_store
 from tuning.shipping import train_file_here
 from tuning.spaces import training_function
@@ -42,6 +43,7 @@ class Repetition:
     may_fail: bool = False  # then its traceback is written to a file, and the others go on
     needs: Mapping[str, Any] | None = None  # this and the next as Assignment has them
     data_fingerprint: str | None = None
+    schedule: Sequence[tuple[int, dict[str, Any]]] = ()  # (first epoch, config), where that changes
 
 
 def seed_key(key: str, seed: int) -> str:
@@ -101,7 +103,10 @@ def _train_seeds(repetition: Repetition, run: TrainingRun) -> None:
     train = training_function(repetition.task, _prepare_node(repetition, store))
     for seed in repetition.seeds:
         curve: dict[int, dict[str, float]] = {}
-        for report in train({**repetition.config, "seed": seed}, run):
+        configs = repetition.schedule or [(1, repetition.config)]
+        schedule = [(first, {**config, "seed": seed}) for first, config in configs]
+        handed_over = f"{seed_key(repetition.key, seed)}/replay"
+        for report in replay(train, schedule, run, store, handed_over):
             curve[report.epoch] = dict(report.metrics)
             _keep_best(report, curve, seed, repetition, store, run)
             if run.rank == 0:
