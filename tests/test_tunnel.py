@@ -39,6 +39,8 @@ def make_key(path: Path) -> Path:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterFile]:
     """A cluster whose head is this machine, by an sshd of our own that takes one key."""
     folder = tmp_path_factory.mktemp("sshd")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HOME", str(folder))  # where host keys are remembered
     key, host_key = make_key(folder / "key"), make_key(folder / "host_key")
     shutil.copy(f"{key}.pub", folder / "authorized_keys")
     Path("/run/sshd").mkdir(exist_ok=True) if os.geteuid() == 0 else None
@@ -62,6 +64,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterFile]:
         assert process.poll() is None
         time.sleep(0.1)
     yield found
+    patch.undo()
     process.kill()
     process.wait()
 
@@ -119,6 +122,17 @@ def test_a_tunnel_carries_and_then_nothing_is_left(cluster, web):
     assert process.poll() is not None
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(tunnel.url, timeout=10)
+
+
+def test_another_machine_at_the_same_address_is_refused(cluster, tmp_path, monkeypatch):
+    """Its key was remembered; whoever is there now would get the token."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    other = make_key(tmp_path / "other").with_suffix(".pub").read_text()
+    remembered = tmp_path / ".thaw" / "clusters" / "test.known_hosts"
+    remembered.parent.mkdir(parents=True)
+    remembered.write_text(f"127.0.0.1 {other}")
+    with pytest.raises(RunFailed, match="REMOTE HOST IDENTIFICATION HAS CHANGED"):
+        run_on_head(cluster, "true")
 
 
 def test_a_port_in_use_is_an_input_error(cluster, web):

@@ -61,8 +61,16 @@ def ssh_command(cluster: ClusterFile, *options: str) -> list[str]:
 def _host_key_settings(cluster: ClusterFile) -> dict[str, str]:
     """One's own machines keep their keys; a cloud gives its addresses to ever new ones."""
     if cluster.is_local:
-        return {"StrictHostKeyChecking": "accept-new"}
+        known = _own_folder() / f"{cluster.name}.known_hosts"
+        return {"StrictHostKeyChecking": "accept-new", "UserKnownHostsFile": f'"{known}"'}
     return {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null"}  # as `ray up` does
+
+
+def _own_folder() -> Path:
+    """Where this machine keeps what it learns of clusters."""
+    path = Path("~/.thaw/clusters").expanduser()
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
 
 
 def run_on_head(cluster: ClusterFile, command: str, timeout_seconds: float = 60) -> str:
@@ -198,8 +206,7 @@ def find_mlflow(cluster: ClusterFile) -> ClusterMlflow:
 
 def keep_password(cluster: ClusterFile, mlflow: ClusterMlflow) -> Path:
     """Write the password to a file of this machine that only its user can read."""
-    path = Path("~/.thaw/clusters").expanduser() / f"{cluster.name}.mlflow-password"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = _own_folder() / f"{cluster.name}.mlflow-password"
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
     path.write_text(mlflow.password + "\n")
