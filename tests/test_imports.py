@@ -87,6 +87,11 @@ assert not found, found
         (["sweep", "digits", "--dry-run"], 0),
         (["trials", "nothing"], 2),
         (["best", "nothing"], 2),
+        (["submit", "--help"], 0),
+        (["submit", "digits", "--dry-run"], 0),
+        (["submit", "digits", "--set", "epochs=none"], 2),
+        (["submit", "digits", "--address", "127.0.0.1:9"], 2),
+        (["status", "nothing", "--address", "127.0.0.1:9"], 2),
     ],
     ids=str,
 )
