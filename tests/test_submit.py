@@ -354,6 +354,19 @@ def is_alive(pid: int) -> bool:
     return False
 
 
+def test_a_sweep_kept_at_a_uri_is_followed_and_fetched(head, cluster):
+    """``file://`` is treated as an object store is: checkpoints are at the URI alone."""
+    command = ["submit", TOY_SPACE, *TOY, "--trials", "2", "--name", "u"]
+    home = f"file://{head.home}/kept"
+    code, out, err = cluster(*command, "--sweeps-folder", home, "--follow", "--json")
+    assert code == 0, err
+    assert json.loads(out)["summary"]["folder"] == f"{home}/u"
+    code, out, err = cluster("fetch", "u", "--json")
+    assert code == 0, err
+    checkpoint = Path(json.loads(out)["checkpoint"])
+    assert json.loads((checkpoint / "state.json").read_text())["epoch"] == 4
+
+
 def test_what_the_head_finds_wrong_is_told(cluster, workplace):
     (workplace / "mine.py").write_text(Path(TOY_SPACE).read_text() + "\nimport no_such_library\n")
     (workplace / "no_such_library.py").write_text("")
