@@ -95,7 +95,7 @@ def head(tmp_path_factory, empty_mlflow) -> Iterator[Head]:
         yield found
     finally:
         output.close()
-        end_all(process, temporary)
+        end_all(process, home, temporary)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -121,29 +121,29 @@ def wait_until_up(head: Head, process: subprocess.Popen) -> None:
     raise AssertionError((head.home / "ray-start.log").read_text())
 
 
-def end_all(process: subprocess.Popen, temporary: Path) -> None:
-    """End the cluster's own processes: they are the ones that know its temporary folder."""
+def end_all(process: subprocess.Popen, *folders: Path) -> None:
+    """End the cluster's own processes: they are the ones that know one of its folders."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(3)
-    while pids := [
+    words = [str(folder).encode() for folder in folders]
+    while found := [
         pid
         for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
-        if pid != os.getpid() and knows(pid, str(temporary).encode())
+        if pid != os.getpid() and knows(pid, words)
     ]:
-        for pid in pids:
+        for pid in found:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         process.poll()
         time.sleep(0.2)
 
 
-def knows(pid: int, word: bytes) -> bool:
+def knows(pid: int, words: list[bytes]) -> bool:
     with suppress(OSError):
         folder = Path(f"/proc/{pid}")
-        return is_alive(pid) and any(
-            word in (folder / file).read_bytes() for file in ("cmdline", "environ")
-        )
+        known = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+        return is_alive(pid) and any(word in known for word in words)
     return False
 
 
@@ -352,6 +352,19 @@ def is_alive(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
+
+
+def test_a_sweep_kept_at_a_uri_is_followed_and_fetched(head, cluster):
+    """``file://`` is treated as an object store is: checkpoints are at the URI alone."""
+    command = ["submit", TOY_SPACE, *TOY, "--trials", "2", "--name", "u"]
+    home = f"file://{head.home}/kept"
+    code, out, err = cluster(*command, "--sweeps-folder", home, "--follow", "--json")
+    assert code == 0, err
+    assert json.loads(out)["summary"]["folder"] == f"{home}/u"
+    code, out, err = cluster("fetch", "u", "--json")
+    assert code == 0, err
+    checkpoint = Path(json.loads(out)["checkpoint"])
+    assert json.loads((checkpoint / "state.json").read_text())["epoch"] == 4
 
 
 def test_what_the_head_finds_wrong_is_told(cluster, workplace):
