@@ -271,6 +271,7 @@ class Cutting(RecordingView):
             self._s3.start()
 
 
+@pytest.mark.timeout(280)  # pyarrow tries for six seconds where nobody answers, each time
 def test_training_goes_on_while_the_home_is_away(toy_sweep, s3, bucket, monkeypatch):
     monkeypatch.setattr(stores, "_SECONDS_BETWEEN_ATTEMPTS", 5.0)
     sweep = toy_sweep("seconds=0.05", sweeps_folder=bucket, trials=6, scheduler="none")
@@ -293,6 +294,7 @@ def test_training_goes_on_while_the_home_is_away(toy_sweep, s3, bucket, monkeypa
     assert json.loads((copy / "state.json").read_text()) == {"epoch": 4}
 
 
+@pytest.mark.timeout(280)
 def test_a_home_that_stays_away_costs_nothing_but_the_upload(toy_sweep, s3, bucket, monkeypatch):
     monkeypatch.setattr(mirror, "_SECONDS_TO_FINISH_FAILING", 1.0)
     sweep = toy_sweep(sweeps_folder=bucket, trials=3, scheduler="none")
