@@ -119,8 +119,9 @@ def test_the_command_line_takes_a_uri(thaw, home, tmp_path, monkeypatch):
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, time
 from tuning import mirror, home_lock
+from tuning.remote import RemoteFolder, join_uri
 from tuning.options import SweepOptions, resolve
 from tuning.live import make_view
 from tuning.runner import run_sweep
@@ -131,10 +132,13 @@ update = view.update
 def count(event):
     update(event)
     if event["event"] == "epoch" and event["trial"] == 2 and event["epoch"] == 3:
+        home = RemoteFolder(join_uri(sys.argv[2], "toy"))
+        while home.read("events.jsonl").count(b'"trial_ended"') < 2:
+            time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGKILL)
 view.update = count
 run_sweep(resolve(SweepOptions(space=sys.argv[1], sweeps_folder=sys.argv[2], name="toy",
-    engine="inprocess", trials=5, metric="value:max", scheduler="none", settings=["seconds=0.5"],
+    engine="inprocess", trials=5, metric="value:max", scheduler="none", settings=["seconds=0.2"],
 )), view)
 """
 
