@@ -35,7 +35,7 @@ class Server:
         self._server.start()
         for _ in range(200):
             try:
-                self.request("GET", "moto-api/data.json")
+                socket.create_connection(("127.0.0.1", self.port), timeout=20).close()
                 return
             except OSError:
                 time.sleep(0.05)

@@ -119,8 +119,9 @@ def test_the_command_line_takes_a_uri(thaw, home, tmp_path, monkeypatch):
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, time
 from tuning import mirror, home_lock
+from tuning.remote import RemoteFolder, join_uri
 from tuning.options import SweepOptions, resolve
 from tuning.live import make_view
 from tuning.runner import run_sweep
@@ -131,10 +132,13 @@ update = view.update
 def count(event):
     update(event)
     if event["event"] == "epoch" and event["trial"] == 2 and event["epoch"] == 3:
+        home = RemoteFolder(join_uri(sys.argv[2], "toy"))
+        while home.read("events.jsonl").count(b'"trial_ended"') < 2:
+            time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGKILL)
 view.update = count
 run_sweep(resolve(SweepOptions(space=sys.argv[1], sweeps_folder=sys.argv[2], name="toy",
-    engine="inprocess", trials=5, metric="value:max", scheduler="none", settings=["seconds=0.5"],
+    engine="inprocess", trials=5, metric="value:max", scheduler="none", settings=["seconds=0.2"],
 )), view)
 """
 
@@ -271,6 +275,7 @@ class Cutting(RecordingView):
             self._s3.start()
 
 
+@pytest.mark.timeout(280)  # pyarrow tries for six seconds where nobody answers, each time
 def test_training_goes_on_while_the_home_is_away(toy_sweep, s3, bucket, monkeypatch):
     monkeypatch.setattr(stores, "_SECONDS_BETWEEN_ATTEMPTS", 5.0)
     sweep = toy_sweep("seconds=0.05", sweeps_folder=bucket, trials=6, scheduler="none")
@@ -293,6 +298,7 @@ def test_training_goes_on_while_the_home_is_away(toy_sweep, s3, bucket, monkeypa
     assert json.loads((copy / "state.json").read_text()) == {"epoch": 4}
 
 
+@pytest.mark.timeout(280)
 def test_a_home_that_stays_away_costs_nothing_but_the_upload(toy_sweep, s3, bucket, monkeypatch):
     monkeypatch.setattr(mirror, "_SECONDS_TO_FINISH_FAILING", 1.0)
     sweep = toy_sweep(sweeps_folder=bucket, trials=3, scheduler="none")
