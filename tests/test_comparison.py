@@ -110,13 +110,13 @@ def test_why_there_is_no_comparison(toy_sweep, run):
     sweep = toy_sweep(trials=2, seed=1)
     run(sweep)
     trials = read_history(sweep.folder).trials
-    assert "--no-baseline" in _baseline(sweep, trials[1], 3, wanted=False)[1]
-    assert "--seeds 2 or more" in _baseline(sweep, trials[1], 1, wanted=True)[1]
-    assert _baseline(sweep, trials[0], 3, wanted=True) == (
+    assert "--no-baseline" in _baseline(sweep, trials[1].config, 3, wanted=False)[1]
+    assert "--seeds 2 or more" in _baseline(sweep, trials[1].config, 1, wanted=True)[1]
+    assert _baseline(sweep, trials[0].config, 3, wanted=True) == (
         None,
         "it is the default configuration: nothing that was searched is better",
     )
-    config, why_not = _baseline(sweep, trials[1], 3, wanted=True)
+    config, why_not = _baseline(sweep, trials[1].config, 3, wanted=True)
     assert (config, why_not) == (trials[0].config, "")
 
 
