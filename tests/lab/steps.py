@@ -18,7 +18,7 @@ from hosts import HOME, ROOT
 CLUSTER = HOME / "cluster.yaml"
 
 _UV = Path(shutil.which("uv") or "uv").parent
-_UV_CACHE = os.environ.get("UV_CACHE_DIR", "/root/.cache/uv")
+_UV_CACHE = os.environ.get("UV_CACHE_DIR") or str(Path.home() / ".cache" / "uv")
 
 # What simulated machines have: Python and uv, packages from a cache as there is no network, and
 # little power.
