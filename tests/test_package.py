@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+from keyword import iskeyword
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,7 @@ def test_a_folder_of_very_many_files_is_not_walked_for_ever(tmp_path, monkeypatc
         package.check_size()
 
 
-names = st.text("abcdefgh", min_size=1, max_size=3)
+names = st.text("abcdefgh", min_size=1, max_size=3).filter(lambda name: not iskeyword(name))
 places = st.lists(names, min_size=1, max_size=3).map("/".join)
 
 

@@ -101,7 +101,18 @@ def _load(folder: Path, name: str, head: Mapping[str, Any]) -> nn.Module:
             f"model = {name!r}: its weights do not fit its config.json: {len(wrong)} parameters"
             f" of the encoder are missing or of another shape, such as {wrong[0]}"
         )
+    _move_out_of_file(model)
     return model
+
+
+def _move_out_of_file(model: nn.Module) -> None:
+    """Give each tensor memory of its own, instead of a place in the file's memory map.
+
+    There it lies at any address, for which processors round otherwise than for the aligned ones
+    that a checkpoint's weights get: continuing a training would not equal not having stopped.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 def _set_head_dropout(model: nn.Module, config: TextClassificationConfig) -> None:
