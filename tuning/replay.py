@@ -7,7 +7,6 @@ stopped (see ``trainables/loop.py``).
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import Any
 
 from trainables.task import EpochReport, TrainingRun
 from tuning.stores import CheckpointStore
+from tuning.trial_checkpoints import save_share
 
 Train = Callable[[Mapping[str, Any], TrainingRun], Iterator[EpochReport]]
 
@@ -80,8 +80,7 @@ def _hand_over(report: EpochReport, run: TrainingRun, store: CheckpointStore, ke
     if run.rank == 0:
         store.put(key, report.save)
     else:
-        with tempfile.TemporaryDirectory(prefix="thaw-replay-") as unused:
-            report.save(Path(unused))
+        save_share(report)
     if run.world_size > 1:
         import torch
 
