@@ -7,7 +7,8 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +66,23 @@ def workplace(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("tuning.tracking._SECONDS_BETWEEN_BATCHES", 0.05)
     return tmp_path
+
+
+@contextmanager
+def sole_ray() -> Iterator[None]:
+    """One local Ray for all sweeps meanwhile: starting it is most of a test's time."""
+    from tuning.runner import prepare_ray
+
+    prepare_ray()
+    import ray
+
+    from tuning import cluster
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    shutdown, cluster.disconnect = cluster.disconnect, lambda: None
+    yield
+    cluster.disconnect = shutdown
+    ray.shutdown()
 
 
 @pytest.fixture

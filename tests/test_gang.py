@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import sole_ray
 from test_contracts import image_example
 
 from tuning import exchange
 from tuning.hosting import Assignment, EpochResult, TrialHost
 from tuning.options import SweepOptions, resolve
 from tuning.record import read_events, read_history
-from tuning.runner import prepare_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 GANG_SPACE = str(Path(__file__).with_name("gang_space.py"))
@@ -27,16 +27,8 @@ PROCESSES = ("RayTrainWorker", "TrainController", "PlacementGroupCleaner", "Gang
 @pytest.fixture(scope="module", autouse=True)
 def one_ray():
     sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # for its list of processes
-    prepare_ray()
-    import ray
-
-    from tuning import cluster
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    shutdown, cluster.disconnect = cluster.disconnect, lambda: None
-    yield
-    cluster.disconnect = shutdown
-    ray.shutdown()
+    with sole_ray():
+        yield
 
 
 def left_behind() -> list[str]:

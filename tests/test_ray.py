@@ -11,13 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TOY_SPACE
+from conftest import TOY_SPACE, sole_ray
 
 from trainables.errors import RunFailed
 from tuning.options import SweepOptions, resolve
 from tuning.record import Record, read_history
 from tuning.retrain import retrain
-from tuning.runner import prepare_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 THAW = str(Path(sysconfig.get_path("scripts")) / "thaw")
@@ -26,16 +25,8 @@ THAW = str(Path(sysconfig.get_path("scripts")) / "thaw")
 @pytest.fixture(scope="module", autouse=True)
 def one_ray():
     """One local Ray for all tests of this file: starting it is most of their time."""
-    prepare_ray()
-    import ray
-
-    from tuning import cluster
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    shutdown, cluster.disconnect = cluster.disconnect, lambda: None
-    yield
-    cluster.disconnect = shutdown
-    ray.shutdown()
+    with sole_ray():
+        yield
 
 
 def test_the_engines_compute_the_same(toy_sweep, run):
