@@ -188,7 +188,7 @@ class OptunaHyperband:
 
 
 def _suggest_point(trial: Any, space: SearchSpace) -> dict[str, Any]:
-    from tuning.convert import suggest
+    from tuning.search.convert import suggest
 
     point: dict[str, Any] = {}
     for name, domain in space.domains.items():

@@ -28,8 +28,8 @@ import optuna
 from figures import Figure
 
 from search_spaces.domains import Choice, Float, Int, SearchSpace
-from tuning.bounded_tpe import BoundedTPESampler
-from tuning.searcher import SEARCHERS, Study
+from tuning.search.bounded_tpe import BoundedTPESampler
+from tuning.search.searcher import SEARCHERS, Study
 
 Point = dict[str, Any]
 

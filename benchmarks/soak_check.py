@@ -8,13 +8,13 @@ from typing import Any
 
 from soak_training import accuracy, load_data, read_state
 
-from tuning.checkpoints import checkpoint_sizes
 from tuning.record import ENDED_STATES, read_events, read_history
 from tuning.results import best_trial, fetch_checkpoint
-from tuning.study_storage import JOURNAL_FILE, open_storage
+from tuning.search.study_storage import JOURNAL_FILE, open_storage
+from tuning.storage.checkpoints import checkpoint_sizes
+from tuning.storage.trial_checkpoints import BEST
 from tuning.sweep import Sweep
 from tuning.tracking import TRIAL_TAG
-from tuning.trial_checkpoints import BEST
 
 Faults = list[str]  # what is wrong, a line each
 

@@ -4,7 +4,8 @@
     freezing = Choice("none", "head", "first_k")
     frozen_blocks = Int(1, 4, when={"freezing": "first_k"})
 
-Standard library only: conversion to any library's own distributions lives in ``tuning/convert.py``.
+Standard library only: conversion to any library's own distributions lives in
+``tuning/search/convert.py``.
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ from optuna.samplers._tpe.sampler import _split_trials
 from optuna.trial import TrialState as State
 
 from search_spaces.domains import Choice, Float, Int, SearchSpace
-from tuning import searcher
-from tuning.bounded_tpe import BoundedTPESampler
 from tuning.record import TrialRecord
-from tuning.searcher import Study
+from tuning.search import searcher
+from tuning.search.bounded_tpe import BoundedTPESampler
+from tuning.search.searcher import Study
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

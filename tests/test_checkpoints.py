@@ -15,12 +15,12 @@ from test_sweep import InterruptingView
 
 from trainables.errors import InputError
 from trainables.files import restore_folder, whole_folder, write_whole
-from tuning import checkpoints, disk
-from tuning.checkpoints import CheckpointKeeper, checkpoint_sizes, trial_folder
 from tuning.hosting import BEST, LAST
 from tuning.record import read_events
 from tuning.runner import run_sweep
-from tuning.stores import FolderStore
+from tuning.storage import checkpoints, disk
+from tuning.storage.checkpoints import CheckpointKeeper, checkpoint_sizes, trial_folder
+from tuning.storage.stores import FolderStore
 
 
 def test_a_keeper_deletes_what_is_not_among_the_best(tmp_path):

@@ -13,7 +13,6 @@ from conftest import reopened
 from test_sweep import InterruptingView
 from test_tracking import runs_of
 
-from tuning.checkpoints import trial_folder
 from tuning.cli import main
 from tuning.confirm import FIRST_NUMBER
 from tuning.controller import Controller
@@ -23,7 +22,8 @@ from tuning.record import EVENTS_FILE, ConfirmationPlan, Record, read_history
 from tuning.resources import Resources
 from tuning.results import best_trial, describe_best, trial_rows
 from tuning.runner import run_sweep
-from tuning.study_storage import JOURNAL_FILE, open_journal
+from tuning.search.study_storage import JOURNAL_FILE, open_journal
+from tuning.storage.checkpoints import trial_folder
 from tuning.tracking import CONFIRMED_TAG, CONFIRMS_TAG
 
 # With the sweep's own seed, 0, x = 1 looks best; x = 2 is.

@@ -12,12 +12,12 @@ from conftest import reopened
 
 from search_spaces.domains import Choice, Float, Int, SearchSpace
 from trainables.errors import InputError
-from tuning.cost import SECONDS, seconds_of_all_epochs
-from tuning.curve_search import CurveSearch, _log_expected_improvement
 from tuning.options import COST_AWARE_NAMES
 from tuning.record import TrialRecord, read_history
-from tuning.samplers import COST_AWARE, SEARCHERS
-from tuning.searcher import Study
+from tuning.search.cost import SECONDS, seconds_of_all_epochs
+from tuning.search.curve_search import CurveSearch, _log_expected_improvement
+from tuning.search.samplers import COST_AWARE, SEARCHERS
+from tuning.search.searcher import Study
 
 SPACE = SearchSpace(
     name="costs",

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_spaces.domains import Choice, Float, Int, SearchSpace
-from tuning.curve_model import CurveModel, Curves, Encoder, shapes
-from tuning.curve_search import CurveSearch
-from tuning.freeze_thaw import FreezeThaw, rungs
 from tuning.record import TrialRecord, TrialState
-from tuning.searcher import Study
+from tuning.search.curve_model import CurveModel, Curves, Encoder, shapes
+from tuning.search.curve_search import CurveSearch
+from tuning.search.freeze_thaw import FreezeThaw, rungs
+from tuning.search.searcher import Study
 from tuning.spaces import load_space, space_names
 
 SPACE = SearchSpace(

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from tuning.auth_token import make_token
+from tuning.clusters.auth_token import make_token
+from tuning.clusters.node_probe import listening_sockets
+from tuning.clusters.node_verdicts import judge
 from tuning.doctor import storage_error
 from tuning.findings import is_well
-from tuning.node_probe import listening_sockets
-from tuning.node_verdicts import judge
 from tuning.versions import installed_versions
 
 RAY = str(Path(sysconfig.get_path("scripts")) / "ray")

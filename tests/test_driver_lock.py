@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from trainables.errors import InputError
-from tuning import driver_lock
-from tuning.driver_lock import HOLDER_FILE, sole_driver
 from tuning.runner import run_sweep
+from tuning.storage import driver_lock
+from tuning.storage.driver_lock import HOLDER_FILE, sole_driver
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from tuning.driver_lock import sole_driver
+from tuning.storage.driver_lock import sole_driver
 with sole_driver("s", Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -15,8 +15,15 @@ from tuning.fitness import Needs, Unfit, check_fitness, digest_of_path
 from tuning.hosting import Outcome, TrialHost
 from tuning.options import SweepOptions, resolve
 from tuning.record import Record, read_history
-from tuning.sharing import MARKER, StoreAddress, address_of, joins_cluster, sees_folder, share
-from tuning.stores import FolderStore
+from tuning.storage.sharing import (
+    MARKER,
+    StoreAddress,
+    address_of,
+    joins_cluster,
+    sees_folder,
+    share,
+)
+from tuning.storage.stores import FolderStore
 from tuning.sweep import Sweep, local_resources
 from tuning.worker_checks import needs_of
 
@@ -161,6 +168,6 @@ def test_a_sweep_on_this_machine_alone_asks_for_nothing(toy_sweep):
     with share(sweep) as address:
         assert address == address_of(sweep)
         assert not address.has_other_nodes
-    from tuning.sharing import store_of
+    from tuning.storage.sharing import store_of
 
     assert isinstance(store_of(sweep), FolderStore)

@@ -18,14 +18,14 @@ from conftest import TOY_SPACE, RecordingView
 from test_sweep import InterruptingView
 
 from trainables.errors import InputError
-from tuning import driver_lock, home_lock, mirror, stores
-from tuning.driver_lock import HOLDER_FILE
-from tuning.mirror import Uploads, fetch, working_copy
 from tuning.record import EVENTS_FILE, Record, read_history
-from tuning.remote import RemoteFolder, join_uri
 from tuning.results import checkpoint_of, fetch_checkpoint
 from tuning.runner import run_sweep
-from tuning.stores import UriStore
+from tuning.storage import driver_lock, home_lock, mirror, stores
+from tuning.storage.driver_lock import HOLDER_FILE
+from tuning.storage.mirror import Uploads, fetch, working_copy
+from tuning.storage.remote import RemoteFolder, join_uri
+from tuning.storage.stores import UriStore
 from tuning.sweep import Sweep, open_sweep
 
 
@@ -120,8 +120,8 @@ def test_the_command_line_takes_a_uri(thaw, home, tmp_path, monkeypatch):
 
 KILLED = """
 import os, signal, sys, time
-from tuning import mirror, home_lock
-from tuning.remote import RemoteFolder, join_uri
+from tuning.storage import mirror, home_lock
+from tuning.storage.remote import RemoteFolder, join_uri
 from tuning.options import SweepOptions, resolve
 from tuning.live import make_view
 from tuning.runner import run_sweep
@@ -400,7 +400,7 @@ def test_a_winner_at_a_uri_is_retrained(tiny_digits, run, view, bucket, workplac
 
 
 def test_the_store_of_a_sweep_is_where_its_home_is(toy_sweep, home):
-    from tuning.sharing import store_of
+    from tuning.storage.sharing import store_of
 
     assert isinstance(store_of(toy_sweep(sweeps_folder=home)), UriStore)
     assert not (Path.cwd() / "cache").exists()

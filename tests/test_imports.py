@@ -17,6 +17,12 @@ FORBIDDEN = {
     "trainables": {"search_spaces", "tuning", "ray", "optuna", "mlflow"},
     "tuning": set(),
 }
+# Within the engine: the folder's own modules, and of the rest what is named here.
+WITHIN_TUNING = {
+    "search": {"storage": set(), "clusters": set(), "": {"record", "sweep", "spaces"}},
+    "storage": {"search": set(), "clusters": set(), "": {"record", "sweep"}},
+}
+MAY_IMPORT_CLUSTERS = {"cli", "doctor"}
 HEAVY = {"torch", "torchvision", "transformers", "ray", "optuna", "mlflow", "sklearn"}
 
 
@@ -33,7 +39,37 @@ def imported(tree: ast.AST) -> set[str]:
 
 def test_the_rooms_are_found():
     assert len(FILES) > 40
-    assert {path.parent.name for path in FILES} == set(ROOMS)
+    rooms = {path.relative_to(ROOT).parts[0] for path in FILES}
+    assert rooms == set(ROOMS)
+    folders = {path.parent.name for path in FILES if path.parent.parent.name == "tuning"}
+    assert folders == {"search", "storage", "clusters"}
+
+
+def imported_of_tuning(tree: ast.AST) -> set[tuple[str, str]]:
+    """The folder and the name of each module of tuning that a module imports."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    found = set()
+    for parts in (name.split(".") for name in names if name.startswith("tuning.")):
+        path = ROOT.joinpath(*parts).with_suffix(".py")
+        if path.is_file():
+            found.add((parts[1] if len(parts) == 3 else "", parts[-1]))
+    return found
+
+
+def test_the_folders_of_the_engine_depend_one_way():
+    n_found = 0
+    for path in (ROOT / "tuning").rglob("*.py"):
+        folder = path.parent.name if path.parent.name != "tuning" else ""
+        for other, name in imported_of_tuning(ast.parse(path.read_text())):
+            n_found += 1
+            if folder in WITHIN_TUNING and other != folder:
+                assert name in WITHIN_TUNING[folder][other], f"{path.name} imports {name}"
+            if other == "clusters" and folder == "":
+                assert path.stem in MAY_IMPORT_CLUSTERS, f"{path.name} imports {name}"
+    assert n_found > 200
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from trainables.errors import InputError
-from tuning.cluster_file import head_address, read_cluster_file, ssh_key
+from tuning.clusters.cluster_file import head_address, read_cluster_file, ssh_key
 
 ROOT = Path(__file__).parent.parent
 CLUSTERS = ROOT / "clusters"
@@ -64,7 +64,7 @@ def test_each_start_of_ray_has_the_environment_in_its_line(prepared):
     assert "--dashboard-host=127.0.0.1" in starts[0]
     assert "RAY_enable_autoscaler_v2=0" in starts[0]
     assert commands.index(starts[0]) < next(
-        n for n, command in enumerate(commands) if "tuning.supervise prepare" in command
+        n for n, command in enumerate(commands) if "tuning.clusters.supervise prepare" in command
     )
 
 

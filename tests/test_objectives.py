@@ -18,11 +18,11 @@ from test_study_mirror import study_of
 from trainables.errors import InputError
 from tuning.options import OF_ONE_OBJECTIVE, SweepOptions, resolve
 from tuning.output import best_table, sweep_report, trials_table
-from tuning.pareto import pareto_front
 from tuning.record import TrialRecord, read_history
 from tuning.results import describe_best, trial_rows
-from tuning.samplers import SEARCHERS, search_notes
-from tuning.searcher import Study
+from tuning.search.pareto import pareto_front
+from tuning.search.samplers import SEARCHERS, search_notes
+from tuning.search.searcher import Study
 from tuning.spaces import load_space
 
 BOTH = {"metric": "value:max", "more_metrics": ["x:min"]}

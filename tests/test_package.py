@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables.errors import InputError
-from tuning import package as package_module
-from tuning.package import LIMIT_BYTES, Package, imported_files, make_archive
+from tuning.clusters import package as package_module
+from tuning.clusters.package import LIMIT_BYTES, Package, imported_files, make_archive
 
 
 def write(folder: Path, files: dict[str, str]) -> None:

@@ -16,19 +16,19 @@ from test_tracking import runs_of
 
 from trainables.errors import InputError
 from trainables.task import TrainingRun
-from tuning.checkpoints import checkpoint_sizes, trial_folder
 from tuning.extension import change_space
-from tuning.lineage import configurations, describe_schedule, schedule_of_best
 from tuning.options import SweepOptions, resolve
 from tuning.record import TrialRecord, read_events, read_history
 from tuning.replay import replay
 from tuning.results import describe_best, trial_rows
 from tuning.runner import run_sweep
+from tuning.search.lineage import configurations, describe_schedule, schedule_of_best
+from tuning.search.warm_start import read_warm_start
 from tuning.spaces import training_function
-from tuning.stores import FolderStore
+from tuning.storage.checkpoints import checkpoint_sizes, trial_folder
+from tuning.storage.stores import FolderStore
+from tuning.storage.trial_checkpoints import BEST, milestone
 from tuning.sweep import local_resources
-from tuning.trial_checkpoints import BEST, milestone
-from tuning.warm_start import read_warm_start
 
 FILE = str(Path(__file__).with_name("population_space.py"))
 EPOCHS = 8

@@ -12,10 +12,10 @@ from test_contracts import N_SPACES
 from search_spaces.domains import Choice, Float, Int, SearchSpace
 from trainables.config import ImageClassificationConfig, TextClassificationConfig
 from trainables.mutable import MUTABLE, mutable_settings
-from tuning.convert import perturbed, perturbed_point
-from tuning.lineage import Segment, Takeover
-from tuning.population import Population, intervals
 from tuning.record import TrialRecord
+from tuning.search.convert import perturbed, perturbed_point
+from tuning.search.lineage import Segment, Takeover
+from tuning.search.population import Population, intervals
 from tuning.spaces import load_space, space_names
 
 # A parent that may change in the middle, with children of each kind, one of them a parent itself.

@@ -9,9 +9,9 @@ import pytest
 from test_pbt import check_trials, pbt_sweep, takers, weight_of  # noqa: F401  a fixture
 from test_ray import one_ray  # noqa: F401  likewise
 
-from tuning.lineage import schedule_of_best
 from tuning.record import Record, TrialRecord
 from tuning.retrain import retrain
+from tuning.search.lineage import schedule_of_best
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables.errors import InputError
-from tuning import remote
-from tuning.remote import (
+from tuning.storage import remote
+from tuning.storage.remote import (
     RemoteError,
     RemoteFolder,
     check_uri,

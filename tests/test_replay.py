@@ -13,7 +13,7 @@ from trainables.loop import fit
 from trainables.optim import configure_again, configured, make_optimizer, make_schedule
 from trainables.task import EpochReport, TrainingRun
 from tuning.replay import replay
-from tuning.stores import FolderStore
+from tuning.storage.stores import FolderStore
 
 FIRST = ToyConfig(epochs=5, learning_rate=0.01, weight_decay=0.1, layer_decay=0.9)
 

@@ -16,11 +16,11 @@ from test_tracking import runs_of
 from trainables.errors import InputError
 from tuning.extension import change_space
 from tuning.fingerprints import differences, take_fingerprints
-from tuning.moving import find_moved, relocate
 from tuning.options import SweepOptions, resolve
 from tuning.record import read_events, read_history
 from tuning.runner import run_sweep
-from tuning.space_changes import point_in_space
+from tuning.search.space_changes import point_in_space
+from tuning.storage.moving import find_moved, relocate
 from tuning.sweep import open_sweep
 
 OWN_SWEEP = ("--engine", "inprocess", "--metric", "value:max", "--name", "s", "--trials", "3")

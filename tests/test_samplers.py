@@ -16,8 +16,8 @@ from search_spaces.domains import Choice, Float, SearchSpace
 from trainables.errors import InputError
 from tuning.options import OF_ONE_OBJECTIVE, SEARCHER_NAMES, SweepOptions, resolve
 from tuning.record import TrialRecord, read_history
-from tuning.samplers import KNOW_FROM_TRIALS, SEARCHERS, own_sampler, sampled_by_itself
-from tuning.searcher import Study
+from tuning.search.samplers import KNOW_FROM_TRIALS, SEARCHERS, own_sampler, sampled_by_itself
+from tuning.search.searcher import Study
 from tuning.spaces import load_space, space_names
 
 N_SAMPLERS = 9

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from search_spaces.domains import Float, SearchSpace
 from tuning.record import TrialRecord
-from tuning.schedulers import SCHEDULERS, RungPruner, first_rung
-from tuning.searcher import Study
+from tuning.search.schedulers import SCHEDULERS, RungPruner, first_rung
+from tuning.search.searcher import Study
 
 # Few different values, so that there are ties.
 VALUES = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0, -1.0]), st.floats(-2, 2))

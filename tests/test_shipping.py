@@ -18,7 +18,7 @@ from tuning.shipping import (
     train_file_here,
     unpack_code,
 )
-from tuning.stores import FolderStore
+from tuning.storage.stores import FolderStore
 
 
 @pytest.fixture

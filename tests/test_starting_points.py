@@ -9,9 +9,9 @@ from search_spaces.domains import Choice, Float, Int, SearchSpace
 from trainables.config import check_config
 from trainables.tasks import TASKS, task_row
 from tuning.options import SweepOptions, resolve
-from tuning.searcher import Study
+from tuning.search.searcher import Study
+from tuning.search.starting_points import default_point, with_defaults_first
 from tuning.spaces import load_space, space_names
-from tuning.starting_points import default_point, with_defaults_first
 
 SEARCHERS = ("tpe", "random", "nsga2")
 

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tuning import relay, stores
-from tuning.relay import Relay, RelayStore
-from tuning.remote import RemoteFolder
-from tuning.staging import Staging
-from tuning.stores import CheckpointStore, FolderStore, UriStore
+from tuning.storage import relay, stores
+from tuning.storage.relay import Relay, RelayStore
+from tuning.storage.remote import RemoteFolder
+from tuning.storage.staging import Staging
+from tuning.storage.stores import CheckpointStore, FolderStore, UriStore
 
 Files = dict[str, bytes]
 
@@ -171,9 +171,9 @@ def place(request, tmp_path) -> str:
 KILLED_WHILE_UPLOADING = """
 import os, signal, sys
 from pathlib import Path
-from tuning.remote import RemoteFolder
-from tuning.staging import Staging
-from tuning.stores import UriStore
+from tuning.storage.remote import RemoteFolder
+from tuning.storage.staging import Staging
+from tuning.storage.stores import UriStore
 
 class Dying(RemoteFolder):
     def upload(self, file, path):

@@ -20,8 +20,8 @@ from trainables.errors import InputError
 from tuning import study_mirror
 from tuning.record import Record, read_history
 from tuning.runner import run_sweep
+from tuning.search.study_storage import JOURNAL_FILE, masked, open_storage
 from tuning.study_mirror import make_mirror
-from tuning.study_storage import JOURNAL_FILE, masked, open_storage
 
 EXPECTED = {
     "completed": State.COMPLETE,

@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 from conftest import TOY_SPACE
 
-from tuning.dashboard import Dashboard
-from tuning.driver_lock import HOLDER_FILE
+from tuning.clusters.dashboard import Dashboard
+from tuning.clusters.supervise import n_epochs
+from tuning.clusters.watcher import VERSIONS_FILE
 from tuning.record import read_history
-from tuning.supervise import n_epochs
-from tuning.watcher import VERSIONS_FILE
+from tuning.storage.driver_lock import HOLDER_FILE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(200)]
 SCRIPTS = Path(sysconfig.get_path("scripts"))

@@ -15,7 +15,7 @@ from conftest import TOY_SPACE
 from fake_dashboard import FakeDashboard, fake_dashboard
 
 from tuning import cli
-from tuning.dashboard import dashboard_url
+from tuning.clusters.dashboard import dashboard_url
 
 SAMPLER = str(Path(__file__).with_name("sampler_file.py"))
 BASE = ("--metric", "value:max")
@@ -114,7 +114,7 @@ def test_all_options_arrive_together(dashboard, thaw):
     assert job["sweeps_folder"] == "/shared/sweeps"
     (submitted,) = dashboard.jobs
     assert submitted["submission_id"] == "my-sweep.1"
-    command = "exec python -m tuning.supervise run my-sweep.1 'my-sweep.1' sent"
+    command = "exec python -m tuning.clusters.supervise run my-sweep.1 'my-sweep.1' sent"
     assert submitted["entrypoint"] == command
 
 

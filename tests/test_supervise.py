@@ -21,13 +21,13 @@ from fake_dashboard import fake_dashboard
 from test_driver_lock import HOLD
 
 from trainables.errors import InputError
-from tuning import supervise, watcher
-from tuning.dashboard import Dashboard
-from tuning.driver_lock import HOLDER_FILE
-from tuning.jobs import JobRecord, State, Submitted, job_record, next_job_id
+from tuning.clusters import supervise, watcher
+from tuning.clusters.dashboard import Dashboard
+from tuning.clusters.jobs import JobRecord, State, Submitted, job_record, next_job_id
+from tuning.clusters.supervise import Supervisor
 from tuning.record import read_history
 from tuning.sent_files import FILES_VARIABLE, place_files, runtime_env
-from tuning.supervise import Supervisor
+from tuning.storage.driver_lock import HOLDER_FILE
 from tuning.sweep import open_sweep
 
 pytestmark = pytest.mark.timeout(180)
@@ -119,8 +119,8 @@ def test_a_sweep_in_which_nothing_works_is_the_last_word_too(head, workplace, ca
 
 RUN = """
 import sys
-from tuning.jobs import job_record
-from tuning.supervise import Supervisor
+from tuning.clusters.jobs import job_record
+from tuning.clusters.supervise import Supervisor
 record = job_record("toy")
 sys.exit(Supervisor(record, record.submitted(), "toy").run())
 """
@@ -258,7 +258,7 @@ def test_a_job_is_started_again_if_nobody_has_ended_it(cluster, job, phase, revi
     assert [each["submission_id"] for each in new] == ([] if revived_as is None else [revived_as])
     if revived_as is not None:
         assert record.state().job_id == revived_as
-        command = f"exec python -m tuning.supervise run toy '{revived_as}'"
+        command = f"exec python -m tuning.clusters.supervise run toy '{revived_as}'"
         assert new[0]["entrypoint"] == command
         assert new[0]["metadata"] == {"thaw_sweep": "toy"}
         assert "working_dir" not in new[0]["runtime_env"]

@@ -11,12 +11,12 @@ from conftest import TOY_SPACE, reopened
 from toy_space import SPACE
 
 from trainables.errors import InputError
-from tuning.checkpoints import trial_folder
 from tuning.hosting import BEST, LAST
 from tuning.options import SweepOptions, resolve
 from tuning.record import EVENTS_FILE, Record, read_history
 from tuning.results import best_trial, summarize, to_csv, trial_rows
 from tuning.runner import run_sweep
+from tuning.storage.checkpoints import trial_folder
 
 
 def test_a_sweep_finds_a_good_point_and_says_so(toy_sweep, run):

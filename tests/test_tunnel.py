@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from trainables.errors import InputError, RunFailed
-from tuning.cluster_file import ClusterFile
-from tuning.tunnel import find_mlflow, keep_password, open_tunnel, run_on_head, ssh_command
+from tuning.clusters.cluster_file import ClusterFile
+from tuning.clusters.tunnel import find_mlflow, keep_password, open_tunnel, run_on_head, ssh_command
 
 SSHD = "/usr/sbin/sshd"
 pytestmark = [
@@ -82,7 +82,7 @@ PROXY = (
 
 
 def unused_port() -> int:
-    from tuning.tunnel import free_port
+    from tuning.clusters.tunnel import free_port
 
     return free_port(None)
 
@@ -147,8 +147,8 @@ def test_a_tunnel_ends_with_us_even_if_we_are_killed(cluster, web, tmp_path):
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from tuning.cluster_file import ClusterFile\n"
-        "from tuning.tunnel import open_tunnel\n"
+        "from tuning.clusters.cluster_file import ClusterFile\n"
+        "from tuning.clusters.tunnel import open_tunnel\n"
         f"provider, auth = {dict(cluster.provider)!r}, {dict(cluster.auth)!r}\n"
         "cluster = ClusterFile(Path('c'), 'test', provider, auth)\n"
         f"with open_tunnel(cluster, ('127.0.0.1', {web})) as tunnel:\n"
@@ -180,7 +180,7 @@ def test_mlflow_is_found_and_its_password_kept_private(cluster, tmp_path, monkey
         "THAW_HEAD_IP=10.0.0.1\nMLFLOW_TRACKING_URI=http://10.0.0.1:5000\n"
         "MLFLOW_TRACKING_USERNAME=thaw\nMLFLOW_TRACKING_PASSWORD=secret\n"
     )
-    monkeypatch.setattr("tuning.tunnel.run_on_head", lambda cluster, command: says)
+    monkeypatch.setattr("tuning.clusters.tunnel.run_on_head", lambda cluster, command: says)
     mlflow = find_mlflow(cluster)
     assert (mlflow.host, mlflow.port, mlflow.user) == ("10.0.0.1", 5000, "thaw")
     path = keep_password(cluster, mlflow)

@@ -17,10 +17,10 @@ from tuning.controller import Controller
 from tuning.options import SweepOptions, resolve
 from tuning.record import Record, TrialRecord, read_history
 from tuning.resources import Resources
-from tuning.samplers import search_notes
-from tuning.searcher import Study
+from tuning.search.samplers import search_notes
+from tuning.search.searcher import Study
+from tuning.search.warm_start import warm_trials
 from tuning.study_mirror import make_mirror
-from tuning.warm_start import warm_trials
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainables.errors import RunFailed
-from tuning.lineage import config_of_best, describe_schedule, schedule_of_best
 from tuning.record import Record, TrialRecord
+from tuning.search.lineage import config_of_best, describe_schedule, schedule_of_best
 from tuning.seeds import SeedResult
-from tuning.sharing import store_of
+from tuning.storage.sharing import store_of
 from tuning.sweep import Sweep
 from tuning.tracking import SWEEP_TAG, TRIAL_TAG, quiet_mlflow, sweep_tags
 

@@ -13,8 +13,8 @@ from trainables.config import TrainingConfig, check_config
 from trainables.errors import InputError, unknown
 from trainables.mutable import mutable_settings
 from trainables.tasks import TaskRow, task_row
-from tuning.population import QUARTER, intervals
 from tuning.resources import Resources
+from tuning.search.population import QUARTER, intervals
 from tuning.sweep import Sweep, data_key
 
 _N_SAMPLES_CHECKED = 32  # beside all corners of the space

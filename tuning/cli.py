@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from tuning import cluster_cli, submit_cli
-from tuning.cluster_cli import ClusterOption, show_cluster_ui
+from tuning.clusters import cluster_cli, submit_cli
+from tuning.clusters.cluster_cli import ClusterOption, show_cluster_ui
 
 if TYPE_CHECKING:
     from tuning.options import SweepOptions
@@ -415,10 +415,10 @@ def retrain(
 ) -> None:
     """Train the best configuration anew, test it once, register it as champion."""
     from tuning.live import make_view
-    from tuning.mirror import at_home
     from tuning.output import champion_table
     from tuning.record import Record
     from tuning.retrain import retrain as run
+    from tuning.storage.mirror import at_home
     from tuning.sweep import open_sweep
 
     found, view = open_sweep(name, sweeps_folder), make_view()

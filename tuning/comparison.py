@@ -11,7 +11,7 @@ from typing import Any
 from trainables.errors import InputError
 from trainables.metrics import Direction
 from trainables.tasks import task_row
-from tuning.starting_points import default_point
+from tuning.search.starting_points import default_point
 from tuning.sweep import Sweep
 
 CONFIDENCE = 0.95  # of the interval around a gain; the customary level

@@ -11,8 +11,8 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tuning.lineage import config_of_best, schedule_of_best
 from tuning.record import ENDED_STATES, ConfirmationPlan, Record, SweepHistory, TrialRecord, ranked
+from tuning.search.lineage import config_of_best, schedule_of_best
 from tuning.sweep import Sweep
 
 FIRST_NUMBER = 1_000_000  # of confirmation runs: a sweep's trials are numbered without gaps

@@ -11,22 +11,22 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tuning.checkpoints import CheckpointKeeper, trial_folder
 from tuning.confirm import Confirmation
-from tuning.cost import seconds_of_all_epochs
 from tuning.exploiting import Exploiter
 from tuning.fitness import Needs
 from tuning.goals import OF_FAILURE, UNFIT, Ending, Goals, all_tried
 from tuning.hosting import Assignment, EpochResult, Outcome
-from tuning.lineage import configurations, schedule_of_best
 from tuning.packing import Packing
 from tuning.record import ENDED_STATES, Record, TrialRecord, TrialState
 from tuning.resources import Resources, Slot
-from tuning.searcher import Study
-from tuning.sharing import StoreAddress, address_of, store_of
-from tuning.space_changes import split_by_fit
+from tuning.search.cost import seconds_of_all_epochs
+from tuning.search.lineage import configurations, schedule_of_best
+from tuning.search.searcher import Study
+from tuning.search.space_changes import split_by_fit
+from tuning.search.warm_start import warm_trials
+from tuning.storage.checkpoints import CheckpointKeeper, trial_folder
+from tuning.storage.sharing import StoreAddress, address_of, store_of
 from tuning.sweep import Sweep
-from tuning.warm_start import warm_trials
 
 _ROUNDING = 1e-6
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0  # what a killed trial may lose, against what a checkpoint costs

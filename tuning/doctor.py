@@ -15,11 +15,11 @@ from packaging.requirements import Requirement
 
 from trainables.errors import InputError
 from tuning.addresses import resolve_tracking_uri
-from tuning.auth_token import make_token, readable_by_others, token_file
-from tuning.disk import free_bytes, show_bytes
+from tuning.clusters.auth_token import make_token, readable_by_others, token_file
 from tuning.findings import Finding
 from tuning.mlflow_probe import examine_mlflow
-from tuning.remote import check_writable_uri, is_uri
+from tuning.storage.disk import free_bytes, show_bytes
+from tuning.storage.remote import check_writable_uri, is_uri
 from tuning.sweep import default_cache_folder
 from tuning.versions import LIBRARIES, installed_versions
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import trainables
-from tuning.moving import Moved
+from tuning.storage.moving import Moved
 from tuning.sweep import Sweep
 
 Fingerprints = dict[str, dict[str, str]]  # kind -> what -> digest or version

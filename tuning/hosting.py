@@ -17,13 +17,13 @@ from trainables.process_state import ProcessState
 from trainables.task import EpochReport, Strategy, TrainingRun
 from tuning.fitness import Needs, Unfit, check_fitness, here
 from tuning.record import TrialState
-from tuning.remote import RemoteError
 from tuning.replay import replay
-from tuning.sharing import open_store
 from tuning.shipping import train_file_here
 from tuning.spaces import training_function
-from tuning.stores import CheckpointStore, FolderStore, trial_key
-from tuning.trial_checkpoints import (
+from tuning.storage.remote import RemoteError
+from tuning.storage.sharing import open_store
+from tuning.storage.stores import CheckpointStore, FolderStore, trial_key
+from tuning.storage.trial_checkpoints import (
     BEST,
     DONATED,
     LAST,

@@ -23,11 +23,11 @@ from tuning.addresses import (
     tracking_uri_elsewhere,
 )
 from tuning.checks import check_gpu_hours, check_population, check_space, mutable_domains
-from tuning.remote import RemoteError, RemoteFolder, check_writable_uri, split_uri
 from tuning.resources import Gpus
+from tuning.search.starting_points import with_defaults_first
+from tuning.search.study_storage import check_no_password, masked
 from tuning.spaces import load_space
-from tuning.starting_points import with_defaults_first
-from tuning.study_storage import check_no_password, masked
+from tuning.storage.remote import RemoteError, RemoteFolder, check_writable_uri, split_uri
 from tuning.sweep import SWEEP_FILE, Sweep, default_cache_folder, local_resources, place_of
 
 ENGINE_NAMES = ("ray", "inprocess")
@@ -188,7 +188,7 @@ def resolve(options: SweepOptions, *, elsewhere: bool = False) -> Sweep:
 
         check_study(sweep)
     if options.warm_start is not None:
-        from tuning.warm_start import read_warm_start  # which opens sweeps
+        from tuning.search.warm_start import read_warm_start  # which opens sweeps
 
         sweep = replace(sweep, warm_start=read_warm_start(options.warm_start, sweep))
     return sweep
@@ -204,7 +204,7 @@ def _searcher(name: str, space: SearchSpace, n_objectives: int) -> str:
     file, colon, sampler = name.rpartition(":")
     if not colon:
         return name
-    from tuning.samplers import check_own_sampler  # imports optuna, as the file does
+    from tuning.search.samplers import check_own_sampler  # imports optuna, as the file does
 
     check_own_sampler(name, space, n_objectives)
     return f"{Path(file).expanduser().resolve()}:{sampler}"

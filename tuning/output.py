@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from search_spaces.domains import SearchSpace
-from tuning.disk import show_bytes
-from tuning.lineage import Segment, describe_schedule
 from tuning.results import progress_line, searched
-from tuning.study_storage import study_address
+from tuning.search.lineage import Segment, describe_schedule
+from tuning.search.study_storage import study_address
+from tuning.storage.disk import show_bytes
 from tuning.sweep import Sweep
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 from trainables.errors import InputError, RunFailed
 from trainables.metrics import Direction
-from tuning.lineage import Segment, Takeover, describe_changes, describe_schedule
-from tuning.moving import relocate
+from tuning.search.lineage import Segment, Takeover, describe_changes, describe_schedule
 from tuning.spent import Spent
+from tuning.storage.moving import relocate
 
 Event = dict[str, Any]
 TrialState = Literal[

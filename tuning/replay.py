@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from trainables.task import EpochReport, TrainingRun
-from tuning.stores import CheckpointStore
-from tuning.trial_checkpoints import save_share
+from tuning.storage.stores import CheckpointStore
+from tuning.storage.trial_checkpoints import save_share
 
 Train = Callable[[Mapping[str, Any], TrainingRun], Iterator[EpochReport]]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import InputError
-from tuning.checkpoints import best_key
 from tuning.confirm import Confirmed, confirmed, standings
-from tuning.lineage import config_of_best, schedule_of_best, schedule_to_json
-from tuning.pareto import pareto_front
 from tuning.record import ENDED_STATES, SweepHistory, TrialRecord
-from tuning.sharing import store_of
+from tuning.search.lineage import config_of_best, schedule_of_best, schedule_to_json
+from tuning.search.pareto import pareto_front
+from tuning.storage.checkpoints import best_key
+from tuning.storage.sharing import store_of
 from tuning.sweep import Sweep
 
 

@@ -10,14 +10,14 @@ from typing import Any
 from trainables.errors import InputError
 from tuning.champion import log_champion
 from tuning.comparison import Gain, default_configuration, paired_gain
-from tuning.driver_lock import sole_driver
-from tuning.lineage import configurations, schedule_of_best, schedule_to_json
 from tuning.live import View
 from tuning.record import Record, TrialRecord
 from tuning.results import best_trial, find_trial
+from tuning.search.lineage import configurations, schedule_of_best, schedule_to_json
 from tuning.seeds import SeedResult, Training, train
-from tuning.sharing import store_of
 from tuning.sitting import use_saved_code
+from tuning.storage.driver_lock import sole_driver
+from tuning.storage.sharing import store_of
 from tuning.sweep import Sweep
 from tuning.workers import TEST_FILE, seed_key
 

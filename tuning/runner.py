@@ -13,20 +13,20 @@ from typing import Any
 
 from trainables.errors import InputError
 from tuning.controller import Controller
-from tuning.driver_lock import sole_driver
 from tuning.farewell import farewell
 from tuning.fitness import Needs
 from tuning.goals import CRASHED, INTERRUPTED, OF_FAILURE
 from tuning.live import View
-from tuning.mirror import at_home
 from tuning.record import Record, read_history
 from tuning.resources import Resources
 from tuning.results import best_trial, fetch_checkpoint, summarize
-from tuning.samplers import search_notes
-from tuning.sharing import StoreAddress, address_of, share
+from tuning.search.samplers import search_notes
+from tuning.search.space_changes import describe_dropped
 from tuning.shipping import CODE_FILE, digest_of
 from tuning.sitting import begin_sitting, check_disk, use_users_file
-from tuning.space_changes import describe_dropped
+from tuning.storage.driver_lock import sole_driver
+from tuning.storage.mirror import at_home
+from tuning.storage.sharing import StoreAddress, address_of, share
 from tuning.study_mirror import make_mirror
 from tuning.sweep import Sweep, local_resources
 from tuning.tracking import MlflowTracker, quiet_mlflow

@@ -15,9 +15,9 @@ from tuning.fitness import Needs
 from tuning.live import View
 from tuning.resources import Node, Resources, share_out
 from tuning.runner import prepare_ray
-from tuning.sharing import StoreAddress, share, store_of
 from tuning.shipping import digest_of, pack_code
-from tuning.stores import CheckpointStore
+from tuning.storage.sharing import StoreAddress, share, store_of
+from tuning.storage.stores import CheckpointStore
 from tuning.sweep import Sweep
 from tuning.workers import (
     CURVE_FILE,

@@ -11,9 +11,9 @@ import trainables
 from trainables.checkpoint import DESCRIPTION, read_description
 from trainables.errors import InputError
 from tuning.addresses import resolve_tracking_uri
-from tuning.remote import SCHEMES, RemoteFolder
-from tuning.staging import Staging
-from tuning.stores import fetch_whole
+from tuning.storage.remote import SCHEMES, RemoteFolder
+from tuning.storage.staging import Staging
+from tuning.storage.stores import fetch_whole
 from tuning.sweep import default_cache_folder
 from tuning.tracking import quiet_mlflow
 

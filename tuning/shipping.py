@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 from trainables.files import whole_folder
-from tuning.stores import CheckpointStore
+from tuning.storage.stores import CheckpointStore
 
 CODE_FILE = "code.zip"
 _SWEEP_FILE = "sweep.json"  # of sweep.py: a folder with one holds copies

@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from trainables.errors import InputError
-from tuning.disk import check_free_space
 from tuning.fingerprints import describe_differences, differences, take_fingerprints
 from tuning.record import SweepHistory
-from tuning.sharing import store_of
 from tuning.shipping import saved_train_file
+from tuning.storage.disk import check_free_space
+from tuning.storage.sharing import store_of
 from tuning.sweep import Sweep
 
 

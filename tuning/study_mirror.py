@@ -19,17 +19,17 @@ from optuna.trial import TrialState as OptunaState
 
 from trainables.errors import InputError
 from tuning.addresses import check_writable
-from tuning.lineage import describe_schedule
 from tuning.record import Event, Record, TrialRecord, cut_incomplete_line
-from tuning.study_storage import (
+from tuning.search.lineage import describe_schedule
+from tuning.search.study_storage import (
     JOURNAL_FILE,
     masked,
     open_journal,
     open_storage,
     study_address,
 )
+from tuning.search.told import OPTUNA_DIRECTIONS, curve_of, frozen_trial
 from tuning.sweep import Sweep
-from tuning.told import OPTUNA_DIRECTIONS, curve_of, frozen_trial
 from tuning.tracking import Follower
 
 # User attributes of a trial. Somebody may queue a trial in a dashboard, so that Optuna's numbers

@@ -17,11 +17,11 @@ from trainables.files import write_whole
 from trainables.metrics import Direction
 from trainables.task import Strategy
 from trainables.tasks import TaskRow, task_row
-from tuning.mirror import Say, fetch, say_on_stderr, working_copy
-from tuning.moving import Moved, find_moved, relocate
-from tuning.remote import RemoteError, RemoteFolder, check_uri, is_uri, join_uri, split_uri
 from tuning.resources import Gpus, Node, Resources, share_out, this_machine
 from tuning.shipping import CODE_FILE, pack_code
+from tuning.storage.mirror import Say, fetch, say_on_stderr, working_copy
+from tuning.storage.moving import Moved, find_moved, relocate
+from tuning.storage.remote import RemoteError, RemoteFolder, check_uri, is_uri, join_uri, split_uri
 
 SWEEP_FILE = "sweep.json"
 

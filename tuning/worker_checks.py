@@ -20,8 +20,8 @@ from tuning.fitness import (
     paths_of,
     what_decides,
 )
-from tuning.relay import RelayStore
-from tuning.sharing import StoreAddress, open_store
+from tuning.storage.relay import RelayStore
+from tuning.storage.sharing import StoreAddress, open_store
 from tuning.sweep import Sweep
 
 Say = Callable[[str], None]

@@ -14,11 +14,11 @@ from trainables.metrics import Direction
 from trainables.task import EpochReport, Strategy, TrainingRun
 from tuning.fitness import Needs, check_fitness
 from tuning.replay import replay
-from tuning.sharing import open_store
 from tuning.shipping import train_file_here
 from tuning.spaces import training_function
-from tuning.stores import CheckpointStore
-from tuning.trial_checkpoints import BEST, put_report, save_share
+from tuning.storage.sharing import open_store
+from tuning.storage.stores import CheckpointStore
+from tuning.storage.trial_checkpoints import BEST, put_report, save_share
 
 CURVE_FILE, TEST_FILE, ERROR_FILE = "curve.json", "test.json", "error.txt"
 

@@ -63,8 +63,8 @@ def until(holds: Callable[[], Any], seconds: float, what: str) -> Any:
 def dashboard() -> Iterator[str]:
     """The address of the dashboard of the cluster in ``CLUSTER``, through a tunnel."""
     sys.path.insert(0, str(ROOT))
-    from tuning.cluster_file import read_cluster_file
-    from tuning.tunnel import open_tunnel
+    from tuning.clusters.cluster_file import read_cluster_file
+    from tuning.clusters.tunnel import open_tunnel
 
     with open_tunnel(read_cluster_file(CLUSTER)) as tunnel:
         yield tunnel.url

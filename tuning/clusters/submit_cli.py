@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from tuning.jobs import Submitted
-    from tuning.package import Package
-    from tuning.submission import Cluster
+    from tuning.clusters.jobs import Submitted
+    from tuning.clusters.package import Package
+    from tuning.clusters.submission import Cluster
 
 INTERRUPTED = 130
 _FAILED_CODES = {"failed": 1, "lost": 1, "wrong input": 2, "stopped": INTERRUPTED}
@@ -118,7 +118,7 @@ def _submit(
             folder = Path(submitted.sweeps_folder or "~/sweeps") / submitted.name
             show_dry_run(replace(resolved, folder=folder), values["as_json"])
             return
-    from tuning.submission import reach
+    from tuning.clusters.submission import reach
 
     with reach(values["cluster"], values["address"]) as cluster:
         document = _send(cluster, submitted, package)
@@ -144,8 +144,8 @@ def _described(
     values: Mapping[str, Any], given: Collection[str], of_sweep: list[Any], resolved: Any
 ) -> tuple[Submitted, Package]:
     """What is sent to begin a sweep."""
-    from tuning.jobs import Submitted
-    from tuning.sending import as_arguments, pack
+    from tuning.clusters.jobs import Submitted
+    from tuning.clusters.sending import as_arguments, pack
     from tuning.versions import installed_versions
 
     package = _package(values)
@@ -171,9 +171,9 @@ def _continued(
         InputError: an option is not one that a sweep can be continued with.
     """
     from trainables.errors import InputError
+    from tuning.clusters.jobs import Submitted
+    from tuning.clusters.sending import as_arguments
     from tuning.extension import check_goals
-    from tuning.jobs import Submitted
-    from tuning.sending import as_arguments
     from tuning.spaces import load_space
     from tuning.versions import installed_versions
 
@@ -209,7 +209,7 @@ def _sweeps_folder(values: Mapping[str, Any], given: Collection[str]) -> str | N
 
 def _package(values: Mapping[str, Any]) -> Package:
     from trainables.errors import InputError
-    from tuning.package import Package
+    from tuning.clusters.package import Package
 
     package = Package(Path.cwd())
     for path in values["send"] or ():
@@ -221,7 +221,7 @@ def _package(values: Mapping[str, Any]) -> Package:
 
 def _send(cluster: Cluster, submitted: Submitted, package: Package) -> dict[str, Any]:
     """Compare versions, then send; returns what `--json` prints."""
-    from tuning.submission import check_versions, submit
+    from tuning.clusters.submission import check_versions, submit
 
     note = check_versions(cluster.dashboard)
     if note is not None:
@@ -237,7 +237,7 @@ def _send(cluster: Cluster, submitted: Submitted, package: Package) -> dict[str,
 
 
 def _show_submitted(document: Mapping[str, Any], option: str) -> None:
-    from tuning.disk import show_bytes
+    from tuning.storage.disk import show_bytes
 
     name, n_files = document["sweep"], len(document["sent_files"])
     sent = f", with {n_files} files of {show_bytes(document['sent_bytes'])}" if n_files else ""
@@ -264,9 +264,9 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """List the sweeps that were submitted to a cluster, or show how one of them stands."""
+    from tuning.clusters.sent_sweeps import describe_sweep, list_sweeps
+    from tuning.clusters.submission import reach
     from tuning.output import submitted_table, sweep_status
-    from tuning.sent_sweeps import describe_sweep, list_sweeps
-    from tuning.submission import reach
 
     with reach(cluster, address) as reached:
         if name is None:
@@ -287,8 +287,8 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Print what a submitted sweep has printed on the cluster."""
-    from tuning.follow import print_log
-    from tuning.submission import reach
+    from tuning.clusters.follow import print_log
+    from tuning.clusters.submission import reach
 
     if follow and as_json:
         raise typer.BadParameter("--follow and --json can not be combined")
@@ -308,9 +308,9 @@ def stop(
     as_json: AsJson = False,
 ) -> None:
     """Interrupt a submitted sweep in order; `thaw submit --resume NAME` continues it."""
+    from tuning.clusters.sent_sweeps import describe_sweep
+    from tuning.clusters.submission import reach, stop_sweep
     from tuning.output import sweep_status
-    from tuning.sent_sweeps import describe_sweep
-    from tuning.submission import reach, stop_sweep
 
     with reach(cluster, address) as reached:
         stop_sweep(reached.dashboard, name, lambda message: print(message, file=sys.stderr))
@@ -333,9 +333,9 @@ def fetch(
     as_json: AsJson = False,
 ) -> None:
     """Bring a submitted sweep's record and best checkpoint here, for trials, best and predict."""
+    from tuning.clusters.sent_sweeps import fetch_sweep
+    from tuning.clusters.submission import reach
     from tuning.output import fetched_table
-    from tuning.sent_sweeps import fetch_sweep
-    from tuning.submission import reach
 
     target = to or Path("sweeps") / name
     with reach(cluster, address) as reached:
@@ -345,10 +345,10 @@ def fetch(
 
 def _follow(cluster: Cluster, name: str, as_json: bool) -> None:
     """Show a sweep until it has ended, and exit as it did."""
-    from tuning.follow import Follower
+    from tuning.clusters.follow import Follower
+    from tuning.clusters.sent_sweeps import describe_sweep
     from tuning.live import make_view
     from tuning.output import sweep_status, thaw_command
-    from tuning.sent_sweeps import describe_sweep
 
     print(f"submitted sweep {name}; Ctrl-C leaves it running", file=sys.stderr)
     try:

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trainables.errors import InputError, RunFailed, unknown
-from tuning.dashboard import Dashboard, Job, connect
-from tuning.jobs import FILES, JOB_FILE, SWEEP_KEY, Submitted, next_job_id
-from tuning.package import Package
+from tuning.clusters.dashboard import Dashboard, Job, connect
+from tuning.clusters.jobs import FILES, JOB_FILE, SWEEP_KEY, Submitted, next_job_id
+from tuning.clusters.package import Package
+from tuning.clusters.watcher import STOP_SECONDS, VERSIONS_FILE, entrypoint, job_environment
 from tuning.versions import installed_versions
-from tuning.watcher import STOP_SECONDS, VERSIONS_FILE, entrypoint, job_environment
 
 DEFAULT_CLUSTER_FILE = Path("cluster.yaml")
 _SECONDS_TO_PREPARE = 180.0
@@ -58,8 +58,8 @@ def reach(cluster_file: Path | None, address: str | None) -> Iterator[Cluster]:
                 "which cluster? Give --cluster FILE, as for `ray up`, or --address of its "
                 f"dashboard; there is no {str(DEFAULT_CLUSTER_FILE)!r} here"
             )
-    from tuning.cluster_file import read_cluster_file
-    from tuning.tunnel import open_tunnel
+    from tuning.clusters.cluster_file import read_cluster_file
+    from tuning.clusters.tunnel import open_tunnel
 
     with open_tunnel(read_cluster_file(cluster_file)) as tunnel:
         yield Cluster(connect(tunnel.url, "--cluster"), f"--cluster {cluster_file}")
@@ -110,7 +110,9 @@ def _refuse_different(here: Mapping[str, str], there: Mapping[str, str]) -> None
 def _prepare(dashboard: Dashboard) -> None:
     """Have the head show its versions: that of a cluster not started by our own files does not."""
     job_id = f"thaw-prepare-{uuid.uuid4().hex[:8]}"
-    dashboard.submit(job_id, "python -m tuning.supervise prepare", metadata={}, runtime_env={})
+    dashboard.submit(
+        job_id, "python -m tuning.clusters.supervise prepare", metadata={}, runtime_env={}
+    )
     job = wait_until_ended(dashboard, job_id, _SECONDS_TO_PREPARE)
     if job.exit_code == 0:
         dashboard.delete(job_id)

@@ -145,7 +145,7 @@ def _open_sweep(name: str, sweep: Sweep) -> Source:
 
 def _open_study(text: str, sweep: Sweep) -> Source:
     """A study in an Optuna storage; it names no metrics unless somebody said them."""
-    from tuning.study_storage import open_storage
+    from tuning.search.study_storage import open_storage
 
     url, _, name = text.partition("#")
     if "://" not in url:
@@ -165,7 +165,7 @@ def _open_study(text: str, sweep: Sweep) -> Source:
 def _load_study(storage: Any, name: str, url: str) -> Any:
     import optuna
 
-    from tuning.study_storage import masked
+    from tuning.search.study_storage import masked
 
     known = optuna.get_all_study_names(storage)
     if name not in known and not (name == "" and len(known) == 1):

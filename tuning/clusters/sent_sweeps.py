@@ -12,17 +12,17 @@ from typing import Any
 
 from trainables.errors import InputError, RunFailed
 from trainables.files import whole_folder
-from tuning.checkpoints import best_key
-from tuning.dashboard import Dashboard, Job
-from tuning.disk import folder_bytes
-from tuning.jobs import STATE_FILE
+from tuning.clusters.dashboard import Dashboard, Job
+from tuning.clusters.jobs import STATE_FILE
+from tuning.clusters.submission import jobs_of, log_file, state_of, sweep_jobs
+from tuning.clusters.watcher import JOB_LINK, SHOWN, SWEEP_LINK
 from tuning.record import EVENTS_FILE, SweepHistory, TrialRecord, read_history
-from tuning.remote import is_uri
 from tuning.results import best_trial, summarize
-from tuning.sharing import store_of
-from tuning.submission import jobs_of, log_file, state_of, sweep_jobs
+from tuning.storage.checkpoints import best_key
+from tuning.storage.disk import folder_bytes
+from tuning.storage.remote import is_uri
+from tuning.storage.sharing import store_of
 from tuning.sweep import SWEEP_FILE, Sweep, open_sweep
-from tuning.watcher import JOB_LINK, SHOWN, SWEEP_LINK
 
 FETCHED_FILE = "fetched.json"  # in a fetched folder: where it came from
 SUMMARY_FILE = "summary.json"

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from trainables.errors import InputError
-from tuning.driver_lock import (
+from tuning.storage.driver_lock import (
     HOLDER_FILE,
     SECONDS_BETWEEN_SIGNS,
     SECONDS_UNTIL_GONE,
@@ -25,7 +25,7 @@ from tuning.driver_lock import (
     is_gone,
     myself,
 )
-from tuning.remote import RemoteFolder
+from tuning.storage.remote import RemoteFolder
 
 _SECONDS_TO_SETTLE = 1.0
 

@@ -9,7 +9,7 @@ from typing import Any
 from search_spaces.domains import Choice, SearchSpace
 from trainables.errors import InputError
 from trainables.tasks import TaskRow, task_row
-from tuning.package import Package
+from tuning.clusters.package import Package
 
 
 def as_arguments(

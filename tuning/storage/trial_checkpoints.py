@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.task import EpochReport
-from tuning.stores import CheckpointStore
+from tuning.storage.stores import CheckpointStore
 
 # a trial's checkpoints: of its best epoch, and the newest for going on from
 BEST, LAST = "best", "last"

@@ -3,8 +3,8 @@
 A job's supervisor restarts its driver; what restarts the job, whose every process Ray kills with
 the job's actor, is this. It takes no CPU, Ray restarts it when it dies, and it needs no memory:
 all it knows is what the head keeps of submitted sweeps. When all of Ray is started anew, the
-cluster's start commands start it anew (``python -m tuning.supervise prepare``), and it starts the
-sweeps again that had not ended. It does not survive the loss of the head's disk.
+cluster's start commands start it anew (``python -m tuning.clusters.supervise prepare``), and it
+starts the sweeps again that had not ended. It does not survive the loss of the head's disk.
 
 It also shows those sweeps among Ray's logs, which are what the dashboard lets people read.
 """
@@ -22,9 +22,9 @@ from typing import Any
 
 from trainables.errors import RunFailed
 from trainables.files import write_whole
-from tuning.dashboard import Dashboard
-from tuning.jobs import SWEEP_KEY, JobRecord, State, all_records, next_job_id
-from tuning.supervise import JOB_CONFIG_VARIABLE, n_epochs, sweeps_folder_of
+from tuning.clusters.dashboard import Dashboard
+from tuning.clusters.jobs import SWEEP_KEY, JobRecord, State, all_records, next_job_id
+from tuning.clusters.supervise import JOB_CONFIG_VARIABLE, n_epochs, sweeps_folder_of
 from tuning.versions import installed_versions
 
 SHOWN = "thaw"  # the folder among Ray's logs
@@ -39,7 +39,9 @@ STOP_SECONDS = 300  # that a sweep has to end in order, before Ray kills it
 
 def entrypoint(name: str, job_id: str, *, is_sent: bool) -> str:
     """The command of a job that drives a sweep. Names hold nothing that a shell would take."""
-    return f"exec python -m tuning.supervise run {name} '{job_id}'" + (" sent" if is_sent else "")
+    return f"exec python -m tuning.clusters.supervise run {name} '{job_id}'" + (
+        " sent" if is_sent else ""
+    )
 
 
 def job_environment() -> dict[str, Any]:
@@ -116,7 +118,7 @@ def _own_dashboard() -> Dashboard:
     import ray
     from ray.dashboard.utils import ray_address_to_api_server_url
 
-    from tuning.auth_token import read_token
+    from tuning.clusters.auth_token import read_token
 
     address = ray.get_runtime_context().gcs_address
     return Dashboard(ray_address_to_api_server_url(address), read_token())

@@ -1,8 +1,9 @@
 """Runs on a cluster's head: drives a submitted sweep to its end, whatever its driver dies of.
 
-``python -m tuning.supervise run NAME JOB_ID [sent]`` is the entrypoint of a submitted sweep's job;
-with ``sent`` what was submitted lies in the working folder, else the head has kept it.
-``python -m tuning.supervise prepare`` is for the cluster's own start commands: see watcher.py.
+``python -m tuning.clusters.supervise run NAME JOB_ID [sent]`` is the entrypoint of a submitted
+sweep's job; with ``sent`` what was submitted lies in the working folder, else the head has kept it.
+``python -m tuning.clusters.supervise prepare`` is for the cluster's own start commands: see
+watcher.py.
 
 A driver that ends with an exit code of ours has had its say. Any other end, such as a signal, or
 Ray ending it, is followed by ``thaw resume``: at most three times without an epoch between.
@@ -25,12 +26,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from trainables.errors import InputError, RunFailed
-from tuning.driver_lock import sole_driver
+from tuning.clusters.jobs import JOB_FILE, JobRecord, State, Submitted, job_record, jobs_folder
+from tuning.clusters.jobs import sweeps_folder as default_sweeps_folder
 from tuning.goals import CRASHED
-from tuning.jobs import JOB_FILE, JobRecord, State, Submitted, job_record, jobs_folder
-from tuning.jobs import sweeps_folder as default_sweeps_folder
 from tuning.record import read_events
 from tuning.sent_files import FILES_VARIABLE
+from tuning.storage.driver_lock import sole_driver
 from tuning.sweep import Sweep, open_sweep
 from tuning.versions import installed_versions
 
@@ -52,7 +53,7 @@ def main() -> None:
     try:
         match sys.argv[1:]:
             case ["prepare"]:
-                from tuning.watcher import prepare
+                from tuning.clusters.watcher import prepare
 
                 prepare()
             case ["run", name, job_id]:
@@ -60,7 +61,9 @@ def main() -> None:
             case ["run", name, job_id, "sent"]:
                 sys.exit(_run(name, job_id, Path.cwd()))
             case _:
-                raise InputError(f"wrong arguments {sys.argv[1:]}; see tuning/supervise.py")
+                raise InputError(
+                    f"wrong arguments {sys.argv[1:]}; see tuning/clusters/supervise.py"
+                )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_INPUT)
@@ -80,7 +83,8 @@ def _run(name: str, job_id: str, sent: Path | None) -> int:
         _check_version(submitted)
         supervisor = Supervisor(record, submitted, job_id)
         preparing = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tuning.supervise", "prepare"], env=_plain_environment()
+            [sys.executable, "-P", "-m", "tuning.clusters.supervise", "prepare"],
+            env=_plain_environment(),
         )
         try:
             return supervisor.run()

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import InputError
-from tuning.remote import RemoteFolder
-from tuning.staging import Staging
-from tuning.stores import CheckpointStore, FolderStore, UriStore
+from tuning.storage.remote import RemoteFolder
+from tuning.storage.staging import Staging
+from tuning.storage.stores import CheckpointStore, FolderStore, UriStore
 from tuning.sweep import Sweep
 
 MARKER = ".shared"  # in the sweep's folder: who can read what it says sees the same folder
@@ -72,7 +72,7 @@ def share(sweep: Sweep) -> Iterator[StoreAddress]:
         folder = str(sweep.folder)
         raise InputError(f"sweep folder {folder!r} can not be written: {error}") from error
     if sweep.home is None:
-        from tuning.relay import start_relay
+        from tuning.storage.relay import start_relay
 
         relay, actor = start_relay(sweep.folder)
     try:
@@ -113,6 +113,6 @@ def _open(address: StoreAddress) -> CheckpointStore:
         return UriStore(RemoteFolder(address.home), staging)
     if address.relay is None or sees_folder(address):
         return FolderStore(Path(address.folder))
-    from tuning.relay import RelayStore, find_relay
+    from tuning.storage.relay import RelayStore, find_relay
 
     return RelayStore(find_relay(address.relay), address.folder, staging)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from trainables.files import whole_folder
-from tuning.staging import Staging
-from tuning.stores import FolderStore, Save, contents_of
+from tuning.storage.staging import Staging
+from tuning.storage.stores import FolderStore, Save, contents_of
 
 _CHUNK_BYTES = 8 * 2**20
 _SECONDS_UNTIL_THERE = 60.0  # for the actor to start, at the beginning of a sweep

@@ -15,10 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainables.metrics import Direction
-from tuning.disk import LEAST_FREE_BYTES, show_bytes
 from tuning.record import Best, TrialRecord
-from tuning.stores import TRIALS, CheckpointStore, FolderStore, trial_key
-from tuning.trial_checkpoints import BEST, LAST, milestone
+from tuning.storage.disk import LEAST_FREE_BYTES, show_bytes
+from tuning.storage.stores import TRIALS, CheckpointStore, FolderStore, trial_key
+from tuning.storage.trial_checkpoints import BEST, LAST, milestone
 
 _SECONDS_BETWEEN_LOOKS = 30.0  # at the disk; a look lists every trial's folder
 _SECONDS_BETWEEN_LOOKS_WITH_BUDGET = 5.0

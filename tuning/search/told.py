@@ -19,8 +19,8 @@ from optuna.trial import TrialState as OptunaState
 
 from search_spaces.domains import SearchSpace
 from trainables.metrics import Direction
-from tuning.convert import distribution
 from tuning.record import TrialRecord, TrialState
+from tuning.search.convert import distribution
 
 Objectives = Mapping[str, Direction]  # metric -> direction, the primary one first
 

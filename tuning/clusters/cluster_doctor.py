@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainables.errors import RunFailed
+from tuning.clusters.node_probe import MARK
+from tuning.clusters.node_verdicts import judge
 from tuning.findings import Finding
 from tuning.mlflow_probe import ask
-from tuning.node_probe import MARK
-from tuning.node_verdicts import judge
 
 _SECONDS_FOR_PROBE = 420.0
 
@@ -101,7 +101,7 @@ def _run_probe(cluster: Cluster) -> dict[str, Any]:
     jobs, headers = f"{cluster.url}/api/jobs/", _bearer(cluster.token)
     name = f"thaw-doctor-{uuid.uuid4().hex[:8]}"
     arguments = [] if cluster.storage is None else [cluster.storage]
-    command = shlex.join(["python", "-m", "tuning.node_probe", *arguments])
+    command = shlex.join(["python", "-m", "tuning.clusters.node_probe", *arguments])
     try:
         ask(jobs, {"entrypoint": command, "submission_id": name}, headers)
         until = time.monotonic() + _SECONDS_FOR_PROBE

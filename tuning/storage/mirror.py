@@ -18,11 +18,11 @@ from pathlib import Path
 
 from trainables.errors import InputError
 from trainables.files import write_whole_bytes
-from tuning.driver_lock import HOLDER_FILE
-from tuning.home_lock import sole_driver_at
 from tuning.record import EVENTS_FILE
-from tuning.remote import RemoteError, RemoteFolder, split_uri, within_seconds
-from tuning.stores import TRIALS
+from tuning.storage.driver_lock import HOLDER_FILE
+from tuning.storage.home_lock import sole_driver_at
+from tuning.storage.remote import RemoteError, RemoteFolder, split_uri, within_seconds
+from tuning.storage.stores import TRIALS
 
 Say = Callable[[str], None]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.errors import InputError, RunFailed
-from tuning.cluster_file import ClusterFile, head_address, ssh_key
+from tuning.clusters.cluster_file import ClusterFile, head_address, ssh_key
 
 DASHBOARD = ("127.0.0.1", 8265)  # as the head sees it
 _CONNECT_SECONDS = 15

@@ -67,8 +67,8 @@ def _examine_here(
 
 def _examine_address(address: str, storage: str | None) -> Iterator[Finding]:
     from trainables.errors import InputError
-    from tuning.auth_token import read_token
-    from tuning.cluster_doctor import Cluster, examine_cluster
+    from tuning.clusters.auth_token import read_token
+    from tuning.clusters.cluster_doctor import Cluster, examine_cluster
 
     if not address.startswith(("http://", "https://")):
         raise InputError(
@@ -78,10 +78,10 @@ def _examine_address(address: str, storage: str | None) -> Iterator[Finding]:
 
 
 def _examine_file(path: Path, storage: str | None) -> Iterator[Finding]:
-    from tuning.auth_token import read_token
-    from tuning.cluster_doctor import Cluster, examine_cluster
-    from tuning.cluster_file import read_cluster_file
-    from tuning.tunnel import open_tunnel
+    from tuning.clusters.auth_token import read_token
+    from tuning.clusters.cluster_doctor import Cluster, examine_cluster
+    from tuning.clusters.cluster_file import read_cluster_file
+    from tuning.clusters.tunnel import open_tunnel
 
     found = read_cluster_file(path)
     with open_tunnel(found) as tunnel:
@@ -114,8 +114,8 @@ def show_cluster_ui(path: Path, port: int) -> None:
         RunFailed: the head can not be reached, or is lost.
     """
     from trainables.errors import RunFailed
-    from tuning.cluster_file import read_cluster_file
-    from tuning.tunnel import find_mlflow, free_port, keep_password, open_tunnel
+    from tuning.clusters.cluster_file import read_cluster_file
+    from tuning.clusters.tunnel import find_mlflow, free_port, keep_password, open_tunnel
 
     cluster = read_cluster_file(path)
     free_port(port)  # before the head is asked anything

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainables.errors import InputError
-from tuning.disk import show_bytes
+from tuning.storage.disk import show_bytes
 
 # Of all files together, before they are compressed: a minute on a slow line. Ray's dashboard takes
 # 100 MiB, and keeps them in its head's memory.

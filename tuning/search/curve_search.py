@@ -13,8 +13,8 @@ from scipy.special import erfcx, ndtr
 
 from search_spaces.domains import SearchSpace
 from trainables.metrics import Direction
-from tuning.cost import predict_log_seconds
-from tuning.curve_model import CurveModel, Curves, Encoder, shapes
+from tuning.search.cost import predict_log_seconds
+from tuning.search.curve_model import CurveModel, Curves, Encoder, shapes
 
 _N_RANDOM = 8  # trials before the model is asked
 _SHARE_RANDOM = 0.25  # of later proposals: where the model is wrong, it would never find out

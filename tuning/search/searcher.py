@@ -12,13 +12,13 @@ from typing import Any
 
 from search_spaces.domains import SearchSpace
 from trainables.metrics import Direction
-from tuning.curve_search import CurveSearch
-from tuning.freeze_thaw import FreezeThaw
-from tuning.optuna_study import OptunaStudy, seed_of_sitting
-from tuning.population import Exploit, Population
 from tuning.record import ENDED_STATES, TrialRecord, TrialState
-from tuning.samplers import SEARCHERS
-from tuning.told import Objectives
+from tuning.search.curve_search import CurveSearch
+from tuning.search.freeze_thaw import FreezeThaw
+from tuning.search.optuna_study import OptunaStudy, seed_of_sitting
+from tuning.search.population import Exploit, Population
+from tuning.search.samplers import SEARCHERS
+from tuning.search.told import Objectives
 
 __all__ = ["SEARCHERS", "Study"]
 

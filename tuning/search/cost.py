@@ -11,8 +11,8 @@ import optuna
 from optuna.samplers._tpe.sampler import default_gamma
 from optuna.trial import FrozenTrial
 
-from tuning.bounded_tpe import BoundedTPESampler
 from tuning.record import TrialRecord
+from tuning.search.bounded_tpe import BoundedTPESampler
 
 SECONDS = "seconds"  # user attribute of an Optuna trial: of a training of all its epochs
 _N_LEAST = 10  # trials to learn from: as many as TPE draws at random before it begins

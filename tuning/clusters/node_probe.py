@@ -1,6 +1,7 @@
 """Runs on a cluster: what each of its nodes has to say. `thaw doctor` submits it as a job.
 
-``python -m tuning.node_probe [STORAGE]`` prints one line that begins with ``MARK`` and holds JSON.
+``python -m tuning.clusters.node_probe [STORAGE]`` prints one line that begins with ``MARK`` and
+holds JSON.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from typing import Literal
 
 from trainables.errors import InputError
 from trainables.files import whole_folder, write_whole
-from tuning.package import make_archive
+from tuning.clusters.package import make_archive
 
 JOB_FILE, STATE_FILE, FILES = "job.json", "state.json", "files"
 SWEEP_KEY = "thaw_sweep"  # in a Ray job's metadata: the sweep that it drives
