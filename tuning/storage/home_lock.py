@@ -29,6 +29,9 @@ from tuning.storage.remote import RemoteFolder
 
 _SECONDS_TO_SETTLE = 1.0
 
+# What this process wrote at homes that did not answer when it had ended: nobody's any more.
+_left_behind: set[bytes] = set()
+
 
 @contextmanager
 def sole_driver_at(name: str, home: str | None) -> Iterator[None]:
@@ -56,9 +59,11 @@ def sole_driver_at(name: str, home: str | None) -> Iterator[None]:
     finally:
         done.set()
         thread.join(SECONDS_BETWEEN_SIGNS)
-        with suppress(OSError):
+        try:
             if remote.read(HOLDER_FILE) == mine:
                 remote.delete(HOLDER_FILE)
+        except OSError:
+            _left_behind.add(mine)
 
 
 def _give_signs(remote: RemoteFolder, mine: bytes, done: threading.Event) -> None:
@@ -68,8 +73,11 @@ def _give_signs(remote: RemoteFolder, mine: bytes, done: threading.Event) -> Non
 
 
 def _refuse_if_alive(name: str, remote: RemoteFolder) -> None:
-    holder = _parse(remote.read(HOLDER_FILE))
-    if holder is None or (holder["host"] == socket.gethostname() and is_gone(holder)):
+    content = remote.read(HOLDER_FILE)
+    holder = _parse(content)
+    if holder is None or content in _left_behind:
+        return
+    if holder["host"] == socket.gethostname() and is_gone(holder):
         return
     silent = _seconds_silent(remote)
     if silent < SECONDS_UNTIL_GONE:
