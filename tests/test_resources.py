@@ -12,7 +12,7 @@ from trainables.errors import InputError
 from tuning.autoscaling import _from_file
 from tuning.cluster import largest_extent
 from tuning.controller import Controller
-from tuning.hosting import Outcome
+from tuning.hosting import EpochResult, Outcome
 from tuning.options import SweepOptions, resolve
 from tuning.record import Record
 from tuning.resources import Node, Resources, fit_to, n_fitting, share_out
@@ -176,6 +176,26 @@ def test_a_trial_of_several_workers_halves_its_micro_batch_until_it_is_one(workp
     assert record.history.trials[0].state == "infeasible"
     assert record.history.trials[0].gpus == 2.0
     assert record.history.trials[0].config["micro_batch_size"] is None
+    record.close()
+
+
+def test_a_confirmation_begins_with_the_micro_batch_that_its_trial_came_down_to(workplace):
+    options = {"name": "d", "trials": 1, "scheduler": "none", "engine": "inprocess"}
+    options |= {"confirm": 1, "confirm_seeds": 1}
+    sweep = resolve(SweepOptions(space="digits", settings=["batch_size=10", "epochs=1"], **options))
+    record = Record(sweep.folder)
+    controller = Controller(sweep, record, Resources(1.0, 1.0, 1, n_workers=2))
+    ran_out = Outcome("infeasible", "OutOfMemory: no", out_of_memory=True)
+    controller.propose()
+    controller.ended(0, ran_out)
+    assert controller.propose().config["micro_batch_size"] == 3
+    controller.observe(0, EpochResult(1, {sweep.metric: 0.5}))
+    controller.ended(0, Outcome("completed"))
+    again = controller.propose()
+    assert again.trial != 0
+    assert again.config["micro_batch_size"] == 3
+    controller.ended(again.trial, ran_out)
+    assert controller.propose().config["micro_batch_size"] == 2
     record.close()
 
 

@@ -186,10 +186,10 @@ class Controller:
             gpus=slot.gpus * self.resources.n_workers,
             confirms=confirms,
         )
-        sweep = self.sweep
+        sweep, trial = self.sweep, self._record.history.trial(number)
         return Assignment(
             trial=number,
-            config=self._with_micro_batch(number, config),
+            config=self._with_micro_batch(trial, config),
             task=sweep.space.task,
             train_file=None if sweep.train_file is None else str(sweep.train_file),
             trial_folder=str(trial_folder(sweep.folder, number)),
@@ -209,13 +209,18 @@ class Controller:
             needs=None if self._needs is None else self._needs.to_json(),
             is_new=known is None,
             strategy=sweep.strategy,
-            **self._checkpoints(self._record.history.trial(number)),
+            **self._checkpoints(trial),
         )
 
-    def _with_micro_batch(self, number: int, config: Mapping[str, Any]) -> dict[str, Any]:
+    def _with_micro_batch(self, trial: TrialRecord, config: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration with the micro-batch that a trial has come down to."""
-        size = self._micro_batches.get(number)
+        size = self._micro_batch(trial)
         return dict(config) if size is None else {**config, "micro_batch_size": size}
+
+    def _micro_batch(self, trial: TrialRecord) -> int | None:
+        """What a trial of several workers, or else the one that it confirms, has come down to."""
+        numbers = (trial.number, -1 if trial.confirms is None else trial.confirms)
+        return next((self._micro_batches[n] for n in numbers if n in self._micro_batches), None)
 
     def _checkpoints(self, trial: TrialRecord) -> dict[str, Any]:
         """What of an assignment says which checkpoints a trial keeps, and which it goes on from."""
@@ -423,7 +428,7 @@ class Controller:
             return False
         share = math.ceil(batch_size / n_workers)
         newest = trial.curve[max(trial.curve)].get("micro_batch_size") if trial.curve else None
-        known = self._micro_batches.get(trial.number) or newest
+        known = self._micro_batch(trial) or newest
         size = min(int(known or trial.config.get("micro_batch_size") or batch_size), share)
         if size == 1:
             return False
