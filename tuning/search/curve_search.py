@@ -23,6 +23,9 @@ _N_CANDIDATES = 100
 # from so many observations: what a proposal costs (about 10 ms) then does not grow.
 _N_BEST, _N_OTHERS, _N_FITTED = 80, 70, 200
 _GROWTH_BETWEEN_FITS = 1.25
+# What was heard since the model was last conditioned, as a share of all: so little changes nothing,
+# and with a thousand trials at once there is news between any two questions.
+_SHARE_UNHEARD = 1 / 200
 _N_COSTS = 500  # trials whose cost is learned from, the newest
 
 
@@ -59,6 +62,7 @@ class CurveSearch:
         self._encode = Encoder(space)
         self._model = CurveModel(self._encode.domain_of_column)
         self._trials: dict[int, _Trial] = {}  # those with a value
+        self._trained: set[int] = set()  # those that have not diverged
         self._n_heard = 0
         self._n_heard_at_condition = -1
         self._n_fitted = 0
@@ -73,6 +77,7 @@ class CurveSearch:
         trial = self._trials.get(number)
         if trial is None:
             trial = self._trials[number] = _Trial(self._encode([point])[0])
+        self._trained.add(number)
         best = max(value, trial.values[-1]) if trial.values else value
         trial.values += [best] * (epoch - len(trial.values))
         self._n_heard += 1
@@ -80,6 +85,7 @@ class CurveSearch:
     def diverged(self, number: int, point: Mapping[str, Any]) -> None:
         """Hear that a trial can not be trained: it counts as worse than all others."""
         self._trials[number] = _Trial(self._encode([point])[0], [-math.inf] * self._epochs)
+        self._trained.discard(number)
         self._n_heard += 1
 
     def costs(self, number: int, point: Mapping[str, Any], seconds: float) -> None:
@@ -140,8 +146,7 @@ class CurveSearch:
 
     @property
     def _is_too_early(self) -> bool:
-        n_trained = sum(trial.values[-1] > -math.inf for trial in self._trials.values())
-        return n_trained < _N_RANDOM
+        return len(self._trained) < _N_RANDOM
 
     def _ends(
         self, encoded: np.ndarray, rows: Sequence[int | None]
@@ -153,8 +158,9 @@ class CurveSearch:
         return mean, np.sqrt(variance)
 
     def _condition(self) -> None:
-        """Let the model know what has been heard since."""
-        if self._n_heard == self._n_heard_at_condition:
+        """Let the model know what has been heard since, unless that is next to nothing."""
+        n_unheard = self._n_heard - self._n_heard_at_condition
+        if self._rows and n_unheard <= _SHARE_UNHEARD * self._n_heard:
             return
         numbers = self._chosen()
         self._rows = {n: row for row, n in enumerate(numbers)}

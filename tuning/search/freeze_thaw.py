@@ -19,8 +19,9 @@ from tuning.record import ENDED_STATES, TrialRecord, TrialState
 
 REDUCTION_FACTOR = 3  # of three trials at a rung, one goes on
 _MOST_RUNGS = 4
-# Frozen trials at each rung that may still go on; each has a checkpoint on the disk.
-_MOST_FROZEN = 20
+# Frozen trials at each rung that may still go on, each with a checkpoint on the disk: so many are
+# kept when there are more than the second figure. Between them nothing need be foreseen.
+_N_KEPT, _MOST_FROZEN = 20, 24
 _N_WHOLE = 3  # trials that should at least come to their end, whatever the number of trials
 # Shares of trials whose first leg ends at the first, second … rung, once there have been this many
 _FIRST_LEGS, _N_BEFORE_LONG_LEGS = (0.70, 0.20, 0.07, 0.03), 30
@@ -152,9 +153,9 @@ class FreezeThaw:
         for frozen in self._frozen:
             if len(frozen) <= _MOST_FROZEN:
                 continue
-            kept = set(sorted(frozen, key=lambda n: -frozen[n])[: _MOST_FROZEN // 2])
+            kept = set(sorted(frozen, key=lambda n: -frozen[n])[: _N_KEPT // 2])
             ends = frozen if self._foresee is None else self._foresee(list(frozen))
-            kept |= set(sorted(set(frozen) - kept, key=lambda n: -ends[n])[: _MOST_FROZEN // 2])
+            kept |= set(sorted(set(frozen) - kept, key=lambda n: -ends[n])[: _N_KEPT // 2])
             hopeless = [number for number in frozen if number not in kept]
             for number in hopeless:
                 del frozen[number]
