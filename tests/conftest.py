@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
 import socket
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from s3_server import bucket, one_s3_server, s3  # noqa: F401  fixtures
+from s3_server import ENVIRONMENT, bucket, one_s3_server, s3  # noqa: F401  fixtures
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 from tuning.checks import prepare_data
 from tuning.options import SweepOptions, resolve
 from tuning.record import Event
 from tuning.runner import SweepResult, run_sweep
 from tuning.sweep import Sweep
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the other process needs the other core
+    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+# MLflow starts uvicorn by its name, also where no environment is activated.
+os.environ["PATH"] = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
 
 TOY_SPACE = str(Path(__file__).with_name("toy_space.py"))
 
@@ -42,6 +52,42 @@ class RecordingView:
 
     def end(self) -> None:
         pass
+
+
+def _starts_ray(file: Path) -> bool:
+    """Whether all of a file's tests do."""
+    return "pytestmark = [pytest.mark.ray" in file.read_text()
+
+
+class RayApart(LoadScopeScheduling):
+    """Shares the tests out by file: the first process takes those that start Ray, others the rest.
+
+    Who is done with his own helps the others.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.split("::")[0]
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        takes_ray = node is self.nodes[0]
+        for name in self.workqueue:
+            if _starts_ray(self.config.rootpath / name) == takes_ray:
+                self.workqueue.move_to_end(name, last=False)  # what is first is assigned
+                break
+        super()._assign_work_unit(node)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> RayApart:
+    return RayApart(config, log)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_look_through() -> Iterator[None]:
+    """Every trial ends with a search for garbage: not in all that was imported, each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +116,10 @@ def workplace(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatc
 
 @contextmanager
 def sole_ray() -> Iterator[None]:
-    """One local Ray for all sweeps meanwhile: starting it is most of a test's time."""
+    """One local Ray for all sweeps meanwhile: starting it is most of a test's time.
+
+    Its workers can reach the S3 server of these tests.
+    """
     from tuning.runner import prepare_ray
 
     prepare_ray()
@@ -78,7 +127,10 @@ def sole_ray() -> Iterator[None]:
 
     from tuning import cluster
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     shutdown, cluster.disconnect = cluster.disconnect, lambda: None
     yield
     cluster.disconnect = shutdown

@@ -20,6 +20,15 @@ def _free_port() -> int:
         return port
 
 
+# What its users have in their environment. It does not look at the keys, unless told to.
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",  # else a client looks for it on the network
+}
+
+
 class Server:
     """Can be taken away and brought back, with what it holds."""
 
@@ -93,12 +102,7 @@ def one_s3_server() -> Iterator[Server]:
 @pytest.fixture
 def s3(one_s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """The server, with keys that it does not look at in the environment."""
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", "testing"),
-        ("AWS_SECRET_ACCESS_KEY", "testing"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-        ("AWS_EC2_METADATA_DISABLED", "true"),  # else a client looks for it on the network
-    ):
+    for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     return one_s3_server
 

@@ -12,9 +12,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from conftest import TOY_SPACE, RecordingView
+from pyarrow.fs import AwsStandardS3RetryStrategy, FileSystem, S3FileSystem
 from test_sweep import InterruptingView
 
 from trainables.errors import InputError
@@ -33,6 +35,21 @@ from tuning.sweep import Sweep, open_sweep
 def quick(monkeypatch):
     monkeypatch.setattr(mirror, "_SECONDS_BETWEEN_UPLOADS", 0.1)
     monkeypatch.setattr(home_lock, "_SECONDS_TO_SETTLE", 0.0)
+    monkeypatch.setattr(RemoteFolder, "_connect", connect_without_retries)
+
+
+def connect_without_retries(remote: RemoteFolder):
+    """As ``_connect``; where nobody answers, pyarrow tries for six seconds."""
+    if remote._connected is None:
+        filesystem, base = FileSystem.from_uri(remote.uri)
+        if filesystem.type_name == "s3":
+            (endpoint,) = parse_qs(urlsplit(remote.uri).query)["endpoint_override"]
+            once = AwsStandardS3RetryStrategy(max_attempts=1)
+            filesystem = S3FileSystem(
+                endpoint_override=endpoint, scheme="http", retry_strategy=once
+            )
+        remote._connected = filesystem, base.rstrip("/")
+    return remote._connected
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -275,7 +292,6 @@ class Cutting(RecordingView):
             self._s3.start()
 
 
-@pytest.mark.timeout(280)  # pyarrow tries for six seconds where nobody answers, each time
 def test_training_goes_on_while_the_home_is_away(toy_sweep, s3, bucket, monkeypatch):
     monkeypatch.setattr(stores, "_SECONDS_BETWEEN_ATTEMPTS", 5.0)
     sweep = toy_sweep("seconds=0.05", sweeps_folder=bucket, trials=6, scheduler="none")
@@ -298,7 +314,6 @@ def test_training_goes_on_while_the_home_is_away(toy_sweep, s3, bucket, monkeypa
     assert json.loads((copy / "state.json").read_text()) == {"epoch": 4}
 
 
-@pytest.mark.timeout(280)
 def test_a_home_that_stays_away_costs_nothing_but_the_upload(toy_sweep, s3, bucket, monkeypatch):
     monkeypatch.setattr(mirror, "_SECONDS_TO_FINISH_FAILING", 1.0)
     sweep = toy_sweep(sweeps_folder=bucket, trials=3, scheduler="none")

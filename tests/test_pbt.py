@@ -26,9 +26,10 @@ from tuning.search.lineage import configurations, describe_schedule, schedule_of
 from tuning.search.warm_start import read_warm_start
 from tuning.spaces import training_function
 from tuning.storage.checkpoints import checkpoint_sizes, trial_folder
+from tuning.storage.remote import RemoteFolder
 from tuning.storage.stores import FolderStore
 from tuning.storage.trial_checkpoints import BEST, milestone
-from tuning.sweep import local_resources
+from tuning.sweep import local_resources, open_sweep
 
 FILE = str(Path(__file__).with_name("population_space.py"))
 EPOCHS = 8
@@ -107,6 +108,16 @@ def test_the_worst_go_on_from_the_weights_of_the_best(pbt_sweep, run, view):
     assert result.summary["trials"]["completed"] == 8
     assert not list(sweep.folder.glob("trials/*/epoch-*"))  # nobody needs them any more
     assert len(checkpoint_sizes(sweep.folder)) == 3
+
+
+def test_a_population_at_a_uri_is_interrupted_and_goes_on(pbt_sweep, bucket, view):
+    sweep = pbt_sweep(sweeps_folder=bucket)
+    run_sweep(sweep, InterruptingView(after_epochs=30))
+    result = run_sweep(open_sweep("pbt", bucket), view)
+    assert result.summary["trials"]["completed"] == 8
+    assert takers(check_trials(sweep))
+    kept = {path.split("/")[2] for path in RemoteFolder(str(sweep.home)).files("trials")}
+    assert not [name for name in kept if name.startswith("epoch-")]
 
 
 def test_a_population_ends_better_than_the_same_trials_alone(pbt_sweep, run):

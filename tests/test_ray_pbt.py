@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from test_pbt import check_trials, pbt_sweep, takers, weight_of  # noqa: F401  a fixture
@@ -12,6 +11,7 @@ from test_ray import one_ray  # noqa: F401  likewise
 from tuning.record import Record, TrialRecord
 from tuning.retrain import retrain
 from tuning.search.lineage import schedule_of_best
+from tuning.storage.remote import RemoteFolder, is_uri, split_uri
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -21,14 +21,15 @@ def long_lineage(sweep, trials: list[TrialRecord]) -> TrialRecord:
     return max(trials, key=lambda trial: len(schedule_of_best(sweep, trial)))
 
 
-def seed_curve(document: dict) -> dict[int, dict[str, float]]:
-    file = Path(document["checkpoint"]).parent / "curve.json"
-    return {int(epoch): metrics for epoch, metrics in json.loads(file.read_text()).items()}
+def folder_of_seed(document: dict) -> RemoteFolder:
+    checkpoint = document["checkpoint"]
+    return RemoteFolder(split_uri(checkpoint if is_uri(checkpoint) else f"file://{checkpoint}")[0])
 
 
-@pytest.mark.parametrize("n_workers", [1, 2])
-def test_a_champion_is_retrained_along_its_schedule(pbt_sweep, run, view, n_workers):  # noqa: F811
-    sweep = pbt_sweep(engine="ray", concurrency=2)
+@pytest.mark.parametrize(("n_workers", "at"), [(1, "bucket"), (2, "workplace")])
+def test_a_champion_is_retrained_along_its_schedule(pbt_sweep, run, view, n_workers, at, request):  # noqa: F811
+    sweeps_folder = str(request.getfixturevalue(at))
+    sweep = pbt_sweep(engine="ray", concurrency=2, sweeps_folder=sweeps_folder)
     run(sweep)
     trials = check_trials(sweep)
     assert takers(trials)
@@ -41,11 +42,13 @@ def test_a_champion_is_retrained_along_its_schedule(pbt_sweep, run, view, n_work
     )
     record.close()
     assert document["schedule"] == [[each.first_epoch, each.settings] for each in schedule]
-    curve = seed_curve(document)
+    there = folder_of_seed(document)
+    content = json.loads(there.read("curve.json") or b"")
+    curve = {int(epoch): metrics for epoch, metrics in content.items()}
     best = trial.best_epoch("value", "max")
     for epoch in range(1, best + 1):
         now = [each.settings for each in schedule if each.first_epoch <= epoch][-1]
         assert curve[epoch]["rate"] == now["rate"]
     assert curve[best]["weight"] == weight_of(trial, best)
     assert document["seeds"][0]["value"] == trial.value("value", "max")
-    assert not list(Path(document["checkpoint"]).parent.glob("replay*"))
+    assert not [path for path in there.files() if path.startswith("replay")]

@@ -127,8 +127,9 @@ def test_optuna_dashboard_shows_it_while_it_runs_and_afterwards(toy_sweep, free_
     try:
         assert view.seen["state"] == "Running"
         assert [each["step"] for each in view.seen["intermediate_values"]] == [1, 2, 3]
-        found = view.dashboard.trials()
-        assert [trial["state"] for trial in found] == ["Complete"] * 4
+        # It may show what it read a few seconds ago.
+        complete = ["Complete"] * 4
+        wait_for(lambda: [trial["state"] for trial in view.dashboard.trials()] == complete)
         studies = view.dashboard.get("studies")["study_summaries"]
         assert [study["study_name"] for study in studies] == ["toy"]
     finally:

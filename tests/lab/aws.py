@@ -1,6 +1,6 @@
 """Launches cluster.yaml for real: moto plays AWS, simulated hosts are its instances.
 
-    python tests/lab/aws.py            as root; six minutes on two busy cores
+    python tests/lab/aws.py            as root; eight minutes on two busy cores
 
 ``ray up`` starts the head. A sweep's demand brings a spot worker, and demand for more GPUs than
 spot gives an on-demand one; both go when they are idle; ``ray down`` leaves nothing. What EC2 and
@@ -29,7 +29,7 @@ the real cluster.yaml, with these changes:
     provider.use_internal_ips       true: they have no public addresses
     node_config.PrivateIpAddress    that of the type's simulated host
     max_workers of each type        1, because of that
-    idle_timeout_minutes            0.5 instead of 10
+    idle_timeout_minutes            2 instead of 10
     *_start_ray_commands            preceded by AWS's address and, on the head, its role's rights
 """
 WORKERS = ("gpu_spot", "gpu_on_demand")
@@ -65,7 +65,8 @@ class Cluster:
         config: dict[str, Any] = json.loads(json.dumps(self.original))
         config["auth"]["ssh_user"] = "root"
         config["provider"]["use_internal_ips"] = True
-        config["idle_timeout_minutes"] = 0.5
+        # Longer than another worker takes to join: whoever waits for it is idle.
+        config["idle_timeout_minutes"] = 2
         for name, host in self.hosts.items():
             node_type = config["available_node_types"][name]
             node_type["node_config"]["PrivateIpAddress"] = host.address

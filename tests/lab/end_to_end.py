@@ -1,6 +1,6 @@
 """A cluster of machines that one has, for real: from `ray up` to `ray down`, with faults between.
 
-    python tests/lab/end_to_end.py            as root; about ten minutes on two cores
+    python tests/lab/end_to_end.py            as root; about twelve minutes on two cores
 
 A head and two workers, simulated on this machine (hosts.py), are set up by clusters/local.yaml with
 nothing changed but addresses, user and key. Each step prints what it sees and the seconds since the
@@ -27,6 +27,8 @@ from typing import Any
 
 import hosts
 from hosts import HOME, KEY, ROOT, Host
+from PIL import Image
+from sklearn.datasets import load_digits
 from steps import BASHRC, CLUSTER, call, dashboard, say, until
 
 SPACE = Path(__file__).with_name("lab_space.py")
@@ -237,6 +239,46 @@ class Sweep:
         thaw = ". ~/thaw/clusters/node_env.sh; thaw trials"
         rows = json.loads(self._head.run(f"{thaw} {SWEEP} --sweeps-folder {SWEEPS} --json"))
         return {"states": [row["state"] for row in rows], "epochs": [row["epochs"] for row in rows]}
+
+
+def train_across_hosts(everyone: list[Host]) -> None:
+    """Trials of two workers on two hosts each, with images that are sent along."""
+    data = HOME / "scans"
+    for number, (scan, label) in enumerate(zip(*load_digits(return_X_y=True), strict=True)):
+        if number < 400:
+            (data / str(label)).mkdir(parents=True, exist_ok=True)
+            pixels = Image.fromarray((scan.reshape(8, 8) * 15.9).astype("uint8"))
+            pixels.save(data / str(label) / f"{number}.png")
+    settings = {
+        "data": data, "model": "squeezenet1_1", "image_size": 32, "epochs": 6, "freezing": "none",
+        "batch_size": 32, "augmentation": "none",
+    }  # fmt: skip
+    options = ["--name", "scans", "--trials", "2", "--workers", "2", "--cpus-per-trial", "2"]
+    options += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    of_cluster = ("--cluster", str(CLUSTER))
+    call("thaw", "submit", "image_folder", *options, "--scheduler", "none", *of_cluster)
+    say("thaw submit --workers 2: a sweep over 400 images, which go with it")
+
+    def hosts_with_workers() -> list[str]:
+        look = "pgrep -f '[r]ay::RayTrainWorker' || true"
+        return [host.name for host in everyone if host.run(look).strip()]
+
+    found = until(lambda: len(hosts_with_workers()) == 2 and hosts_with_workers(), 300, "two hosts")
+    say(f"the workers of a trial are on {' and '.join(found)}")
+
+    def ended() -> dict[str, Any] | None:
+        output = call("thaw", "status", "scans", *of_cluster, "--json")
+        document: dict[str, Any] = json.loads(output[output.index("{") :])
+        return document if document["state"] != "running" else None
+
+    document = until(ended, 400, "the sweep's end")
+    assert document["state"] == "done", document
+    call("thaw", "fetch", "scans", "--to", str(HOME / "scans-fetched"), *of_cluster)
+    (checkpoint,) = (HOME / "scans-fetched").rglob("model.safetensors")
+    shown = call("thaw", "predict", str(checkpoint.parent), str(data / "3" / "3.png"), "--json")
+    label = json.loads(shown[shown.index("[") :])[0]["label"]
+    say(f"done; the best checkpoint, fetched, takes a scan of 3 for {label}")
+    until(lambda: not hosts_with_workers(), 60, "an end of the workers")
 
 
 def lose_a_host(sweep: Sweep, victim: Host) -> int:
@@ -455,6 +497,7 @@ def prove(head: Host, worker1: Host, worker2: Host) -> None:
     bring_up(head, [worker1, worker2])
     refuse_strangers(head, worker1)
     scan_ports(head, worker1)
+    train_across_hosts([head, worker1, worker2])
     sweep = Sweep(head)
     sweep.start()
     until(lambda: sweep.epochs() >= 1, 300, "the sweep's first epoch")
