@@ -18,6 +18,10 @@ from tuning.resources import Node, Resources, describe_nodes, n_fitting
 from tuning.sent_files import runtime_env
 from tuning.sweep import Sweep, resources_of
 
+# Of a Ray of our own: its control store never comes back, so that waiting for it (for a minute, as
+# Ray does for the sake of stores that are restarted) would only delay the word that it is gone.
+_SYSTEM_CONFIG = {"gcs_rpc_server_reconnect_timeout_s": 10}
+
 
 def start(sweep: Sweep) -> list[Node]:
     """Start Ray on this machine, or join the cluster at the sweep's address; its nodes.
@@ -40,6 +44,7 @@ def start(sweep: Sweep) -> list[Node]:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     runtime_env=runtime_env(),
+                    _system_config=None if sweep.address else _SYSTEM_CONFIG,
                 )
         except Exception as error:  # ray raises it plain where its node takes more than 30 s
             if not sweep.address:
