@@ -6,15 +6,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from search_peers import PEERS
-from search_simulator import Trajectory
+from search_simulator import Of, Trajectory
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)  # of the budget
 OURS = "thaw"
 _SHARE_NAMES = ("1/8", "1/4", "1/2", "1")
+_OF_NAMES: Mapping[Of, str] = {"epochs": "epochs", "seconds": "time"}
 _QUARTILES = (0.25, 0.5, 0.75)
 _TOLERANCE = 1e-6  # regrets as float32 values give them
 _SMALLEST = 1e-3  # regret below it is drawn as this
@@ -30,17 +31,15 @@ class Comparison:
     n_workers: int
     runs: dict[str, list[Trajectory]] = field(default_factory=dict)  # searcher -> one per seed
 
-    def regrets(
-        self, searcher: str, shares: Iterable[float], of: Literal["epochs", "seconds"] = "epochs"
-    ) -> np.ndarray:
+    def regrets(self, searcher: str, shares: Iterable[float], of: Of = "epochs") -> np.ndarray:
         """[n_seeds, n_shares] normalised regrets; infinite before the first epoch has ended."""
         return np.array(
             [[run.regret_at(share, of) for share in shares] for run in self.runs[searcher]]
         )
 
-    def medians(self, searcher: str, shares: Iterable[float]) -> np.ndarray:
+    def medians(self, searcher: str, shares: Iterable[float], of: Of = "epochs") -> np.ndarray:
         """[n_shares] median regrets over seeds."""
-        return np.median(self.regrets(searcher, shares), axis=0)
+        return np.median(self.regrets(searcher, shares, of), axis=0)
 
 
 @dataclass(frozen=True)
@@ -62,40 +61,45 @@ def equal_budget_peers(comparison: Comparison) -> list[str]:
     return [name for name in comparison.runs if name in PEERS and PEERS[name].budget_factor == 1]
 
 
-def find_goals(comparison: Comparison, ours: str = OURS) -> list[Goal]:
-    """The goals that this comparison has the peers for; medians over seeds throughout."""
+def find_goals(comparison: Comparison, ours: str = OURS, of: Of = "epochs") -> list[Goal]:
+    """The goals that this comparison has the peers for; medians over seeds throughout.
+
+    Args:
+        of: what shares are of. The end by seconds is when the budget's time is over, even of a
+            search that goes on after it since it leaves workers idle.
+    """
     goals = []
     peers = equal_budget_peers(comparison)
+    ends = {name: float(comparison.medians(name, [1.0], of)[0]) for name in comparison.runs}
     if peers:
-        best = min(peers, key=lambda name: comparison.medians(name, [1.0])[0])
-        share = _share_to_reach(comparison, ours, comparison.medians(best, [1.0])[0])
+        best = min(peers, key=ends.__getitem__)
+        share = _share_to_reach(comparison, ours, ends[best], of)
         goals.append(Goal("budget to the best peer's end", share, 0.6, best))
     if "random" in peers:
-        share = _share_to_reach(comparison, ours, comparison.medians("random", [1.0])[0])
+        share = _share_to_reach(comparison, ours, ends["random"], of)
         goals.append(Goal("budget to random search's end", share, 0.25))
     if "random_twice" in comparison.runs:
-        theirs = float(comparison.medians("random_twice", [1.0])[0])
-        end = float(comparison.medians(ours, [1.0])[0])
-        goals.append(Goal("end regret, of random's with twice the budget", end, theirs))
+        twice = ends["random_twice"]
+        goals.append(Goal("end regret, of random's with twice the budget", ends[ours], twice))
     for share, label in zip(SHARES, _SHARE_NAMES, strict=True) if peers else ():
-        medians = {name: float(comparison.medians(name, [share])[0]) for name in peers}
+        medians = {name: float(comparison.medians(name, [share], of)[0]) for name in peers}
         best = min(peers, key=medians.__getitem__)
-        value = float(comparison.medians(ours, [share])[0])
+        value = float(comparison.medians(ours, [share], of)[0])
         goals.append(
             Goal(f"regret at {label} of the budget, of the best", value, medians[best], best)
         )
     return goals
 
 
-def _share_to_reach(comparison: Comparison, searcher: str, regret: float) -> float:
+def _share_to_reach(comparison: Comparison, searcher: str, regret: float, of: Of) -> float:
     """The first share of the budget from which the median regret is that low; inf: never."""
-    low_enough = comparison.medians(searcher, _GRID) <= regret + _TOLERANCE
+    low_enough = comparison.medians(searcher, _GRID, of) <= regret + _TOLERANCE
     return float(_GRID[low_enough.argmax()]) if low_enough.any() else math.inf
 
 
 def regret_table(comparison: Comparison) -> str:
     """Markdown: median and quartiles of each searcher at each share, of epochs and of time."""
-    columns = [f"{share} {of}" for of in ("epochs", "time") for share in _SHARE_NAMES]
+    columns = [f"{share} {name}" for name in _OF_NAMES.values() for share in _SHARE_NAMES]
     lines = [
         f"### {comparison.table}, {comparison.n_workers} workers",
         "",
@@ -104,7 +108,7 @@ def regret_table(comparison: Comparison) -> str:
     ]
     for name, runs in comparison.runs.items():
         cells = []
-        for of in ("epochs", "seconds"):
+        for of in _OF_NAMES:
             regrets = comparison.regrets(name, SHARES, of)
             cells += [_cell(column) for column in regrets.T]
         n_trials = f"{np.median([run.n_trials for run in runs]):.0f}"
@@ -124,17 +128,22 @@ def _quartiles(regrets: np.ndarray) -> np.ndarray:
 
 
 def goal_table(comparisons: Sequence[Comparison], ours: str = OURS) -> str:
-    """Markdown: every goal on every table; how many are reached."""
-    lines = ["| table | workers | goal | value | at most | against | reached |", "| --- " * 7 + "|"]
-    n_goals = n_reached = 0
-    for comparison in comparisons:
-        for goal in find_goals(comparison, ours):
-            n_goals, n_reached = n_goals + 1, n_reached + goal.reached
-            lines.append(
-                f"| {comparison.table} | {comparison.n_workers} | {goal.name} | {goal.value:.3f} "
-                f"| {goal.bound:.3f} | {goal.note} | {'yes' if goal.reached else '**no**'} |"
-            )
-    return "\n".join([*lines, "", f"{n_reached} of {n_goals} reached."])
+    """Markdown: every goal on every table by epochs and by time; how many are reached by each."""
+    header = ("table", "workers", "by", "goal", "value", "at most", "against", "reached")
+    lines = [f"| {' | '.join(header)} |", "| --- " * len(header) + "|"]
+    counts = []
+    for of, name in _OF_NAMES.items():
+        n_goals = n_reached = 0
+        for comparison in comparisons:
+            for goal in find_goals(comparison, ours, of):
+                n_goals, n_reached = n_goals + 1, n_reached + goal.reached
+                lines.append(
+                    f"| {comparison.table} | {comparison.n_workers} | {name} | {goal.name} "
+                    f"| {goal.value:.3f} | {goal.bound:.3f} | {goal.note} "
+                    f"| {'yes' if goal.reached else '**no**'} |"
+                )
+        counts.append(f"{n_reached} of {n_goals} reached by {name}")
+    return "\n".join([*lines, "", f"{', '.join(counts)}."])
 
 
 def summary_table(comparisons: Sequence[Comparison]) -> str:
@@ -147,7 +156,7 @@ def summary_table(comparisons: Sequence[Comparison]) -> str:
     return "\n".join(lines)
 
 
-def draw(comparisons: Sequence[Comparison], path: Path, of: Literal["epochs", "seconds"]) -> None:
+def draw(comparisons: Sequence[Comparison], path: Path, of: Of) -> None:
     """A picture: one panel for each table (row) and number of workers (column)."""
     import matplotlib
 
@@ -176,9 +185,7 @@ def draw(comparisons: Sequence[Comparison], path: Path, of: Literal["epochs", "s
     plt.close(figure)
 
 
-def _draw_searcher(
-    axis: Any, comparison: Comparison, name: str, color: str, of: Literal["epochs", "seconds"]
-) -> None:
+def _draw_searcher(axis: Any, comparison: Comparison, name: str, color: str, of: Of) -> None:
     regrets = comparison.regrets(name, _GRID, of)
     low, middle, high = np.maximum(_quartiles(regrets), _SMALLEST)
     known = np.isfinite(high)

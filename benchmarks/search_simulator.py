@@ -21,6 +21,7 @@ from curve_tables import Surrogate
 from search_spaces.domains import SearchSpace
 
 FULL_TRAININGS = 30  # the budget, unless another is given
+Of = Literal["epochs", "seconds"]  # what of the budget is spent
 
 
 class SimulationError(RuntimeError):
@@ -66,7 +67,7 @@ class Trajectory:
     n_trials: int = 0
     end_seconds: float = 0.0
 
-    def regret_at(self, share: float, of: Literal["epochs", "seconds"] = "epochs") -> float:
+    def regret_at(self, share: float, of: Of = "epochs") -> float:
         """The regret once ``share`` of the budget was spent; infinite before the first epoch."""
         times: Sequence[float] = self.spent_epochs if of == "epochs" else self.seconds
         limit = share * (self.budget_epochs if of == "epochs" else self.budget_seconds)

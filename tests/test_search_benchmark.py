@@ -313,10 +313,11 @@ def test_a_peer_repeats_itself_from_its_seed():
         assert first.legs != other.legs
 
 
-def trajectory(regrets, budget_epochs=100):
-    """Regrets after each of the first epochs, one a second."""
+def trajectory(regrets, budget_epochs=100, pace=1.0):
+    """Regrets after each of the first epochs, each of which takes ``pace`` seconds."""
     epochs = list(range(1, len(regrets) + 1))
-    return Trajectory(budget_epochs, budget_epochs, epochs, epochs, list(regrets), 100, 10, 100.0)
+    seconds = [pace * epoch for epoch in epochs]
+    return Trajectory(budget_epochs, budget_epochs, epochs, seconds, list(regrets), 100, 10, 100.0)
 
 
 def test_goals_are_the_median_search_against_the_best_peer():
@@ -332,8 +333,27 @@ def test_goals_are_the_median_search_against_the_best_peer():
     twice = goals["end regret, of random's with twice the budget"]
     assert (twice.value, twice.bound, twice.reached) == (0.1, 0.05, False)
     assert [goal.bound for goal in goals.values()][3:] == [0.9, 0.9, 0.5, 0.3]
-    assert "6 of 7 reached" in goal_table([comparison])
+    assert "6 of 7 reached by epochs" in goal_table([comparison])
     assert "| dehb | 0.900 (0.900–0.900) |" in regret_table(comparison)
+
+
+def test_goals_by_time_do_not_wait_for_a_search_that_leaves_workers_idle():
+    comparison = Comparison("toy", 64)
+    comparison.runs["thaw"] = [trajectory([0.9, 0.5, 0.1, 0.07])] * 3
+    comparison.runs["random"] = [trajectory([0.9, 0.05], pace=60.0)] * 3  # ends after 120 of 100
+    comparison.runs["random_twice"] = [trajectory([0.9, 0.01], 200, pace=60.0)] * 3
+    by_epochs, by_time = (find_goals(comparison, of=of) for of in ("epochs", "seconds"))
+    assert [goal.name for goal in by_epochs] == [goal.name for goal in by_time]
+    assert [goal.bound for goal in by_epochs] == [0.6, 0.25, 0.01, 0.05, 0.05, 0.05, 0.05]
+    # By time random has no epoch at first, one at the end, and both only with twice the time.
+    assert [goal.bound for goal in by_time] == [0.6, 0.25, 0.01, math.inf, math.inf, math.inf, 0.9]
+    assert by_epochs[0].value == math.inf
+    assert by_time[0].value == pytest.approx(0.01, abs=2e-3)
+    shown = goal_table([comparison])
+    assert "0 of 7 reached by epochs, 6 of 7 reached by time." in shown
+    row = "regret at 1 of the budget, of the best | 0.070"
+    assert f"| toy | 64 | epochs | {row} | 0.050 | random | **no** |" in shown
+    assert f"| toy | 64 | time | {row} | 0.900 | random | yes |" in shown
 
 
 def test_the_command_compares_a_searcher_with_peers_and_keeps_their_runs(tmp_path):
@@ -353,7 +373,8 @@ def test_the_command_compares_a_searcher_with_peers_and_keeps_their_runs(tmp_pat
     assert "8 of 8 runs" in second.stderr  # what is not a peer's may have changed
     assert first.stdout == second.stdout
     assert "### toy, 4 workers" in first.stdout
-    assert "of 14 reached" in first.stdout
+    for of in ("epochs", "time"):
+        assert f"of 14 reached by {of}" in first.stdout
     assert (tmp_path / "toy.png").stat().st_size > 10_000
     assert (tmp_path / "toy_time.png").is_file()
 
