@@ -245,19 +245,19 @@ def train_across_hosts(everyone: list[Host]) -> None:
     """Trials of two workers on two hosts each, with images that are sent along."""
     data = HOME / "scans"
     for number, (scan, label) in enumerate(zip(*load_digits(return_X_y=True), strict=True)):
-        if number < 400:
+        if number < 200:
             (data / str(label)).mkdir(parents=True, exist_ok=True)
             pixels = Image.fromarray((scan.reshape(8, 8) * 15.9).astype("uint8"))
             pixels.save(data / str(label) / f"{number}.png")
     settings = {
-        "data": data, "model": "squeezenet1_1", "image_size": 32, "epochs": 6, "freezing": "none",
+        "data": data, "model": "squeezenet1_1", "image_size": 32, "epochs": 2, "freezing": "none",
         "batch_size": 32, "augmentation": "none",
     }  # fmt: skip
     options = ["--name", "scans", "--trials", "2", "--workers", "2", "--cpus-per-trial", "2"]
     options += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     of_cluster = ("--cluster", str(CLUSTER))
     call("thaw", "submit", "image_folder", *options, "--scheduler", "none", *of_cluster)
-    say("thaw submit --workers 2: a sweep over 400 images, which go with it")
+    say("thaw submit --workers 2: a sweep over 200 images, which go with it")
 
     def hosts_with_workers() -> list[str]:
         look = "pgrep -f '[r]ay::RayTrainWorker' || true"
@@ -277,7 +277,7 @@ def train_across_hosts(everyone: list[Host]) -> None:
     (checkpoint,) = (HOME / "scans-fetched").rglob("model.safetensors")
     shown = call("thaw", "predict", str(checkpoint.parent), str(data / "3" / "3.png"), "--json")
     label = json.loads(shown[shown.index("[") :])[0]["label"]
-    say(f"done; the best checkpoint, fetched, takes a scan of 3 for {label}")
+    say(f"done; the best checkpoint was fetched, and predicts (a scan of 3: {label})")
     until(lambda: not hosts_with_workers(), 60, "an end of the workers")
 
 
@@ -480,6 +480,8 @@ def _processes(host: Host, look: str) -> list[str]:
 
 
 def main() -> int:
+    # Where this was started with Ctrl-C ignored, so would be what it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with hosts.hosts(["head", "worker1", "worker2"], BASHRC) as made:
         try:
             prove(*made)
