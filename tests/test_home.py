@@ -339,7 +339,8 @@ def test_a_home_that_stays_away_costs_nothing_but_the_upload(toy_sweep, s3, buck
 def test_what_changes_is_uploaded_and_what_passes_is_not(home, tmp_path):
     folder, said = tmp_path / "copy", []
     (folder / "retrain" / "1").mkdir(parents=True)
-    for name in ("events.jsonl", ".hidden", "driver.lock", "driver.json", "retrain/1/error.txt"):
+    passing = (".hidden", "driver.lock", "study.journal.lock1f.rename", "driver.json")
+    for name in ("events.jsonl", "retrain/1/error.txt", *passing):
         (folder / name).write_text("1")
     (folder / "trials" / "0000").mkdir(parents=True)
     (folder / "trials" / "0000" / "weights").write_text("never")

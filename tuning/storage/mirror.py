@@ -91,7 +91,8 @@ def _whole_lines(content: bytes) -> bytes:
 
 def _belongs(path: Path) -> bool:
     """Whether a file of a sweep's folder, by its path there, is one that is mirrored."""
-    is_passing = path.suffix == ".lock" or any(part.startswith(".") for part in path.parts)
+    # Optuna renames its lock, study.journal.lock, before it deletes it.
+    is_passing = ".lock" in path.name or any(part.startswith(".") for part in path.parts)
     return path.parts[0] not in _NOT_UPLOADED and not is_passing
 
 
