@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from s3_server import ENVIRONMENT, bucket, one_s3_server, s3  # noqa: F401  fixtures
 from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
+from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
 from tuning.checks import prepare_data
@@ -59,14 +59,11 @@ def _starts_ray(file: Path) -> bool:
     return "pytestmark = [pytest.mark.ray" in file.read_text()
 
 
-class RayApart(LoadScopeScheduling):
+class RayApart(LoadFileScheduling):
     """Shares the tests out by file: the first process takes those that start Ray, others the rest.
 
     Who is done with his own helps the others.
     """
-
-    def _split_scope(self, nodeid: str) -> str:
-        return nodeid.split("::")[0]
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         takes_ray = node is self.nodes[0]

@@ -64,7 +64,7 @@ class CurveSearch:
         self._trials: dict[int, _Trial] = {}  # those with a value
         self._trained: set[int] = set()  # those that have not diverged
         self._n_heard = 0
-        self._n_heard_at_condition = -1
+        self._n_heard_at_condition = 0
         self._n_fitted = 0
         self._rows: dict[int, int] = {}  # trials that the model knows now -> their row there
         self._cost_aware = cost_aware
