@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -140,3 +141,48 @@ def one_worker(sweep, config, n_epochs: int) -> dict[int, dict[str, float]]:
         curve[result.epoch] = dict(result.metrics)
     host.close()
     return curve
+
+
+CLOSED_WHILE_IT_WAITS = """
+import sys, time
+from tuning.runner import prepare_ray
+
+prepare_ray()
+import ray
+from ray.util import placement_group, placement_group_table
+from tuning.gang import GangPool
+from tuning.resources import Resources
+
+ray.init(address=sys.argv[1], log_to_driver=False)
+taken = placement_group([{"CPU": 1}])
+pool = GangPool(Resources(1.0, 0.0, concurrency=1, n_workers=2), most=1)
+deadline = time.monotonic() + 60
+states = set()
+while states != {"CREATED", "PENDING"} and time.monotonic() < deadline:
+    states = {group["state"] for group in placement_group_table().values()} - {"REMOVED"}
+    time.sleep(0.2)
+began = time.monotonic()
+pool.close()
+print(sorted(states), [thread.is_alive() for thread in pool._threads])
+print(time.monotonic() - began)
+ray.shutdown()
+time.sleep(1)  # a thread that still used Ray would end this process
+"""
+
+
+def test_a_gang_that_waits_for_room_is_ended_with_the_pool(workplace):
+    """It would use Ray after its shutdown: then Ray ends the process, with exit code 1."""
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    driver = subprocess.run(
+        [sys.executable, "-c", CLOSED_WHILE_IT_WAITS, address],
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert driver.returncode == 0, driver.stderr
+    found, seconds = driver.stdout.splitlines()
+    assert found == "['CREATED', 'PENDING'] [False]"
+    assert float(seconds) < 15
+    wait_until_nothing_is_left()

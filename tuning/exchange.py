@@ -187,8 +187,12 @@ class Exchange:
             self._broken = reason
             self._changed.notify_all()
 
-    async def close(self) -> None:
-        """Send all workers home; those of a trial that still runs, at once."""
+    async def close(self) -> set[str]:
+        """Send all workers home; those of a trial that still runs, at once.
+
+        Returns:
+            The gangs that are leaving; others were not complete.
+        """
         async with self._changed:
             self._is_closed = True
             for gang in self._gangs.values():
@@ -199,6 +203,8 @@ class Exchange:
                 elif gang.state == "busy":
                     gang.state = "condemned"
             self._changed.notify_all()
+            leaving = ("leaving", "condemned")
+            return {name for name, gang in self._gangs.items() if gang.state in leaving}
 
     @property
     def _ends(self) -> bool:

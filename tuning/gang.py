@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +22,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import (
     PlacementGroupCleanerCallback,
 )
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from tuning import exchange
@@ -32,18 +35,40 @@ from tuning.resources import Resources
 _MOST_FAILED_STARTS = 3
 _SECONDS_TO_END = 20.0
 _NO_ROOM = "WorkerGroupStartupTimeoutError"  # its name, which Ray does not export
+_QUIET = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"}  # as Ray itself starts such an actor
 
 
 class _Trainer(TorchTrainer):
-    """Leaves out a process of 0.6 GB per run that frees its place when the controller has died.
+    """Tells which actor controls the run, so that it can be ended while it waits for room.
 
-    That needs Ray's dashboard, and outlives the driver. Here the driver owns the controller, and
-    frees the place itself.
+    It also leaves out a process of 0.6 GB per run that frees its place when that actor has died,
+    which needs Ray's dashboard and outlives the driver. Here the driver owns the actor, and frees
+    the place itself.
     """
+
+    def __init__(self, *args: Any, on_start: Callable[[Any], None], **kwargs: Any) -> None:
+        """As a ``TorchTrainer``; ``on_start`` is called with the actor, before it does anything."""
+        super().__init__(*args, **kwargs)
+        self._on_start = on_start
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
         return [each for each in callbacks if not isinstance(each, PlacementGroupCleanerCallback)]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> ray.train.Result:
+        controller = (
+            ray.remote(TrainController)
+            .options(
+                num_cpus=0,
+                label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
+                runtime_env={"env_vars": {**_QUIET, **get_env_vars_to_propagate()}},
+            )
+            .remote(**arguments)
+        )
+        self._on_start(controller)
+        ray.get(controller.run.remote())
+        result: ray.train.Result = ray.get(controller.get_result.remote())
+        return result
 
 
 class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
@@ -79,6 +104,7 @@ class GangPool:
         self._is_closed = False
         self._n_given_up = 0  # places where no gang can be started
         self._threads: list[threading.Thread] = []
+        self._controllers: dict[str, Any] = {}  # by gang; actors of Ray Train
         self.exchange_name = f"thaw-exchange-{uuid.uuid4().hex[:12]}"
         here = ray.get_runtime_context().get_node_id()
         # Beside the driver: it has to be there as long as that is, and no longer.
@@ -107,16 +133,30 @@ class GangPool:
         self._exchange.give_up.remote(trial)
 
     def close(self) -> None:
-        """Send all workers home, and wait until they have left."""
+        """Send all workers home, and wait until they have left.
+
+        No thread may be left that asks Ray for something: after its shutdown that ends the process.
+        """
         self._is_closed = True
-        deadline = time.monotonic() + _SECONDS_TO_END
         with suppress(ray.exceptions.RayError):
-            ray.get(self._exchange.close.remote(), timeout=_SECONDS_TO_END)
-            for thread in self._threads:
-                thread.join(max(0.0, deadline - time.monotonic()))
-            ray.kill(self._exchange)
+            leaving = ray.get(self._exchange.close.remote(), timeout=_SECONDS_TO_END)
+            self._end_controllers(besides=leaving)  # they may wait for room for a long time
+            self._join(_SECONDS_TO_END)
+        self._end_controllers()
+        self._join(_SECONDS_TO_END)
+        ray.kill(self._exchange)
         with suppress(OSError):
             self._books.cleanup()
+
+    def _end_controllers(self, besides: Collection[str] = ()) -> None:
+        for gang, controller in list(self._controllers.items()):
+            if gang not in besides:
+                ray.kill(controller)
+
+    def _join(self, timeout_seconds: float) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _keep(self, number: int) -> None:
         """Have one gang after another at one place of the pool."""
@@ -125,6 +165,7 @@ class GangPool:
             n += 1
             gang = f"gang-{number}-{n}"
             error = self._run(gang)
+            self._controllers.pop(gang, None)
             try:
                 has_been_up, group = ray.get(self._exchange.ended.remote(gang))
             except ray.exceptions.RayError:  # Ray itself is gone
@@ -150,9 +191,16 @@ class GangPool:
             per_worker["GPU"] = resources.gpus_per_trial
         device = "cuda" if resources.gpus_per_trial else "cpu"
         names = {"exchange": self.exchange_name, "gang": gang}
+
+        def remember(controller: Any) -> None:
+            self._controllers[gang] = controller
+            if self._is_closed:  # meanwhile: nobody else may know of it
+                ray.kill(controller)
+
         try:
             _Trainer(
                 serve,
+                on_start=remember,
                 torch_config=WorkerConnections(),
                 train_loop_config={**names, "device": device},
                 scaling_config=ray.train.ScalingConfig(
