@@ -87,6 +87,19 @@ def little_to_look_through() -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.fixture(autouse=True)
+def no_neighbours_of_other_files() -> Iterator[None]:
+    """A space's file finds the modules beside it, and none of that name from another test's."""
+    before = list(sys.path)
+    yield
+    folders = tuple(f"{folder}{os.sep}" for folder in sys.path if folder not in before)
+    sys.path[:] = before
+    if folders:
+        for name, module in list(sys.modules.items()):
+            if (getattr(module, "__file__", None) or "").startswith(folders):
+                del sys.modules[name]
+
+
 @pytest.fixture(scope="session")
 def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs: its migrations take seconds, so they are done once."""
