@@ -10,11 +10,12 @@ SPACE = SearchSpace(
         # Fine-tuning wants less than training from scratch; both lie inside.
         "learning_rate": Float(1e-5, 3e-3, log=True),
         "batch_size": Choice(16, 32, 64),
-        "freezing": Choice("none", "head", "first_k", "gradual"),
+        "freezing": Choice("none", "head", "first_k", "gradual", "lp_ft"),
         "frozen_blocks": Int(1, 4, when={"freezing": "first_k"}),
         "thaw_every_epochs": Int(1, 3, when={"freezing": "gradual"}),
+        "head_epochs": Int(1, 6, when={"freezing": "lp_ft"}),
         # Lower blocks hold general features and want smaller steps (ULMFiT, arXiv:1801.06146).
-        "layer_decay": Float(0.3, 1.0, when={"freezing": ("none", "first_k", "gradual")}),
+        "layer_decay": Float(0.3, 1.0, when={"freezing": ("none", "first_k", "gradual", "lp_ft")}),
         "weight_decay": Float(1e-4, 1e-1, log=True),
         "label_smoothing": Choice(0.0, 0.1),
         "augmentation_strength": Float(0.0, 1.0, step=0.25),

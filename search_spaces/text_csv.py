@@ -14,10 +14,11 @@ SPACE = SearchSpace(
         # want more: Banking77's best with 4 of 8 blocks of MiniLM frozen was 2.4e-3.
         "learning_rate": Float(1e-5, 3e-3, log=True),
         "batch_size": Choice(16, 32, 64),
-        "freezing": Choice("none", "head", "first_k", "gradual"),
+        "freezing": Choice("none", "head", "first_k", "gradual", "lp_ft"),
         "frozen_blocks": Int(1, 4, when={"freezing": "first_k"}),
         "thaw_every_epochs": Int(1, 2, when={"freezing": "gradual"}),
-        "layer_decay": Float(0.5, 1.0, when={"freezing": ("none", "first_k", "gradual")}),
+        "head_epochs": Int(1, 3, when={"freezing": "lp_ft"}),
+        "layer_decay": Float(0.5, 1.0, when={"freezing": ("none", "first_k", "gradual", "lp_ft")}),
         "weight_decay": Float(1e-3, 1e-1, log=True),
         "label_smoothing": Choice(0.0, 0.1),
     },

@@ -26,6 +26,11 @@ WRONG = [
     ({"monitor": "val_acuracy"}, "unknown metric 'val_acuracy'; valid: val_accuracy,"),
     ({"freezing": "first_k"}, "frozen_blocks is missing"),
     ({"frozen_blocks": 2}, "only freezing=first_k uses it, and freezing is none"),
+    (
+        {"freezing": "gradual", "head_epochs": 2},
+        "head_epochs = 2: only freezing=lp_ft uses it, and freezing is gradual",
+    ),
+    ({"freezing": "lp_ft", "head_epochs": 0}, "head_epochs = 0: must be"),
     ({"val_fraction": 0.6, "test_fraction": 0.4}, "must be less than 1"),
     ({"val_fraction": 0.0}, "val_fraction = 0"),
     ({"batch_size": 8, "micro_batch_size": 16}, "must be at most batch_size = 8"),

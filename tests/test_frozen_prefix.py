@@ -108,6 +108,7 @@ freezing = st.one_of(
     st.just({"freezing": "head"}),
     st.integers(1, 4).map(lambda k: {"freezing": "first_k", "frozen_blocks": k}),
     st.just({"freezing": "gradual", "thaw_every_epochs": 1}),
+    st.just({"freezing": "lp_ft"}),
 )
 some = settings(
     max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

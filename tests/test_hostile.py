@@ -152,7 +152,7 @@ AT_ONCE = [
     Wrong(
         "unknown choice",
         "sweep digits --set freezing=heads",
-        "freezing = 'heads': must be one of head, none, first_k, gradual",
+        "freezing = 'heads': must be one of head, none, first_k, gradual, lp_ft",
     ),
     Wrong(
         "more blocks than there are",

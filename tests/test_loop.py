@@ -49,7 +49,7 @@ def test_it_learns_and_reports_what_is_promised(run):
     assert all(isinstance(value, float) for value in reports[0].metrics.values())
 
 
-@pytest.mark.parametrize("freezing", ["none", "head", "gradual"])
+@pytest.mark.parametrize("freezing", ["none", "head", "gradual", "lp_ft"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_the_same_seed_gives_the_same_numbers_to_the_last_bit(run, freezing, optimizer):
     config = ToyConfig(epochs=3, freezing=freezing, optimizer=optimizer)
@@ -79,7 +79,7 @@ def test_it_leaves_the_process_as_it_was(run):
 @settings(max_examples=12, deadline=None)
 @given(
     stop_after=st.integers(1, 4),
-    freezing=st.sampled_from(["none", "head", "gradual"]),
+    freezing=st.sampled_from(["none", "head", "gradual", "lp_ft"]),
     optimizer=st.sampled_from(["adamw", "sgd"]),
     schedule=st.sampled_from(["cosine", "linear", "constant"]),
     batch_size=st.integers(2, 120),
@@ -164,6 +164,9 @@ def test_early_stopping_waits_for_its_patience(run):
         ("first_k", {"frozen_blocks": 1}, [{1, 2}] * 4),
         ("gradual", {"thaw_every_epochs": 1}, [{2}, {1, 2}, {0, 1, 2}, {0, 1, 2}]),
         ("gradual", {"thaw_every_epochs": 2}, [{2}, {2}, {1, 2}, {1, 2}]),
+        ("lp_ft", {}, [{2}, {0, 1, 2}, {0, 1, 2}, {0, 1, 2}]),
+        ("lp_ft", {"head_epochs": 3}, [{2}, {2}, {2}, {0, 1, 2}]),
+        ("lp_ft", {"head_epochs": 9}, [{2}] * 4),
     ],
 )
 def test_only_thawed_blocks_change(tmp_path, run, freezing, extra, trained_blocks):

@@ -42,6 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
     "sgd, clipped": {"optimizer": "sgd", "learning_rate": 0.3, "gradient_clip_norm": 0.05},
     "head": {"freezing": "head"},
     "thawed by and by": {"freezing": "gradual", "thaw_every_epochs": 1, "layer_decay": 0.8},
+    "head first": {"freezing": "lp_ft", "head_epochs": 2},
     # Shares of 9 and 8 samples, in as many micro-batches.
     "micro-batches": {"batch_size": 17, "micro_batch_size": 4, "gradient_clip_norm": 0.5},
     "micro-batches of one": {"batch_size": 5, "micro_batch_size": 1, "epochs": 1},

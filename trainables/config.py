@@ -35,9 +35,10 @@ class TrainingConfig(BaseModel):
     # Model and what of it is trained
     model: str
     dropout: Fraction | None = None  # None keeps the model's own
-    freezing: Literal["none", "head", "first_k", "gradual"] = "none"
+    freezing: Literal["none", "head", "first_k", "gradual", "lp_ft"] = "none"
     frozen_blocks: int | None = Field(default=None, ge=1)  # k of first_k
     thaw_every_epochs: int | None = Field(default=None, ge=1)  # n of gradual
+    head_epochs: int | None = Field(default=None, ge=1)  # of lp_ft, before all blocks train
     # Each block's learning rate is this times that of the block above it
     # (ULMFiT, arXiv:1801.06146, uses 1/2.6).
     layer_decay: float = Field(default=1.0, gt=0, le=1)
@@ -78,7 +79,11 @@ class TrainingConfig(BaseModel):
                 f"val_fraction + test_fraction = {self.val_fraction + self.test_fraction:g}: "
                 "must be less than 1, or nothing is left to train on"
             )
-        for name, strategy in (("frozen_blocks", "first_k"), ("thaw_every_epochs", "gradual")):
+        for name, strategy in (
+            ("frozen_blocks", "first_k"),
+            ("thaw_every_epochs", "gradual"),
+            ("head_epochs", "lp_ft"),
+        ):
             value = getattr(self, name)
             if value is not None and self.freezing != strategy:
                 raise ValueError(

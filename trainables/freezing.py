@@ -23,12 +23,18 @@ def _gradual(config: TrainingConfig, n_blocks: int, epoch: int) -> range:
     return range(max(n_blocks - thawed, 0), n_blocks)
 
 
+def _head_then_all(config: TrainingConfig, n_blocks: int, epoch: int) -> range:
+    """The head alone, then all, which distorts what was learned less (LP-FT, arXiv:2202.10054)."""
+    return range(n_blocks - 1 if epoch < (config.head_epochs or 1) else 0, n_blocks)
+
+
 # name -> (config, number of blocks, epoch counted from 0) -> indices of the blocks that train then
 STRATEGIES: dict[str, Callable[[TrainingConfig, int, int], range]] = {
     "none": lambda config, n_blocks, epoch: range(n_blocks),
     "head": lambda config, n_blocks, epoch: range(n_blocks - 1, n_blocks),
     "first_k": lambda config, n_blocks, epoch: range(config.frozen_blocks or 0, n_blocks),
     "gradual": _gradual,
+    "lp_ft": _head_then_all,
 }
 
 
