@@ -205,15 +205,14 @@ def _progress(sweep: Sweep, trainings: list[Training], view: View) -> Iterator[N
 
 def _fit(repetitions: list[Repetition], resources: Resources, n_workers: int) -> None:
     import ray.train
-    from ray.train.torch import TorchTrainer
 
-    from tuning.gang import WorkerConnections
+    from tuning.gang import OwnedTrainer, WorkerConnections
 
     per_worker = {"CPU": resources.cpus_per_trial}
     if resources.gpus_per_trial:
         per_worker["GPU"] = resources.gpus_per_trial
     with tempfile.TemporaryDirectory(prefix="thaw-ray-train-") as books:
-        TorchTrainer(
+        OwnedTrainer(
             train_all,
             torch_config=WorkerConnections(),
             train_loop_config={"repetitions": [asdict(each) for each in repetitions]},
