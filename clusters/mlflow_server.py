@@ -50,6 +50,7 @@ SECONDS_TO_START = 240.0  # with the database's migrations: 39 s measured on 2 b
 N_FAILED_LOOKS = 6  # in a row: the server hangs
 SECONDS_WITHOUT_RAY = float(os.environ.get("THAW_SECONDS_WITHOUT_RAY", "120"))  # `ray up` restarts
 MOST_SECONDS_BETWEEN_STARTS = 30.0
+RAY_HEAD = b"--gcs_server_port=6379"  # as the cluster files start it; a Ray of a sweep's own has 0
 LOG_BYTES = 20_000_000
 
 
@@ -251,13 +252,16 @@ def _lock(file: IO[str]) -> bool:
 
 
 def _ray_runs() -> bool:
-    """Whether this user's Ray has a head here; where there is no /proc, always."""
-    names = list(Path("/proc").glob("[0-9]*/comm"))
-    for name in names:
+    """Whether this user's cluster has its head here; where there is no /proc, always."""
+    processes = list(Path("/proc").glob("[0-9]*"))
+    for process in processes:
         with suppress(OSError):
-            if name.read_text().strip() == "gcs_server" and name.stat().st_uid == os.getuid():
+            name = (process / "comm").read_text().strip()
+            if name != "gcs_server" or process.stat().st_uid != os.getuid():
+                continue
+            if RAY_HEAD in (process / "cmdline").read_bytes().split(b"\0"):
                 return True
-    return not names
+    return not processes
 
 
 def _until(holds: Callable[[], bool], seconds: float) -> bool:

@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ports import free_ports
 
 pytestmark = pytest.mark.timeout(300)
 SCRIPT = Path(__file__).parent.parent / "clusters" / "mlflow_server.py"
@@ -74,9 +74,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    (port,) = free_ports(1)
     server = Server(tmp_path_factory.mktemp("head"), f"http://127.0.0.1:{port}", port)
     assert server.start().returncode == 0
     waited = server.say("wait")
@@ -193,11 +191,16 @@ def test_a_password_in_the_store_is_refused(tmp_path):
 
 def test_it_ends_with_ray(tmp_path, free_port):
     """`ray down` leaves nothing on machines that one has."""
-    if any(p.read_text().strip() == "gcs_server" for p in Path("/proc").glob("[0-9]*/comm")):
-        pytest.skip("another Ray runs on this machine")
-    server = Server(tmp_path, f"http://127.0.0.1:{free_port}", free_port)
-    options = ("--host", "127.0.0.1", "--port", str(free_port))
-    assert server.say("start", *options, THAW_SECONDS_WITHOUT_RAY="3").returncode == 0
-    assert server.processes()
+    gcs = tmp_path / "gcs_server"  # as the process of Ray is named that the head has
+    gcs.symlink_to(Path(sys.executable).resolve())
+    ray = subprocess.Popen([gcs, "-c", "import time; time.sleep(300)", "--gcs_server_port=6379"])
+    try:
+        server = Server(tmp_path, f"http://127.0.0.1:{free_port}", free_port)
+        options = ("--host", "127.0.0.1", "--port", str(free_port))
+        assert server.say("start", *options, THAW_SECONDS_WITHOUT_RAY="3").returncode == 0
+        assert not eventually(lambda: not server.processes(), 12)
+    finally:
+        ray.kill()
+        ray.wait()
     assert eventually(lambda: not server.processes(), 30)
     assert server.say("wait").returncode == 1
