@@ -11,14 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
+from ports import free_ports
 
 # What its users have in their environment. It does not look at the keys, unless told to.
 ENVIRONMENT = {
@@ -33,7 +26,7 @@ class Server:
     """Can be taken away and brought back, with what it holds."""
 
     def __init__(self) -> None:
-        self.port = _free_port()
+        (self.port,) = free_ports(1)
         self.start()
 
     def start(self) -> None:

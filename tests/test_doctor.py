@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from ports import RAY_PORT_OPTIONS, free_ports
 
 from tuning.clusters.auth_token import make_token
 from tuning.clusters.node_probe import listening_sockets
@@ -217,15 +218,15 @@ def test_storage_is_tried(tmp_path):
 @contextmanager
 def ray_head(folder: Path, **environment: str) -> Iterator[str]:
     """A real Ray on loopback, of its own ports; its dashboard's address."""
-    dashboard, gcs, agent, client = unused_ports(4)
+    ports = dict(zip(RAY_PORT_OPTIONS, free_ports(len(RAY_PORT_OPTIONS)), strict=True))
     process = subprocess.Popen(
         [
             RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1",
-            f"--port={gcs}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1",
-            f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}",
-            f"--temp-dir={folder}", "--disable-usage-stats",
+            "--dashboard-host=127.0.0.1", f"--temp-dir={folder}", "--disable-usage-stats",
+            *(f"{option}={port}" for option, port in ports.items()),
         ],
-        env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, "RAY_agent_register_timeout_ms": "120000", **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
@@ -238,23 +239,13 @@ def ray_head(folder: Path, **environment: str) -> Iterator[str]:
             assert process.poll() is None, "".join(said)
             assert time.monotonic() < until, "".join(said)
             time.sleep(0.2)
-        yield f"http://127.0.0.1:{dashboard}"
+        yield f"http://127.0.0.1:{ports['--dashboard-port']}"
     finally:
         process.send_signal(signal.SIGTERM)  # --block ends all that it has started
         try:
             process.wait(60)
         finally:
             os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
-
-
-def unused_ports(n: int) -> list[int]:
-    probes = [socket.socket() for _ in range(n)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import RecordingView, reopened
+from ports import free_ports
 from test_study_mirror import check_mirror
 from test_sweep import InterruptingView
 from test_tracking import runs_of
@@ -82,9 +82,7 @@ class Server:
 def server() -> Iterator[Server]:
     # Not in pytest's folder, which only its owner may enter
     folder = Path(tempfile.mkdtemp(prefix="thaw-postgresql-"))
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    (port,) = free_ports(1)
     (folder / "password").write_text(PASSWORD)
     user = None
     if os.geteuid() == 0:

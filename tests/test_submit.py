@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TOY_SPACE
+from ports import RAY_PORT_OPTIONS, free_ports
 
 from tuning.clusters.dashboard import Dashboard
 from tuning.clusters.supervise import n_epochs
@@ -28,11 +28,6 @@ from tuning.storage.driver_lock import HOLDER_FILE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(200)]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-PORT_OPTIONS = (
-    "--port", "--dashboard-port", "--dashboard-agent-listen-port", "--dashboard-agent-grpc-port",
-    "--runtime-env-agent-port", "--metrics-export-port", "--node-manager-port",
-    "--object-manager-port", "--ray-client-server-port",
-)  # fmt: skip
 TOY = ("--metric", "value:max", "--scheduler", "none", "--engine", "inprocess")
 
 
@@ -62,7 +57,7 @@ class Head:
 def head(tmp_path_factory, empty_mlflow) -> Iterator[Head]:
     home = tmp_path_factory.mktemp("head")
     temporary = Path(tempfile.mkdtemp(prefix="thaw-ray-", dir="/tmp"))  # sockets want short paths
-    ports = free_ports(len(PORT_OPTIONS))
+    ports = free_ports(len(RAY_PORT_OPTIONS))
     (home / ".ray").mkdir()
     (home / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
     (home / ".ray" / "auth_token").chmod(0o600)
@@ -81,7 +76,7 @@ def head(tmp_path_factory, empty_mlflow) -> Iterator[Head]:
     command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=true"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
     command += ["--object-store-memory=100000000", f"--temp-dir={temporary}"]
-    command += [f"{option}={port}" for option, port in zip(PORT_OPTIONS, ports, strict=True)]
+    command += [f"{option}={port}" for option, port in zip(RAY_PORT_OPTIONS, ports, strict=True)]
     output = (home / "ray-start.log").open("wb")
     process = subprocess.Popen(
         command, env=environment, stdout=output, stderr=output, start_new_session=True
@@ -97,18 +92,6 @@ def head(tmp_path_factory, empty_mlflow) -> Iterator[Head]:
         output.close()
         end_all(process, home, temporary)
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def free_ports(n: int) -> list[int]:
-    """Ports below those that the system gives to connections, which begin at any time."""
-    found: list[int] = []
-    for port in range(21_000 + os.getpid() % 9_000, 32_000):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found.append(port)
-        if len(found) == n:
-            return found
-    raise AssertionError("no free ports")
 
 
 def wait_until_up(head: Head, process: subprocess.Popen) -> None:
@@ -253,7 +236,7 @@ def test_the_token_is_in_no_log_no_job_and_no_command_line(head):
 
 def test_what_was_fetched_predicts_here(head, cluster, thaw, workplace):
     settings = ["model=squeezenet1_1", "image_size=32", "epochs=1", "batch_size=128"]
-    settings += ["freezing=head"]
+    settings += ["freezing=head", "stem=standard"]
     command = ["submit", "digits", "--engine", "inprocess", "--trials", "1", "--name", "digits"]
     code, out, err = cluster(*command, *(part for s in settings for part in ("--set", s)))
     assert code == 0, err

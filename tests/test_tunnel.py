@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ports import free_ports
 
 from trainables.errors import InputError, RunFailed
 from tuning.clusters.cluster_file import ClusterFile
@@ -44,7 +45,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterFile]:
     key, host_key = make_key(folder / "key"), make_key(folder / "host_key")
     shutil.copy(f"{key}.pub", folder / "authorized_keys")
     Path("/run/sshd").mkdir(exist_ok=True) if os.geteuid() == 0 else None
-    port = unused_port()
+    (port,) = free_ports(1)
     process = subprocess.Popen(
         [
             SSHD, "-D", "-e", "-f", "/dev/null", "-p", str(port), "-h", str(host_key),
@@ -79,12 +80,6 @@ PROXY = (
     "        if not d: sys.exit()\n"
     "        s.sendall(d) if f==0 else os.write(1,d)\n"
 )
-
-
-def unused_port() -> int:
-    from tuning.clusters.tunnel import free_port
-
-    return free_port(None)
 
 
 @pytest.fixture
