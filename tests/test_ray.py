@@ -29,6 +29,25 @@ def one_ray():
         yield
 
 
+def test_trials_run_in_processes_that_are_there_already(toy_sweep, run):
+    """What those have imported meanwhile is imported; Ray has started them with its head."""
+    deadline = time.monotonic() + 30
+    while len(idle := idle_workers()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    sweep = toy_sweep(engine="ray", trials=4, searcher="random", scheduler="none")
+    assert run(sweep).summary["trials"]["completed"] == 4
+    trials = read_history(sweep.folder).trials.values()
+    assert {int(trial.curve[1]["pid"]) for trial in trials} <= idle
+
+
+def idle_workers() -> set[int]:
+    """Processes of Ray that have run nothing yet."""
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    return {child.pid for child in children if "ray::IDLE" in child.cmdline()[:1]}
+
+
 def test_the_engines_compute_the_same(toy_sweep, run):
     options = {"trials": 8, "searcher": "random", "scheduler": "none"}
     curves = {}

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
+from ray.tune.execution import tune_controller
+from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE, _ActorClassCache
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -179,7 +181,24 @@ def run(controller: Controller) -> None:
         gangs.close()
 
 
+class _TrialClasses(_ActorClassCache):
+    """Trials' actors have no runtime environment of their own, unless they need one.
+
+    Tune gives each a variable that nothing here reads. For that alone Ray would start a new process
+    instead of taking one that it has started ahead, with all that it has imported.
+    """
+
+    def get(self, trainable_cls: Any) -> Any:
+        if trainable_cls not in self._cache:
+            keys = [name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]
+            variables = {name: os.environ[name] for name in keys if name in os.environ}
+            runtime_env = {"env_vars": variables} if variables else None
+            self._cache[trainable_cls] = ray.remote(runtime_env=runtime_env)(trainable_cls)
+        return self._cache[trainable_cls]
+
+
 def _tune(controller: Controller, trainable: Any, gangs: GangPool | None) -> None:
+    tune_controller._ActorClassCache = _TrialClasses
     with tempfile.TemporaryDirectory(prefix="thaw-ray-tune-") as folder:
         tune.Tuner(
             trainable,

@@ -21,6 +21,10 @@ EPOCH, METRICS, NOTE, TAGS = "epoch", "metrics", "note", "tags"
 class TrialActor(tune.Trainable):
     """One slot of a sweep: keeps its process, and what is imported in it, from trial to trial."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean what they mean to the user
+        super().__init__(*args, **kwargs)
+
     def setup(self, config: dict[str, Any]) -> None:
         self._host = TrialHost(Assignment(**config), owns_process=True)
         self._is_clean = True  # no trial has left anything in this process
