@@ -7,11 +7,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from trainables.errors import InputError
+from trainables.tasks import task_row
 from tuning.controller import Controller
 from tuning.farewell import farewell
 from tuning.fitness import Needs
@@ -205,10 +206,14 @@ def _sit(
             ended_by=ending.by,
             ended_because=ending.because,
         )
+        # Both take seconds, of which those of the first are spent waiting.
+        imports = None if interrupted else _import_model(sweep)
         engine.disconnect()
         complete = tracker.close()
         mirror.close()
         record.close()
+        if imports is not None:
+            imports.join()
     summary = summarize(sweep, record.history)
     return SweepResult(summary, interrupted, complete, ending.by in OF_FAILURE)
 
@@ -227,6 +232,23 @@ def _import_ahead(engine: _Engine, sweep: Sweep) -> None:
     if sweep.n_workers > 1:
         importlib.import_module("tuning.gang")
     quiet_mlflow()
+
+
+def _import_model(sweep: Sweep) -> threading.Thread | None:
+    """Begin to import what the best model is logged with; None where there is no such model."""
+    task = sweep.space.task
+    if task is None:
+        return None
+
+    def load() -> None:
+        with suppress(Exception):  # whoever needs it finds the same, and says so
+            from tuning import serving  # noqa: F401
+
+            task_row(task).load()
+
+    thread = threading.Thread(target=load, daemon=True)
+    thread.start()
+    return thread
 
 
 def _describe(resources: Resources) -> list[str]:

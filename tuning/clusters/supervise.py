@@ -45,7 +45,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_PREPARE = 120.0
 JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # how Ray hands a job's settings to its driver
 # -P: a file of the user's in the working folder must not be taken for a library.
-_THAW = [sys.executable, "-P", "-c", "from tuning.cli import main; main()"]
+_THAW = [sys.executable, "-P", "-c", "from tuning.cli import console; console()"]
 
 
 def main() -> None:
