@@ -144,9 +144,10 @@ class GangPool:
             leaving = ray.get(self._exchange.close.remote(), timeout=_SECONDS_TO_END)
             self._end_controllers(besides=leaving)  # they may wait for room for a long time
             self._join(_SECONDS_TO_END)
-        self._end_controllers()
-        self._join(_SECONDS_TO_END)
-        ray.kill(self._exchange)
+        with suppress(ray.exceptions.RayError):
+            self._end_controllers()
+            self._join(_SECONDS_TO_END)
+            ray.kill(self._exchange)
         with suppress(OSError):
             self._books.cleanup()
 

@@ -198,7 +198,7 @@ class _TrialClasses(_ActorClassCache):
 
 
 def _tune(controller: Controller, trainable: Any, gangs: GangPool | None) -> None:
-    tune_controller._ActorClassCache = _TrialClasses
+    tune_controller._ActorClassCache = _TrialClasses  # there is no option for it
     with tempfile.TemporaryDirectory(prefix="thaw-ray-tune-") as folder:
         tune.Tuner(
             trainable,

@@ -232,7 +232,7 @@ class Sweep:
 
     def driver(self) -> int | None:
         """The process of `thaw sweep` or `thaw resume` that the job on the head has started."""
-        found = self._head.run(r"pgrep -f 'main\(\) (sweep|resume) '", check=False).split()
+        found = self._head.run(r"pgrep -f 'console\(\) (sweep|resume) '", check=False).split()
         return int(found[0]) if found else None
 
     def summary(self) -> dict[str, Any]:
