@@ -23,13 +23,17 @@ from xdist.workermanage import WorkerController
 from tuning.checks import prepare_data
 from tuning.options import SweepOptions, resolve
 from tuning.record import Event
-from tuning.runner import SweepResult, run_sweep
+from tuning.runner import SweepResult, prepare_ray, run_sweep
 from tuning.sweep import Sweep
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the other process needs the other core
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 # MLflow starts uvicorn by its name, also where no environment is activated.
 os.environ["PATH"] = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
+
+# Read when Ray is imported, which a test may do first. Without it, under `uv run`, Ray starts each
+# worker through uv, in an environment of its own.
+prepare_ray()
 
 TOY_SPACE = str(Path(__file__).with_name("toy_space.py"))
 
@@ -130,9 +134,6 @@ def sole_ray() -> Iterator[None]:
 
     Its workers can reach the S3 server of these tests.
     """
-    from tuning.runner import prepare_ray
-
-    prepare_ray()
     import ray
 
     from tuning import cluster
