@@ -29,23 +29,17 @@ def one_ray():
         yield
 
 
-def test_trials_run_in_processes_that_are_there_already(toy_sweep, run):
-    """What those have imported meanwhile is imported; Ray has started them with its head."""
-    deadline = time.monotonic() + 30
-    while len(idle := idle_workers()) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    sweep = toy_sweep(engine="ray", trials=4, searcher="random", scheduler="none")
-    assert run(sweep).summary["trials"]["completed"] == 4
-    trials = read_history(sweep.folder).trials.values()
-    assert {int(trial.curve[1]["pid"]) for trial in trials} <= idle
+def test_trials_may_run_in_processes_that_are_there_already(monkeypatch):
+    """Ray takes one that it has started ahead for an actor without an environment of its own."""
+    from tuning.raytune import _TrialClasses
+    from tuning.trial import TrialActor
 
-
-def idle_workers() -> set[int]:
-    """Processes of Ray that have run nothing yet."""
-    import psutil
-
-    children = psutil.Process().children(recursive=True)
-    return {child.pid for child in children if "ray::IDLE" in child.cmdline()[:1]}
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    assert _TrialClasses().get(TrialActor)._default_options.get("runtime_env") is None
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    options = _TrialClasses().get(TrialActor)._default_options
+    assert options["runtime_env"] == {"env_vars": {"AWS_ACCESS_KEY_ID": "key"}}
 
 
 def test_the_engines_compute_the_same(toy_sweep, run):
