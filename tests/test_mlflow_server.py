@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -187,6 +188,16 @@ def test_a_password_in_the_store_is_refused(tmp_path):
     assert result.returncode == 1
     assert ".pgpass" in result.stderr
     assert not server.processes()
+
+
+@pytest.mark.parametrize("file", ["cluster.yaml", "clusters/local.yaml"])
+def test_it_knows_the_head_that_a_cluster_file_starts(file):
+    root = SCRIPT.parent.parent
+    (start,) = [
+        line for line in (root / file).read_text().split("\n") if "ray start --head" in line
+    ]
+    (port,) = re.findall(r"--port=(\d+)", start)
+    assert f'RAY_HEAD = b"--gcs_server_port={port}"' in SCRIPT.read_text()
 
 
 def test_it_ends_with_ray(tmp_path, free_port):

@@ -290,7 +290,6 @@ def _thaw_for(training: _Training, epoch: int) -> None:
 def _freeze_below(training: _Training, trainable: range, epoch: int) -> None:
     """Take what the blocks below ``trainable`` give from the prefix cache, where that pays."""
     config = training.config
-    all_train = trainable.start == 0  # what was said of earlier phases still holds
     phase = range(epoch, config.epochs)
     n_epochs = sum(trainable_blocks(config, len(training.blocks), e) == trainable for e in phase)
     if training.prefix is not None:
@@ -307,7 +306,9 @@ def _freeze_below(training: _Training, trainable: range, epoch: int) -> None:
     )
     if reason is None:
         training.prefix_note = f"used below block {training.blocks[trainable.start].name}"
-    elif not training.prefix_note.startswith("used") and not (training.prefix_note and all_train):
+    elif not training.prefix_note or (
+        trainable.start > 0 and not training.prefix_note.startswith("used")
+    ):  # where all blocks train, what was said of an earlier phase still holds
         training.prefix_note = f"not used: {reason}"
 
 

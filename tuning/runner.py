@@ -206,13 +206,16 @@ def _sit(
             ended_by=ending.by,
             ended_because=ending.because,
         )
-        # Both take seconds, of which those of the first are spent waiting.
-        imports = None if interrupted else _import_model(sweep)
+        # Both take seconds, of which those of Ray's end are spent waiting.
+        imports = threading.Thread(target=_import_model, args=(sweep,), daemon=True)
+        will_log = ending not in (CRASHED, INTERRUPTED)
+        if will_log:
+            imports.start()
         engine.disconnect()
         complete = tracker.close()
         mirror.close()
         record.close()
-        if imports is not None:
+        if will_log:
             imports.join()
     summary = summarize(sweep, record.history)
     return SweepResult(summary, interrupted, complete, ending.by in OF_FAILURE)
@@ -234,21 +237,14 @@ def _import_ahead(engine: _Engine, sweep: Sweep) -> None:
     quiet_mlflow()
 
 
-def _import_model(sweep: Sweep) -> threading.Thread | None:
-    """Begin to import what the best model is logged with; None where there is no such model."""
-    task = sweep.space.task
-    if task is None:
-        return None
+def _import_model(sweep: Sweep) -> None:
+    """Import what the best model is logged with; nothing where there is no such model."""
+    if sweep.space.task is None:
+        return
+    with suppress(Exception):  # whoever needs it finds the same, and says so
+        from tuning import serving  # noqa: F401
 
-    def load() -> None:
-        with suppress(Exception):  # whoever needs it finds the same, and says so
-            from tuning import serving  # noqa: F401
-
-            task_row(task).load()
-
-    thread = threading.Thread(target=load, daemon=True)
-    thread.start()
-    return thread
+        task_row(sweep.space.task).load()
 
 
 def _describe(resources: Resources) -> list[str]:

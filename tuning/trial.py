@@ -18,12 +18,16 @@ OUTCOME, ERROR, OUT_OF_MEMORY = "outcome", "error", "out_of_memory"
 EPOCH, METRICS, NOTE, TAGS = "epoch", "metrics", "note", "tags"
 
 
-class TrialActor(tune.Trainable):
-    """One slot of a sweep: keeps its process, and what is imported in it, from trial to trial."""
+class _Slot(tune.Trainable):
+    """Goes to no folder of Tune's: relative paths mean what they mean to the user."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean what they mean to the user
+        os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
         super().__init__(*args, **kwargs)
+
+
+class TrialActor(_Slot):
+    """One slot of a sweep: keeps its process, and what is imported in it, from trial to trial."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self._host = TrialHost(Assignment(**config), owns_process=True)
@@ -48,7 +52,7 @@ class TrialActor(tune.Trainable):
         self._host.close()
 
 
-class GangRelay(tune.Trainable):
+class GangRelay(_Slot):
     """One slot of a sweep whose trials have several workers each; it takes no CPU itself."""
 
     def setup(self, config: dict[str, Any], exchange: str = "") -> None:
