@@ -210,9 +210,19 @@ def test_what_can_not_be_searched_by_is_refused(workplace, options, message):
         resolve(SweepOptions(space=TOY_SPACE, metric="value:max", **options))
 
 
+def test_a_training_that_does_not_measure_its_epochs_has_them_measured(toy_sweep, run):
+    sweep = toy_sweep("seconds=0.05", trials=2, more_metrics=["seconds:min"], scheduler="none")
+    run(sweep)
+    history = read_history(sweep.folder)
+    for trial in history.trials.values():
+        assert all(0.05 <= metrics["seconds"] < 5 for metrics in trial.curve.values())
+    rows = trial_rows(sweep, history)
+    assert all(0.2 <= row["training_seconds"] < 20 for row in rows)  # four epochs
+
+
 def test_a_metric_that_is_not_reported_fails_the_trial_with_the_names(toy_sweep, run):
     sweep = toy_sweep(trials=1, metric="value:max", more_metrics=["speed:max"])
     run(sweep)
     trial = read_history(sweep.folder).trials[0]
     assert trial.state == "failed"
-    assert trial.error == "metric 'speed' is not in the epoch report; reported: pid, value, x"
+    assert trial.error == "metric 'speed' is not in the epoch report; reported: pid, seconds, value, x"

@@ -140,7 +140,7 @@ def test_a_wrong_metric_fails_trials_with_what_there_is(toy_sweep, run):
     result = run(sweep)
     assert result.summary["trials"]["failed"] == 2
     error = read_history(sweep.folder).trials[0].error
-    assert error == "metric 'valeu' is not in the epoch report; reported: pid, value, x"
+    assert error == "metric 'valeu' is not in the epoch report; reported: pid, seconds, value, x"
 
 
 class InterruptingView:

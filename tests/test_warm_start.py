@@ -198,15 +198,42 @@ def test_the_journal_of_a_sweep_may_be_named(toy_sweep, earlier):
     assert values == [t.values(sweep.objectives) for t in same if t.state == "completed"]
 
 
+def test_of_several_metrics_those_that_are_asked_for_now_are_enough(toy_sweep, workplace, run):
+    both = toy_sweep(name="both", trials=9, more_metrics=["x:min"], scheduler="asha")
+    both.save()
+    run(both)
+    later = toy_sweep(name="later", warm_start="both")
+    later.save()
+    assert note_of(later).startswith("warm start from sweep both: 9 of 9 trials used")
+    assert all(
+        set(metrics) == {"value"} for t in warm_trials(later) for metrics in t.curve.values()
+    )
+    with pytest.raises(
+        InputError, match="compared by value:max, and this sweep is by value:max an"
+    ):
+        toy_sweep(name="last", warm_start="later", more_metrics=["x:min"])
+
+    # A study keeps of a pruned trial the first metric only.
+    journal = both.folder / "study.journal"
+    by_x = toy_sweep(name="by_x", metric="x:min", warm_start=str(journal))
+    counts = read_history(both.folder).n_in_state
+    assert counts["pruned"] > 0
+    used = f"{counts['completed']} of 9 trials used; dropped {counts['pruned']} (no value)"
+    assert used in note_of(by_x)
+    run(by_x)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"warm_start": "earliest"}, "unknown sweep 'earliest'; valid: earlier"),
+        ({"warm_start": "earliest"}, "^unknown sweep 'earliest'; valid: earlier"),
         ({"warm_start": "earlier", "metric": "x:min"}, "compared by value:max, and this sweep is"),
-        ({"warm_start": "sqlite:////nowhere/at.db"}, "can not be used as a study's storage"),
+        ({"warm_start": "sqlite:////nowhere/at.db"}, "there is no such file"),
+        ({"warm_start": "sqlite:///nothing.db#x"}, "there is no such file"),
         ({"warm_start": "journal://nothing"}, "there is no such file"),
     ],
 )
 def test_what_can_not_be_used_is_refused(toy_sweep, earlier, options, message):
     with pytest.raises(InputError, match=message):
         toy_sweep(**{"name": "later", **options})
+    assert not Path("nothing.db").exists()

@@ -126,5 +126,5 @@ def _check_comparable(old: Sweep, new: Sweep) -> None:
         if known and name not in searched and before != now:
             raise InputError(
                 f"{name} = {now!r}: was {before!r} in sweep {old.name}, and trials of the two can "
-                "not be compared; `thaw sweep` begins a new sweep"
+                f"not be compared; --set {name}={before} keeps it, `thaw sweep` begins a new sweep"
             )

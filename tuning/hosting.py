@@ -151,10 +151,11 @@ class TrialHost:
                 self._generator = self._start()
             if self._replayed:
                 return EpochResult(*self._replayed.pop(0), self._take_trouble())
+            began = time.monotonic()
             report = next(self._generator, None)
             if report is None:
                 return self._completed()
-            metrics, targets = self._judge(report)
+            metrics, targets = self._judge(report, time.monotonic() - began)
             self._curve[report.epoch] = metrics
             for target in targets:
                 if note := self._save(report, target):
@@ -304,13 +305,14 @@ class TrialHost:
             return Outcome("failed", "the training function ended without a single epoch report")
         return Outcome("completed")
 
-    def _check(self, report: EpochReport) -> dict[str, float]:
+    def _check(self, report: EpochReport, measured_seconds: float) -> dict[str, float]:
         if not isinstance(report, EpochReport):
             raise InputError(
                 f"the training function yielded a {type(report).__name__}; "
                 "it must yield EpochReport"
             )
-        metrics = {name: float(value) for name, value in report.metrics.items()}
+        reported = {name: float(value) for name, value in report.metrics.items()}
+        metrics = {"seconds": measured_seconds, **reported}  # a user's training need not measure it
         for metric in (self._assignment.metric, *self._assignment.other_metrics):
             if metric not in metrics:
                 raise InputError(
@@ -322,7 +324,9 @@ class TrialHost:
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         return {**_gpu_memory(), **metrics}
 
-    def _judge(self, report: EpochReport) -> tuple[dict[str, float], list[str]]:
+    def _judge(
+        self, report: EpochReport, measured_seconds: float
+    ) -> tuple[dict[str, float], list[str]]:
         """The report's metrics, and under which names its state is to be saved.
 
         What is wrong with the report is raised in every worker.
@@ -330,7 +334,7 @@ class TrialHost:
         verdict: Any = None
         if self._place.rank == 0:
             try:
-                verdict = self._check(report), self._targets(report)
+                verdict = self._check(report, measured_seconds), self._targets(report)
             except (InputError, TrialInfeasible) as error:
                 verdict = error
         verdict = self._place.share(verdict)

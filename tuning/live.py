@@ -18,11 +18,12 @@ from tuning.record import (
     describe_packing,
     describe_takeover,
 )
-from tuning.results import count_states, searched
+from tuning.results import count_states, progress, searched
 from tuning.sweep import Sweep
 
 _N_SHOWN = 8  # trials in the live table; more only while more are running
 _N_RUNNING_SHOWN = 24
+_WITH_A_VALUE = (*ENDED_STATES, "frozen")
 
 
 class View(Protocol):
@@ -47,11 +48,12 @@ class _Progress:
         self._started = time.monotonic()
         self._best = Best(_N_SHOWN, sweep.metric, sweep.mode)
         for trial in history.trials.values():
-            if trial.state in ENDED_STATES:
+            if trial.state in _WITH_A_VALUE:
                 self._best.add(trial)
+        self._done_before = self._n_done()
 
     def update(self, event: Event) -> None:
-        if event["event"] == "trial_ended" and event["state"] in ENDED_STATES:
+        if event["event"] == "trial_ended" and event["state"] in _WITH_A_VALUE:
             trial = self._history.trial(event["trial"])
             if trial.confirms is None:
                 self._best.add(trial)
@@ -79,31 +81,36 @@ class _Progress:
         return time.monotonic() - self._started
 
     def _status(self) -> str:
-        counts = count_states(self._history)
-        n_running = counts.get("running", 0)
-        n_ended = sum(counts.values()) - n_running
-        parts = [f"{n_ended}/{self._n_trials} trials done", f"{n_running} running"]
-        for state in ("pruned", "failed", "infeasible"):
-            if counts[state]:
-                parts.append(f"{counts[state]} {state}")
+        parts = progress(count_states(self._history), self._n_trials)
         if best_trials := self._best.trials:
             best = best_trials[0]
             value = best.value(self._sweep.metric, self._sweep.mode)
             parts.append(f"best {self._sweep.metric} {value:.4f} (trial {best.number})")
-        left = self._seconds_left(n_ended)
+        left = self._seconds_left()
         if left is not None:
             parts.append(f"about {_duration(left)} left")
         return ", ".join(parts)
 
-    def _seconds_left(self, n_ended: int) -> float | None:
-        """By the pace so far, and by the time budget."""
+    def _seconds_left(self) -> float | None:
+        """By the pace of this sitting, and by the time budget."""
         by_budget = None
         if self._sweep.time_budget_seconds is not None:
-            by_budget = max(0.0, self._sweep.time_budget_seconds - self._elapsed())
-        if n_ended == 0:
+            spent = self._history.spent.wall_seconds + self._elapsed()
+            by_budget = max(0.0, self._sweep.time_budget_seconds - spent)
+        done = self._n_done()
+        if done <= self._done_before:
             return by_budget
-        by_pace = self._elapsed() / n_ended * (self._n_trials - n_ended)
+        by_pace = self._elapsed() / (done - self._done_before) * (self._n_trials - done)
         return by_pace if by_budget is None else min(by_pace, by_budget)
+
+    def _n_done(self) -> float:
+        """In trials: a frozen one seldom goes on, but of a population all do, epoch by epoch."""
+        if self._sweep.scheduler != "pbt":
+            counts = count_states(self._history)
+            return sum(counts.get(state, 0) for state in _WITH_A_VALUE)
+        n_epochs = self._sweep.max_epochs()
+        reached = (max(list(trial.curve), default=0) for trial in self._history.trials.values())
+        return sum(epoch / n_epochs for epoch in reached)
 
 
 class PlainView(_Progress):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -23,9 +24,24 @@ if TYPE_CHECKING:
 
 
 def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", min_width=len(title))
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        min_width=len(title),
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for heading in headings:
         table.add_column(heading, overflow="fold")
+    return table
+
+
+def _trials_table(title: str, sweep: Sweep, before: Sequence[str], after: Sequence[str]) -> Table:
+    """A column for each objective, as narrow as the parts of its name; what was chosen last."""
+    metrics = [name.replace("_", "_\n") for name in sweep.objectives]
+    table = _table(title, *before, *metrics, *after)
+    table.add_column("configuration", overflow="fold", ratio=1)
     return table
 
 
@@ -131,8 +147,8 @@ def trials_table(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> None:
             sign * (row["confirmed"] or row[sweep.metric] or 0.0),
         ),
     )
-    table = _table(f"sweep {sweep.name}", "trial", "state", *sweep.objectives, "epochs", "seconds")
-    table.add_column("configuration", overflow="fold", ratio=1)
+    title = f"sweep {sweep.name}"
+    table = _trials_table(title, sweep, ("trial", "state"), ("epochs", "training\nseconds"))
     for row in ordered:
         chosen = [f"{n}={show(row[n])}" for n in sweep.space.domains if row[n] is not None]
         error = [f"[{row[name]}]" for name in ("schedule", "packing", "error") if row[name]]
@@ -173,8 +189,7 @@ def _pareto_table(sweep: Sweep, document: Mapping[str, Any]) -> None:
     front = document.get("pareto_front")
     if not front:
         return
-    table = _table("Pareto front", "trial", *sweep.objectives)
-    table.add_column("configuration", overflow="fold", ratio=1)
+    table = _trials_table("Pareto front", sweep, ("trial",), ())
     for trial in front:
         chosen = searched(sweep, trial["config"])
         settings = " ".join(f"{name}={show(value)}" for name, value in chosen.items())

@@ -371,8 +371,10 @@ class Best:
     def add(self, trial: TrialRecord) -> TrialRecord | None:
         """Take in a trial that has ended; returns one that is not among the best, if there is one.
 
-        That is the trial itself, or the one whose place it took.
+        That is the trial itself, or the one whose place it took. A trial that was there before, to
+        go on then, counts by what it has reached now.
         """
+        self._ranked = [pair for pair in self._ranked if pair[1].number != trial.number]
         rank = _rank(trial, self._metric, self._mode)
         if rank is None:
             return trial

@@ -135,12 +135,16 @@ def summarize(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
     }
 
 
+def progress(counts: Mapping[str, int], n_trials: int) -> list[str]:
+    """How far a sweep is, in words, by how many of its trials are in each state."""
+    n_ended = sum(counts.get(state, 0) for state in ENDED_STATES)
+    others = [f"{n} {state}" for state, n in counts.items() if n and state != "completed"]
+    return [f"{n_ended}/{n_trials} trials done", *others]
+
+
 def progress_line(summary: Mapping[str, Any]) -> str:
     """A sweep's trials so far, in words; of ``summarize``, with ``n_trials``."""
-    counts = {state: count for state, count in summary["trials"].items() if count}
-    n_ended = sum(counts.values()) - counts.get("running", 0)
-    parts = [f"{n_ended}/{summary['n_trials']} trials done"]
-    parts += [f"{count} {state}" for state, count in counts.items() if state != "completed"]
+    parts = progress(summary["trials"], summary["n_trials"])
     if (best := summary["best"]) is not None:
         parts.append(f"best {summary['metric']} {best['value']:.4f} (trial {best['trial']})")
     return ", ".join(parts)

@@ -211,6 +211,8 @@ def open_sweep(name: str, sweeps_folder: Path | str, say: Say = say_on_stderr) -
         return _from_json(json.loads(path.read_text()), folder, home)
     except RemoteError as error:
         raise InputError(f"sweep {name!r}: {error}") from error
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise InputError(f"sweep description {str(path)!r} is damaged: {reason}") from error

@@ -116,7 +116,7 @@ def search_notes(sweep: Sweep) -> list[str]:
     notes.append(_pauses(sweep))
     if sweep.other_metrics and sweep.scheduler != "none":
         stopped_by = f"--scheduler {sweep.scheduler} stops trials by {sweep.metric} alone"
-        notes.append(f"{stopped_by}; none lets all finish")
+        notes.append(f"{stopped_by}; --scheduler none lets all finish")
     return [note for note in notes if note]
 
 

@@ -26,8 +26,11 @@ def open_journal(path: Path) -> Any:
     return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
 
 
-def open_storage(url: str, option: str) -> Any:
+def open_storage(url: str, option: str, *, to_read: bool = False) -> Any:
     """The storage at an address: ``journal://FILE``, or a database's as SQLAlchemy has it.
+
+    Args:
+        to_read: it has to be there already; SQLite would make an empty one.
 
     Raises:
         InputError: the address is wrong, or nothing answers there; ``option`` is named.
@@ -37,6 +40,12 @@ def open_storage(url: str, option: str) -> Any:
         if not path.is_file():
             raise InputError(f"{option} {url!r}: there is no such file")
         return open_journal(path)
+    if (
+        to_read
+        and url.startswith("sqlite:///")
+        and not Path(url.removeprefix("sqlite:///")).is_file()
+    ):
+        raise InputError(f"{option} {url!r}: there is no such file")
     from optuna.storages import RDBStorage
 
     is_server = url.startswith("postgresql")

@@ -60,10 +60,10 @@ def read_warm_start(text: str, sweep: Sweep) -> dict[str, Any]:
     """
     is_study = "://" in text or Path(text.partition("#")[0]).is_file()
     source = _open_study(text, sweep) if is_study else _open_sweep(text, sweep)
-    if dict(source.objectives) != dict(sweep.objectives):
+    if not sweep.objectives.items() <= source.objectives.items():
         raise InputError(
             f"--warm-start {source.label}: it was compared by {_words(source.objectives)}, and "
-            f"this sweep is by {_words(sweep.objectives)}; they must be the same"
+            f"this sweep is by {_words(sweep.objectives)}; it must have been by these as well"
         )
     used: list[dict[str, Any]] = []
     ignored: set[str] = set()  # searched then, and neither searched nor fixed now
@@ -106,7 +106,10 @@ def _fitting(trial: TrialRecord, sweep: Sweep) -> dict[str, Any]:
         [epoch, {name: metrics[name] for name in sweep.objectives if name in metrics}]
         for epoch, metrics in sorted(trial.curve.items())
     ]
-    if trial.state == "completed" and trial.values(sweep.objectives) is None:
+    has_values = trial.values(sweep.objectives) is not None
+    if trial.state == "pruned":  # a study keeps of such a trial what it was pruned by
+        has_values = any(sweep.metric in metrics for metrics in trial.curve.values())
+    if trial.state != "infeasible" and not has_values:
         raise _DoesNotFit("no value")
     return {"point": point, "state": trial.state, "curve": curve}
 
@@ -150,7 +153,7 @@ def _open_study(text: str, sweep: Sweep) -> Source:
     url, _, name = text.partition("#")
     if "://" not in url:
         url = f"journal://{url}"
-    study = _load_study(open_storage(url, "--warm-start"), name, url)
+    study = _load_study(open_storage(url, "--warm-start", to_read=True), name, url)
     directions: list[Direction] = [
         "max" if d.name == "MAXIMIZE" else "min" for d in study.directions
     ]
