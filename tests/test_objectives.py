@@ -225,4 +225,6 @@ def test_a_metric_that_is_not_reported_fails_the_trial_with_the_names(toy_sweep,
     run(sweep)
     trial = read_history(sweep.folder).trials[0]
     assert trial.state == "failed"
-    assert trial.error == "metric 'speed' is not in the epoch report; reported: pid, seconds, value, x"
+    assert (
+        trial.error == "metric 'speed' is not in the epoch report; reported: pid, seconds, value, x"
+    )

@@ -87,6 +87,35 @@ def test_changed_data_is_refused(thaw, workplace):
     assert "data.csv" in err
 
 
+def test_a_change_is_seen_in_what_a_file_imports_and_in_a_file_of_another_name(thaw, workplace):
+    text = Path(TOY_SPACE).read_text()
+    by_helper = text.replace("(1 - 0.5**epoch)", "grown(epoch)")
+    Path("own.py").write_text(
+        by_helper.replace("quality = 1", "from deep.growth import grown\n\n    quality = 1")
+    )
+    Path("deep").mkdir()
+    Path("deep/growth.py").write_text("from bases import BASE\n\ngrown = lambda n: 1 - BASE**n\n")
+    Path("bases.py").write_text("BASE = 0.5\n")
+    Path("unrelated.py").write_text("BASE = 0.5\n")
+    assert thaw("sweep", "own.py", *OWN_SWEEP)[0] == 0
+    Path("unrelated.py").write_text("BASE = 0.6\n")
+    assert thaw("resume", "s", "--trials", "4")[0] == 0
+    Path("bases.py").write_text("BASE = 0.6\n")
+    code, _, err = thaw("resume", "s", "--trials", "5")
+    assert code == 2
+    assert "module: bases.py was" in err
+    Path("bases.py").write_text("BASE = 0.5\n")
+
+    wide = Path("own.py").read_text().replace("Float(0.0, 1.0)", "Float(0.0, 2.0)")
+    Path("wide.py").write_text(wide.replace("0.3) ** 2", "0.4) ** 2"))
+    code, _, err = thaw("resume", "s", "--trials", "5", "--space", "wide.py")
+    assert code == 2
+    assert "training file: wide.py was" in err
+    Path("wide.py").write_text(wide)
+    code, _, err = thaw("resume", "s", "--trials", "5", "--space", "wide.py")
+    assert code == 0, err
+
+
 def test_a_change_is_seen_in_tracked_files_and_not_in_the_act_of_committing(toy_sweep, workplace):
     def git(*arguments: str) -> None:
         identity = ("-c", "user.name=n", "-c", "user.email=e@example.org")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
+import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import trainables
@@ -19,6 +20,7 @@ Fingerprints = dict[str, dict[str, str]]  # kind -> what -> digest or version
 # kind -> whether a difference changes what trials measure, so that it must be accepted
 KINDS = {
     "training file": True,
+    "module": True,  # below the training file's folder, that it imports
     "repository": True,  # of a training file: it may import any of it
     "package": True,  # ``trainables``
     "training library": True,
@@ -36,7 +38,8 @@ def take_fingerprints(sweep: Sweep) -> Fingerprints:
     code, space = ("", "") if source is None else _training_and_space(source)
     return {
         "training file": {} if source is None else {source.name: code},
-        "repository": {} if source is None else _tracked_python_files(source.parent),
+        "module": {} if source is None else _imported_from(source),
+        "repository": {} if source is None else _tracked_python_files(source),
         "package": _package_files(),
         "training library": _versions(TRAINING_LIBRARIES),
         "data": dict(sweep.data_fingerprints),
@@ -55,10 +58,15 @@ def differences(old: Fingerprints, new: Fingerprints, moved: Moved) -> tuple[lis
     What only one of the two knows, such as a new file, is no difference; a file that is gone is.
     """
     lines: dict[bool, list[str]] = {True: [], False: []}
+    imported = old.get("module", {}).keys() & new["module"].keys()
     for kind, decides in KINDS.items():
         before, now = _at_new_places(old.get(kind, {}), moved), new[kind]
-        files_may_go = kind in ("repository", "package") and now
+        files_may_go = kind == "module" or (kind in ("repository", "package") and now)
+        if kind == "training file" and len(before) == len(now) == 1:
+            before = dict(zip(now, before.values(), strict=True))  # whatever its name was
         for name, value in before.items():
+            if kind == "repository" and name in imported:
+                continue  # told as a module
             if name not in now and files_may_go:
                 lines[decides].append(f"{kind}: {name} is gone")
             elif name in now and now[name] != value:
@@ -94,20 +102,61 @@ def _package_files() -> dict[str, str]:
     return {path.name: _digest(path.read_bytes()) for path in sorted(folder.glob("*.py"))}
 
 
-def _tracked_python_files(folder: Path) -> dict[str, str]:
-    """Python files of the Git repository around ``folder``, as they are; none outside of one."""
+def _imported_from(file: Path) -> dict[str, str]:
+    """The files below a training file's folder that it imports, at its head or later, by path."""
+    folder = file.resolve().parent
+    found, left = set(), [file.resolve()]
+    while left:
+        importing = left.pop()
+        for module in _imports(importing, folder):
+            path = folder.joinpath(*module)
+            for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+                if candidate.is_file() and candidate not in found and candidate != file.resolve():
+                    found.add(candidate)
+                    left.append(candidate)
+    return {path.relative_to(folder).as_posix(): _blob_id(path.read_bytes()) for path in found}
+
+
+def _imports(file: Path, folder: Path) -> Iterator[tuple[str, ...]]:
+    """The names, in parts, of what may be modules in a file's import statements."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        modules = []
+        if isinstance(node, ast.Import):
+            modules = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = file.relative_to(folder).parts[: -node.level] if node.level else ()
+            module = (*above, *(node.module or "").split("."))
+            modules = [(*module, alias.name) for alias in node.names]
+        for parts in modules:
+            parts = tuple(part for part in parts if part not in ("", "*"))
+            yield from (parts[:n] for n in range(1, len(parts) + 1))
+
+
+def _tracked_python_files(file: Path) -> dict[str, str]:
+    """Python files of the Git repository around a training file, as they are, by path from it.
+
+    None outside of a repository. Of the file itself more is known, and only its place is here.
+    """
+    folder = file.resolve().parent
     pattern = ("--", ":/*.py")
     files = {}
     for line in _git(folder, "ls-files", "--full-name", "-s", *pattern).splitlines():
         info, _, name = line.partition("\t")
         files[name] = info.split()[1]  # the content's own digest
-    root = Path(_git(folder, "rev-parse", "--show-toplevel").strip() or folder)
+    root = Path(_git(folder, "rev-parse", "--show-toplevel").strip() or folder).resolve()
     for name in _git(folder, "diff", "--name-only", *pattern).splitlines():
         path = root / name
         if path.is_file():
             files[name] = _blob_id(path.read_bytes())
         else:
             files.pop(name, None)
+    files = {os.path.relpath(root / name, folder): digest for name, digest in files.items()}
+    if file.name in files:
+        files[file.name] = "the training file"
     if len(files) > _MOST_FILES:
         return {f"{len(files)} files": _digest(repr(sorted(files.items())).encode())}
     return files
