@@ -230,6 +230,7 @@ def test_it_is_kept_in_a_database_if_one_is_named(toy_sweep, run, workplace):
     ("url", "message"),
     [
         ("studies.db", "must be such as sqlite:///FILE.db"),
+        ("sqlite:///nowhere/studies.db", "there is no folder .*nowhere"),
         ("mysql://host/studies", "must be such as sqlite:///FILE.db"),
         ("mysql://me:secret@host/studies", r"me:\*\*\*@host.* must be such as sqlite:///FILE.db"),
         ("postgresql://me:secret@127.0.0.1:9/x", r"me:\*\*\*@127.0.0.1:9/x.*: must be without the"),

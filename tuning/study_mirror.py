@@ -62,6 +62,8 @@ def check_study(sweep: Sweep) -> None:
     assert sweep.storage is not None
     file = make_url(sweep.storage).database or ""
     if sweep.storage.startswith("sqlite") and not Path(file).exists():
+        if not Path(file).parent.is_dir():  # SQLite makes none
+            raise InputError(f"--storage {sweep.storage!r}: there is no folder {Path(file).parent}")
         check_writable(Path(file).parent, "--storage")  # opening it would make it
         return
     _quiet()
