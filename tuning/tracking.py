@@ -10,6 +10,7 @@ import importlib.metadata
 import logging
 import os
 import queue
+import re
 import subprocess
 import threading
 import time
@@ -25,6 +26,10 @@ _SECONDS_BETWEEN_BATCHES = 1.0
 _SECONDS_BETWEEN_RETRIES = 5.0
 # How long the end of a sweep waits for MLflow while it answers, and while it does not.
 _SECONDS_TO_FLUSH, _SECONDS_TO_FLUSH_FAILING = 120.0, 12.0
+_SECONDS_WAITED_WITHOUT_A_WORD = 3.0
+# Of a request: what does not answer is tried again here, and MLflow's own seven take two minutes
+# in which nobody would be told.
+_HTTP_RETRIES_VARIABLE, _HTTP_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
 _METRICS_PER_BATCH, _PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
 _LIBRARIES = ("torch", "torchvision", "transformers", "ray", "optuna", "mlflow")
 _RUN_STATUS = {
@@ -96,10 +101,13 @@ class Follower:
         """Write what is left; False if that is not taken, or taken too slowly."""
         self._closing.set()
         self._queue.put(None)
-        started = time.monotonic()
+        started, told = time.monotonic(), False
         while self._thread.is_alive():
             self._thread.join(0.1)
             waited = time.monotonic() - started
+            if waited > _SECONDS_WAITED_WITHOUT_A_WORD and not told:
+                told = True
+                self._warn(f"waiting for {self._where} to take what is left …")
             if waited > (_SECONDS_TO_FLUSH_FAILING if self._failing else _SECONDS_TO_FLUSH):
                 break
         self._given_up.set()
@@ -152,11 +160,9 @@ class Follower:
                 self._failing = True
                 if not self._warned:
                     self._warned = True
-                    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
                     self._warn(
-                        f"{self._where} does not take records "
-                        f"({first_line}); training goes on, and they are written when it "
-                        "answers again"
+                        f"{self._where} does not take records ({_reason(error)}); training goes "
+                        "on, and they are written when it answers again"
                     )
                 if self._given_up.wait(_SECONDS_BETWEEN_RETRIES):
                     raise _GivenUp from error
@@ -173,6 +179,21 @@ class MlflowTracker(Follower):
             name="MLflow",
             where=f"MLflow at {sweep.tracking_uri}",
         )
+        self._sets_retries = _HTTP_RETRIES_VARIABLE not in os.environ
+
+    def start(self) -> None:
+        """Begin to follow the record; until ``close`` this process's MLflow gives up soon."""
+        if self._sets_retries:
+            os.environ[_HTTP_RETRIES_VARIABLE] = _HTTP_RETRIES
+        super().start()
+
+    def close(self) -> bool:
+        """As of every follower."""
+        try:
+            return super().close()
+        finally:
+            if self._sets_retries:
+                os.environ.pop(_HTTP_RETRIES_VARIABLE, None)
 
 
 class _Writer:
@@ -354,6 +375,13 @@ def quiet_mlflow() -> Any:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return mlflow
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, or of the one that it ends with as its cause."""
+    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    cause = re.search(r"\(Caused by (.+?)\)+$", first_line)
+    return cause[1] if cause else first_line
 
 
 def _chunks(items: list[Item], size: int) -> Iterable[list[Item]]:
