@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from trainables.errors import RunFailed
@@ -12,12 +14,30 @@ from tuning.search.lineage import config_of_best, describe_schedule, schedule_of
 from tuning.seeds import SeedResult
 from tuning.storage.sharing import store_of
 from tuning.sweep import Sweep
-from tuning.tracking import SWEEP_TAG, TRIAL_TAG, quiet_mlflow, sweep_tags
+from tuning.tracking import (
+    SWEEP_TAG,
+    TRIAL_TAG,
+    giving_up_soon,
+    quiet_mlflow,
+    reason_of,
+    sweep_tags,
+)
 
 CHAMPION = "champion"
 VERDICT_TAG = "thaw.verdict"  # does the gain exceed seed noise
 SCHEDULE_TAG = "thaw.schedule"  # as the trials' runs have it
+CHECKPOINT_TAG = "thaw.checkpoint"  # the champion's, in the sweep's store
 TEST_READS_TAG = "thaw.test_reads_before"  # how often the test split was read before
+_SECONDS_OF_PATIENCE, _SECONDS_BETWEEN_TRIES = 300.0, 10.0
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What MLflow has of a champion."""
+
+    model_uri: str | None  # of the registered model; None for a user's own training
+    run_id: str | None
+    failure: str | None = None  # why it has nothing
 
 
 def log_champion(
@@ -26,21 +46,49 @@ def log_champion(
     trial: TrialRecord,
     champion: SeedResult,
     document: Mapping[str, Any],
-) -> tuple[str | None, str]:
+    say: Callable[[str], None],
+) -> Logged:
     """Write the champion's run; register its model as the sweep's name @ ``champion``.
+
+    A server that is away is given some minutes: what it is to take took longer to train.
 
     Args:
         document: what ``retrain`` returns, for how it compares with the default configuration.
+        say: told why it has to wait.
 
-    Returns:
-        The address of the registered model, None for a user's own training; the run's id.
+    Raises:
+        RunFailed: the champion's checkpoint is gone.
     """
+    give_up = time.monotonic() + _SECONDS_OF_PATIENCE
+    where = f"MLflow at {sweep.tracking_uri}"
+    while True:
+        try:
+            with giving_up_soon():
+                return _log(sweep, record, trial, champion, document)
+        except RunFailed:
+            raise
+        except Exception as error:
+            failure = f"{where} does not take the champion ({reason_of(error)})"
+        if time.monotonic() > give_up:
+            return Logged(None, None, failure)
+        say(f"{failure}; trying again …")
+        time.sleep(_SECONDS_BETWEEN_TRIES)
+
+
+def _log(
+    sweep: Sweep,
+    record: Record,
+    trial: TrialRecord,
+    champion: SeedResult,
+    document: Mapping[str, Any],
+) -> Logged:
     mlflow = quiet_mlflow()
     mlflow.set_tracking_uri(sweep.tracking_uri)
-    mlflow.set_experiment(sweep.experiment)
+    experiment = mlflow.set_experiment(sweep.experiment)
     tags = {
         **sweep_tags(sweep),
         TRIAL_TAG: f"retrain of {trial.number}",
+        CHECKPOINT_TAG: champion.key,
         VERDICT_TAG: document["verdict"],
         TEST_READS_TAG: str(document["test_reads_before"]),
     }
@@ -48,6 +96,9 @@ def log_champion(
         tags[SCHEDULE_TAG] = describe_schedule(schedule_of_best(sweep, trial))
     if record.history.parent_run_id:
         tags["mlflow.parentRunId"] = record.history.parent_run_id
+    begun = f"tags.{CHECKPOINT_TAG} = '{champion.key}' and tags.{SWEEP_TAG} = '{tags[SWEEP_TAG]}'"
+    for run in mlflow.search_runs([experiment.experiment_id], begun, output_format="list"):
+        mlflow.delete_run(run.info.run_id)  # of an attempt that failed half-way
     with mlflow.start_run(run_name=f"{sweep.name}-{CHAMPION}", tags=tags) as run:
         config = config_of_best(sweep, trial)
         mlflow.log_params({**config, "seed": champion.seed, SWEEP_TAG: sweep.name})
@@ -66,7 +117,7 @@ def log_champion(
             )
             mlflow.log_figure(_picture(champion), "confusion_matrix.png")
     if sweep.space.task is None:
-        return None, run.info.run_id
+        return Logged(None, run.info.run_id)
     from tuning.serving import log_model
 
     checkpoint = store_of(sweep).get(champion.key)
@@ -76,7 +127,7 @@ def log_champion(
     mlflow.MlflowClient().set_registered_model_alias(
         sweep.name, CHAMPION, info.registered_model_version
     )
-    return f"models:/{sweep.name}@{CHAMPION}", run.info.run_id
+    return Logged(f"models:/{sweep.name}@{CHAMPION}", run.info.run_id)
 
 
 def _compared(sweep: Sweep, document: Mapping[str, Any]) -> dict[str, float]:

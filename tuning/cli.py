@@ -432,6 +432,7 @@ def retrain(
     as_json: AsJson = False,
 ) -> None:
     """Train the best configuration anew, test it once, register it as champion."""
+    from trainables.errors import RunFailed
     from tuning.live import make_view
     from tuning.output import champion_table
     from tuning.record import Record
@@ -460,6 +461,8 @@ def retrain(
         print(json.dumps(document, indent=1))
     else:
         champion_table(document)
+    if document["failure"]:
+        raise RunFailed(f"{document['failure']}; it is in {document['checkpoint']}")
 
 
 @app.command()

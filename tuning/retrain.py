@@ -19,6 +19,7 @@ from tuning.sitting import use_saved_code
 from tuning.storage.driver_lock import sole_driver
 from tuning.storage.sharing import store_of
 from tuning.sweep import Sweep
+from tuning.tracking import check_mlflow
 from tuning.workers import TEST_FILE, seed_key
 
 
@@ -47,7 +48,9 @@ def retrain(
         The document that ``thaw retrain --json`` prints.
 
     Raises:
-        InputError: there is no such trial, the workers do not fit, or the sweep is running.
+        InputError: there is no such trial, the workers do not fit, the sweep is running, or MLflow
+            does not answer.
+        RunFailed: a training failed, or the champion's checkpoint is gone.
     """
     history = record.history
     trial = (
@@ -59,6 +62,7 @@ def retrain(
     _check_counts(n_workers, n_seeds, trial)
     # Not beside a running sweep: the best is not known yet, and the test split is read only once.
     with sole_driver(sweep.name, sweep.folder):
+        check_mlflow(sweep)
         return _retrain(
             use_saved_code(sweep), record, trial, n_workers, n_seeds, view, baseline=baseline
         )
@@ -108,8 +112,13 @@ def _retrain(
         gains=document["gains"],
     )
     view.say("logging the champion to MLflow …")
-    model_uri, run_id = log_champion(sweep, record, trial, champion, document)
-    return {**document, "model_uri": model_uri, "mlflow_run_id": run_id}
+    logged = log_champion(sweep, record, trial, champion, document, view.say)
+    return {
+        **document,
+        "model_uri": logged.model_uri,
+        "mlflow_run_id": logged.run_id,
+        "failure": logged.failure,
+    }
 
 
 def _champion(sweep: Sweep, results: list[SeedResult]) -> SeedResult:

@@ -14,10 +14,12 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from trainables.errors import InputError
 from tuning.confirm import confirmed
 from tuning.record import Event, Record, SweepHistory, TrialRecord
 from tuning.sweep import Sweep
@@ -161,7 +163,7 @@ class Follower:
                 if not self._warned:
                     self._warned = True
                     self._warn(
-                        f"{self._where} does not take records ({_reason(error)}); training goes "
+                        f"{self._where} does not take records ({reason_of(error)}); training goes "
                         "on, and they are written when it answers again"
                     )
                 if self._given_up.wait(_SECONDS_BETWEEN_RETRIES):
@@ -179,21 +181,17 @@ class MlflowTracker(Follower):
             name="MLflow",
             where=f"MLflow at {sweep.tracking_uri}",
         )
-        self._sets_retries = _HTTP_RETRIES_VARIABLE not in os.environ
+        self._soon = ExitStack()
 
     def start(self) -> None:
-        """Begin to follow the record; until ``close`` this process's MLflow gives up soon."""
-        if self._sets_retries:
-            os.environ[_HTTP_RETRIES_VARIABLE] = _HTTP_RETRIES
+        """As of every follower."""
+        self._soon.enter_context(giving_up_soon())
         super().start()
 
     def close(self) -> bool:
         """As of every follower."""
-        try:
+        with self._soon:
             return super().close()
-        finally:
-            if self._sets_retries:
-                os.environ.pop(_HTTP_RETRIES_VARIABLE, None)
 
 
 class _Writer:
@@ -365,6 +363,35 @@ class _Writer:
             self._client.log_batch(run_id, metrics=chunk)
 
 
+@contextmanager
+def giving_up_soon() -> Iterator[None]:
+    """In the block this process's MLflow says within seconds that a server does not answer."""
+    is_set = _HTTP_RETRIES_VARIABLE in os.environ
+    os.environ.setdefault(_HTTP_RETRIES_VARIABLE, _HTTP_RETRIES)
+    try:
+        yield
+    finally:
+        if not is_set:
+            os.environ.pop(_HTTP_RETRIES_VARIABLE, None)
+
+
+def check_mlflow(sweep: Sweep) -> None:
+    """See that the sweep's MLflow answers.
+
+    Raises:
+        InputError: it does not.
+    """
+    try:
+        with giving_up_soon():
+            client = quiet_mlflow().MlflowClient(tracking_uri=sweep.tracking_uri)
+            client.get_experiment_by_name(sweep.experiment)
+    except Exception as error:
+        raise InputError(
+            f"MLflow at {sweep.tracking_uri} does not answer ({reason_of(error)}); what is trained "
+            "now is to be registered there"
+        ) from error
+
+
 def quiet_mlflow() -> Any:
     """The mlflow module, without its notices of migrations, its progress bars and its telemetry."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -377,7 +404,7 @@ def quiet_mlflow() -> Any:
     return mlflow
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The first line of an error, or of the one that it ends with as its cause."""
     first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
     cause = re.search(r"\(Caused by (.+?)\)+$", first_line)
