@@ -190,6 +190,21 @@ def test_a_sweep_goes_on_where_all_of_it_was_moved_to(thaw, tmp_path, monkeypatc
     assert len(runs_of(found)) == 4
 
 
+def test_what_to_type_next_finds_the_sweep_wherever_it_is(thaw, workplace, monkeypatch):
+    assert thaw("sweep", TOY_SPACE, *OWN_SWEEP)[0] == 0
+    assert open_sweep("s", "sweeps").reference == "s"
+    Path("sweeps/s").rename("its place")
+    _, out, _ = thaw("resume", "its place", "--trials", "4")
+    assert "thaw trials 'its place'" in out
+    Path("below").mkdir()
+    monkeypatch.chdir("below")
+    assert open_sweep("../its place", "sweeps").reference == f"'{workplace / 'its place'}'"
+    Path("all").mkdir()
+    (workplace / "its place").rename("all/s")
+    monkeypatch.setenv("THAW_SWEEPS_FOLDER", "all")
+    assert open_sweep("s", "all").reference == "s"
+
+
 def test_only_what_is_gone_and_found_again_has_moved(tmp_path):
     new = tmp_path / "b" / "sweeps" / "s"
     (tmp_path / "b" / "data").mkdir(parents=True)

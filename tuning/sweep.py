@@ -92,8 +92,15 @@ class Sweep:
 
     @property
     def reference(self) -> str:
-        """What to call it on a command line."""
-        return self.name if self.home is None else shlex.quote(self.home)
+        """What to call it on a command line that is typed here."""
+        if self.home is not None:
+            return shlex.quote(self.home)
+        usual = Path(os.environ.get("THAW_SWEEPS_FOLDER") or "sweeps") / self.name
+        folder = self.folder.resolve()
+        if usual.resolve() == folder:
+            return self.name
+        is_below = folder.is_relative_to(Path.cwd())
+        return shlex.quote(str(folder.relative_to(Path.cwd()) if is_below else folder))
 
     @property
     def siblings(self) -> Path | str:
