@@ -246,7 +246,7 @@ def test_the_report_says_which_is_best_and_why(lucky, workplace, monkeypatch, ca
     searched = ("--searcher", "grid", "--scheduler", "none", "--confirm", "2")
     out = thaw("sweep", "lucky.py", *options, *searched)
     numbers = {t.config["x"]: n for n, t in read_history(workplace / "sweeps/s").trials.items()}
-    assert "ended because its 4 points of the grid are done" in out
+    assert "ended because its 4 trials are done, the whole grid" in out
     winner, luckiest = numbers[2], numbers[1]
     assert f"trial {winner} is the best by its mean over fresh seeds; in the search it was" in out
     assert f"best: trial {winner}, value 0.7000" in out

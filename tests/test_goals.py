@@ -28,7 +28,7 @@ def test_a_sweep_that_tries_all_its_trials_says_so(toy_sweep, run):
     summary = run(toy_sweep(trials=2)).summary
     assert (summary["ended_by"], summary["ended_because"]) == ("trials", "its 2 trials are done")
     summary = run(toy_sweep(name="grid", trials=100, searcher="grid", scheduler="none")).summary
-    assert summary["ended_because"] == "its 12 points of the grid are done"
+    assert summary["ended_because"] == "its 12 trials are done, the whole grid"
 
 
 @pytest.mark.parametrize(("mode", "target"), [("max", 0.8), ("min", 0.4)])

@@ -14,10 +14,12 @@ from toy_space import SPACE as TOY
 
 from search_spaces.domains import Choice, Float, SearchSpace
 from trainables.errors import InputError
+from trainables.tasks import task_row
 from tuning.options import OF_ONE_OBJECTIVE, SEARCHER_NAMES, SweepOptions, resolve
 from tuning.record import TrialRecord, read_history
 from tuning.search.samplers import KNOW_FROM_TRIALS, SEARCHERS, own_sampler, sampled_by_itself
 from tuning.search.searcher import Study
+from tuning.search.starting_points import with_defaults_first
 from tuning.spaces import load_space, space_names
 
 N_SAMPLERS = 9
@@ -86,9 +88,11 @@ def test_the_table_and_its_names_agree():
 @pytest.mark.parametrize("searcher", [*SEARCHERS, *OWN_NAMES], ids=lambda name: name.split("/")[-1])
 def test_it_proposes_what_is_valid_and_the_same_for_the_same_seed(searcher, space_name):
     space = load_space(space_name).space
+    space = with_defaults_first(space, task_row(space.task).config_type)  # as every sweep has it
     n_trials = 22 if searcher != "gp" else 16  # its model proposes the last, which takes a second
     runs = [Driver(make_study(space, searcher)).run(n_trials) for _ in range(2)]
     points = [record.point for record in runs[0].records.values()]
+    assert points[0] == space.starting_points[0]  # so that no sweep is worse than the defaults
     assert points == [record.point for record in runs[1].records.values()]
     for point in points:
         assert all(space.domains[name].contains(value) for name, value in point.items())

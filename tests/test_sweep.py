@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,18 @@ def test_a_grid_is_searched_whole_and_once(toy_sweep, run):
     run(sweep)
     points = [json.dumps(trial.point) for trial in read_history(sweep.folder).trials.values()]
     assert sorted(points) == sorted(json.dumps(point) for point in SPACE.grid())
+    assert points[0] == json.dumps(SPACE.starting_points[0])
+
+
+def test_a_grid_begins_with_the_defaults_where_it_has_them_not(toy_sweep, run):
+    sweep = toy_sweep(trials=100, searcher="grid", scheduler="none")
+    away = replace(sweep.space, starting_points=[{"x": 0.55, "kind": "plain"}, {"x": 0.1}])
+    run(replace(sweep, space=away))
+    points = [trial.point for trial in read_history(sweep.folder).trials.values()]
+    assert points[0] == {"x": 0.55, "kind": "plain"}
+    assert sorted(map(json.dumps, points[1:])) == sorted(map(json.dumps, SPACE.grid()))
+    again = reopened(sweep, trials=100)
+    assert sum(run(again).summary["trials"].values()) == len(points)
 
 
 def test_random_search_is_random(toy_sweep, run):

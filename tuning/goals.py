@@ -151,8 +151,8 @@ RULES: dict[str, Callable[[Goals], str | None]] = {
 
 def all_tried(n_trials: int, *, is_grid: bool) -> Ending:
     """The ending of a sweep that reached nothing sooner."""
-    what = f"{_count(n_trials, 'point')} of the grid" if is_grid else _count(n_trials, "trial")
-    return Ending("trials", f"its {what} {'is' if n_trials == 1 else 'are'} done")
+    done = f"its {_count(n_trials, 'trial')} {'is' if n_trials == 1 else 'are'} done"
+    return Ending("trials", f"{done}, the whole grid" if is_grid else done)
 
 
 def _count(n: int, noun: str) -> str:

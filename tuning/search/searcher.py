@@ -67,9 +67,7 @@ class Study:
         )
         points: list[Mapping[str, Any]] = list(space.starting_points)
         if searcher == "grid":
-            # In random order: a sweep cut short by its budget has seen all corners of the grid.
-            points = list(space.grid())
-            random.Random(seed).shuffle(points)
+            points = _grid(space, seed)
         self._queue = points  # what is to be tried before anything else
         self._limit = len(points) if searcher == "grid" else None
         self._proposes = searcher == "curves"
@@ -340,3 +338,16 @@ class Study:
         for epoch, metrics in sorted(record.curve.items()):
             if metric in metrics:
                 self._hear(record.number, epoch, metrics[metric])
+
+
+def _grid(space: SearchSpace, seed: int) -> list[Mapping[str, Any]]:
+    """The space's grid, after the first starting point where that is whole.
+
+    In random order: a sweep that its budget cuts short has seen all corners.
+    """
+    points: list[Mapping[str, Any]] = list(space.grid())
+    random.Random(seed).shuffle(points)
+    for first in space.starting_points[:1]:
+        if space.complete(first, random.Random(0)) == first:
+            points = [first, *(point for point in points if point != first)]
+    return points
