@@ -69,6 +69,8 @@ def test_a_sweep_by_two_metrics_shows_its_pareto_front(toy_sweep, run, capsys):
     assert "value" in capsys.readouterr().out
     note = "freeze-thaw stops trials by value alone"
     assert any(note in said for said in search_notes(sweep))
+    few = toy_sweep(name="few", trials=2, **BOTH)
+    assert not any(note in said for said in search_notes(few))  # they are too few to stop any
 
 
 def test_the_study_has_a_value_for_each_objective(toy_sweep, run):

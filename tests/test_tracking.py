@@ -100,6 +100,7 @@ def test_a_lost_record_of_a_run_finds_it_again(toy_sweep, run):
 def impatient(monkeypatch):
     monkeypatch.setattr(tracking, "_SECONDS_BETWEEN_RETRIES", 0.2)
     monkeypatch.setattr(tracking, "_SECONDS_TO_FLUSH_FAILING", 2.0)
+    monkeypatch.setattr(tracking, "_SECONDS_WAITED_WITHOUT_A_WORD", 0.5)
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
 

@@ -28,7 +28,7 @@ _SECONDS_BETWEEN_BATCHES = 1.0
 _SECONDS_BETWEEN_RETRIES = 5.0
 # How long the end of a sweep waits for MLflow while it answers, and while it does not.
 _SECONDS_TO_FLUSH, _SECONDS_TO_FLUSH_FAILING = 120.0, 12.0
-_SECONDS_WAITED_WITHOUT_A_WORD = 3.0
+_SECONDS_WAITED_WITHOUT_A_WORD = 6.0  # its import takes half of that
 # Of a request: what does not answer is tried again here, and MLflow's own seven take two minutes
 # in which nobody would be told.
 _HTTP_RETRIES_VARIABLE, _HTTP_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"

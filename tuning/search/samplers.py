@@ -114,10 +114,15 @@ def search_notes(sweep: Sweep) -> list[str]:
     notes = [sampled_by_itself(sweep.searcher, sweep.space)]
     notes.append(sweep.warm_start.get("note"))
     notes.append(_pauses(sweep))
-    if sweep.other_metrics and sweep.scheduler != "none":
+    stops_none = sweep.scheduler == "freeze-thaw" and not _rungs(sweep)[:-1]
+    if sweep.other_metrics and sweep.scheduler != "none" and not stops_none:
         stopped_by = f"--scheduler {sweep.scheduler} stops trials by {sweep.metric} alone"
         notes.append(f"{stopped_by}; --scheduler none lets all finish")
     return [note for note in notes if note]
+
+
+def _rungs(sweep: Sweep) -> list[int]:
+    return rungs(sweep.max_epochs(), sweep.trials)
 
 
 def _pauses(sweep: Sweep) -> str | None:
@@ -126,7 +131,7 @@ def _pauses(sweep: Sweep) -> str | None:
         return _population(sweep)
     if sweep.scheduler != "freeze-thaw":
         return None
-    *pauses, epochs = rungs(sweep.max_epochs(), sweep.trials)
+    *pauses, epochs = _rungs(sweep)
     if not pauses:
         return f"all {sweep.trials} trials train all {epochs} epochs: they are too few to stop any"
     after = ", ".join(map(str, pauses))
