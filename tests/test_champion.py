@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import TOY_SPACE
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from tuning import champion
 from tuning.champion import CHECKPOINT_TAG, log_champion
@@ -51,14 +53,14 @@ def finished(thaw, workplace):
     return open_sweep("s", "sweeps"), Record(Path("sweeps/s"))
 
 
-def failing(monkeypatch, n_times: int) -> None:
+def failing(monkeypatch, n_times: int, error: Exception | None = None) -> None:
     """Let MLflow be lost in the middle of a champion's run, so many times."""
     compared, left = champion._compared, [n_times]
 
     def lost(*arguments):
         left[0] -= 1
         if left[0] >= 0:
-            raise ConnectionError("it was restarted")
+            raise error or ConnectionError("it was restarted")
         return compared(*arguments)
 
     monkeypatch.setattr(champion, "_compared", lost)
@@ -72,13 +74,27 @@ def test_a_server_that_is_lost_in_the_middle_is_waited_for_and_has_one_run(
     logged = log_champion(sweep, record, record.history.trials[0], RESULT, DOCUMENT, view.say)
     assert logged.failure is None
     assert [message.split(" (")[1] for message in view.messages] == [
-        "it was restarted); trying again …"
+        "it was restarted); trying again, until Ctrl-C or for 0 minutes"
     ] * 2
     client = MlflowClient(tracking_uri=sweep.tracking_uri)
     experiment = client.get_experiment_by_name(sweep.experiment)
     runs = client.search_runs([experiment.experiment_id], f"tags.{CHECKPOINT_TAG} LIKE '%'")
     assert [(run.info.run_id, run.info.status) for run in runs] == [(logged.run_id, "FINISHED")]
     assert len(client.get_metric_history(logged.run_id, "value")) == 2
+
+
+def test_what_trying_again_would_not_mend_is_told_at_once(finished, monkeypatch, view):
+    sweep, record = finished
+    for error in (
+        MlflowException("a bad name", error_code=INVALID_PARAMETER_VALUE),
+        ZeroDivisionError("a bug"),
+    ):
+        with monkeypatch.context() as patch:
+            failing(patch, 1, error)
+            trial = record.history.trials[0]
+            logged = log_champion(sweep, record, trial, RESULT, DOCUMENT, view.say)
+        assert logged.failure.endswith(f"does not take the champion ({error})")
+    assert view.messages == []
 
 
 @pytest.mark.usefixtures("finished", "impatient")

@@ -28,6 +28,7 @@ VERDICT_TAG = "thaw.verdict"  # does the gain exceed seed noise
 SCHEDULE_TAG = "thaw.schedule"  # as the trials' runs have it
 CHECKPOINT_TAG = "thaw.checkpoint"  # the champion's, in the sweep's store
 TEST_READS_TAG = "thaw.test_reads_before"  # how often the test split was read before
+_MAY_PASS = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 _SECONDS_OF_PATIENCE, _SECONDS_BETWEEN_TRIES = 300.0, 10.0
 
 
@@ -69,10 +70,19 @@ def log_champion(
             raise
         except Exception as error:
             failure = f"{where} does not take the champion ({reason_of(error)})"
-        if time.monotonic() > give_up:
+            if not _may_pass(error) or time.monotonic() > give_up:
+                return Logged(None, None, failure)
+        say(f"{failure}; trying again, until Ctrl-C or for {_SECONDS_OF_PATIENCE / 60:.0f} minutes")
+        try:
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+        except KeyboardInterrupt:
             return Logged(None, None, failure)
-        say(f"{failure}; trying again …")
-        time.sleep(_SECONDS_BETWEEN_TRIES)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether trying again may help: a server is away or busy."""
+    code = getattr(error, "error_code", None)  # of mlflow's own
+    return code in _MAY_PASS or (code is None and isinstance(error, OSError))
 
 
 def _log(

@@ -26,6 +26,7 @@ from tuning.search.study_storage import (
     masked,
     open_journal,
     open_storage,
+    sqlite_file,
     study_address,
 )
 from tuning.search.told import OPTUNA_DIRECTIONS, curve_of, frozen_trial
@@ -57,14 +58,12 @@ def check_study(sweep: Sweep) -> None:
     Raises:
         InputError: nothing answers there, or it has a study of the sweep's name.
     """
-    from sqlalchemy import make_url
-
     assert sweep.storage is not None
-    file = make_url(sweep.storage).database or ""
-    if sweep.storage.startswith("sqlite") and not Path(file).exists():
-        if not Path(file).parent.is_dir():  # SQLite makes none
-            raise InputError(f"--storage {sweep.storage!r}: there is no folder {Path(file).parent}")
-        check_writable(Path(file).parent, "--storage")  # opening it would make it
+    file = sqlite_file(sweep.storage)
+    if file is not None and not file.exists():
+        if not file.parent.is_dir():  # SQLite makes none
+            raise InputError(f"--storage {sweep.storage!r}: there is no folder {file.parent}")
+        check_writable(file.parent, "--storage")  # opening it would make it
         return
     _quiet()
     if sweep.name in optuna.get_all_study_names(open_storage(sweep.storage, "--storage")):

@@ -40,11 +40,8 @@ def open_storage(url: str, option: str, *, to_read: bool = False) -> Any:
         if not path.is_file():
             raise InputError(f"{option} {url!r}: there is no such file")
         return open_journal(path)
-    if (
-        to_read
-        and url.startswith("sqlite:///")
-        and not Path(url.removeprefix("sqlite:///")).is_file()
-    ):
+    file = sqlite_file(url)
+    if to_read and file is not None and not file.is_file():
         raise InputError(f"{option} {url!r}: there is no such file")
     from optuna.storages import RDBStorage
 
@@ -62,6 +59,15 @@ def open_storage(url: str, option: str, *, to_read: bool = False) -> Any:
             f"{option} {masked(url)!r}: can not be used as a study's storage ({reason}); "
             f"valid: {_EXAMPLES}"
         ) from None
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite address; None for another one."""
+    if not url.startswith("sqlite"):
+        return None
+    from sqlalchemy import make_url
+
+    return Path(make_url(url).database or "")
 
 
 def study_address(sweep: Sweep) -> str:
