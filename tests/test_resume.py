@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,22 @@ def test_a_sweep_goes_on_where_all_of_it_was_moved_to(thaw, tmp_path, monkeypatc
     assert {trial.config["data"] for trial in history.trials.values()} == {str(new / "images")}
     assert [sorted(trial.curve) for trial in history.trials.values()] == [[1, 2]] * 3
     assert len(runs_of(found)) == 4
+
+
+def test_a_sweep_that_is_done_starts_no_engine_and_fills_what_mlflow_lacks(thaw, workplace):
+    assert thaw("sweep", TOY_SPACE, *OWN_SWEEP)[0] == 0
+    sweep = open_sweep("s", "sweeps")
+    sweep = replace(sweep, gpus_per_trial=8.0)  # which are not here
+    sweep.save()
+    (workplace / "mlflow.db").unlink()
+    code, out, err = thaw("resume", "s")
+    assert code == 0, err
+    assert "nothing is left to train" in err
+    assert "trials at once" not in err
+    assert "ended because its 3 trials are done" in out
+    assert len(runs_of(sweep)) == 4
+    code, _, err = thaw("resume", "s", "--trials", "4")  # now something is left
+    assert (code, "there are" in err) == (2, True)
 
 
 def test_what_to_type_next_finds_the_sweep_wherever_it_is(thaw, workplace, monkeypatch):

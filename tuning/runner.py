@@ -18,7 +18,7 @@ from tuning.farewell import farewell
 from tuning.fitness import Needs
 from tuning.goals import CRASHED, INTERRUPTED, OF_FAILURE
 from tuning.live import View
-from tuning.record import Record, read_history
+from tuning.record import ENDED_STATES, Record, SweepHistory, read_history
 from tuning.resources import Resources
 from tuning.results import best_trial, fetch_checkpoint, summarize
 from tuning.search.samplers import search_notes
@@ -91,6 +91,13 @@ def _inprocess() -> _Engine:
 
 
 ENGINES: dict[str, Callable[[], _Engine]] = {"ray": _ray, "inprocess": _inprocess}
+# Where nothing is left to train. What follows the record may still lack some of it.
+_NO_ENGINE = _Engine(
+    connect=lambda sweep: Resources(1.0, 0.0, 1),
+    run=lambda controller: None,
+    disconnect=lambda: None,
+    share=lambda sweep: nullcontext(address_of(sweep)),
+)
 
 
 @dataclass(frozen=True)
@@ -130,11 +137,13 @@ def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> Swee
     ):
         started = time.monotonic()
         sweep = use_users_file(sweep)
-        sitting = begin_sitting(sweep, read_history(sweep.folder), view.say, accept_changes)
+        history = read_history(sweep.folder)
+        sitting = begin_sitting(sweep, history, view.say, accept_changes)
         check_disk(sweep, view.say)
-        engine = ENGINES[sweep.engine]()
+        is_done = _is_done(sweep, history)
+        engine = _NO_ENGINE if is_done else ENGINES[sweep.engine]()
         threading.Thread(target=_import_ahead, args=(engine, sweep), daemon=True).start()
-        view.say(f"starting {sweep.engine} …")
+        view.say("nothing is left to train" if is_done else f"starting {sweep.engine} …")
         with _workplace(engine, sweep, view) as place:  # before anything is written: may not fit
             record = Record(sweep.folder)
             record.append("sitting_started", **sitting)
@@ -145,6 +154,13 @@ def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> Swee
             complete = _log_best_model(sweep, record, view)
             result = replace(result, mlflow_complete=complete)
         return result
+
+
+def _is_done(sweep: Sweep, history: SweepHistory) -> bool:
+    """Whether all trials that a sweep is to have are done, and none is to be confirmed."""
+    trials = history.trials.values()
+    all_ended = all(trial.state in ENDED_STATES for trial in trials)
+    return sweep.confirm == 0 and len(trials) >= sweep.trials and all_ended
 
 
 @contextmanager
@@ -179,12 +195,11 @@ def _sit(
     tracker.start()
     mirror = make_mirror(sweep, record, view.say)
     mirror.start()
-    for note in search_notes(sweep):
+    notes = [] if engine is _NO_ENGINE else [*search_notes(sweep), *_describe(place.resources)]
+    for note in notes:
         view.say(note)
     interrupted, ending = False, CRASHED
     try:
-        for note in _describe(place.resources):
-            view.say(note)
         controller = Controller(
             sweep,
             record,
