@@ -12,7 +12,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -217,35 +217,47 @@ def test_storage_is_tried(tmp_path):
 
 @contextmanager
 def ray_head(folder: Path, **environment: str) -> Iterator[str]:
-    """A real Ray on loopback, of its own ports; its dashboard's address."""
-    ports = dict(zip(RAY_PORT_OPTIONS, free_ports(len(RAY_PORT_OPTIONS)), strict=True))
-    process = subprocess.Popen(
-        [
-            RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1",
-            "--dashboard-host=127.0.0.1", f"--temp-dir={folder}", "--disable-usage-stats",
-            *(f"{option}={port}" for option, port in ports.items()),
-        ],
-        env={**os.environ, "RAY_agent_register_timeout_ms": "120000", **environment},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, start_new_session=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    said: list[str] = []
-    reader = threading.Thread(target=lambda: said.extend(process.stdout), daemon=True)
-    reader.start()
-    try:
-        until = time.monotonic() + 120
-        while not any("Ray runtime started" in line for line in said):
-            assert process.poll() is None, "".join(said)
-            assert time.monotonic() < until, "".join(said)
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{ports['--dashboard-port']}"
-    finally:
-        process.send_signal(signal.SIGTERM)  # --block ends all that it has started
+    """A real Ray on loopback, of its own ports; its dashboard's address.
+
+    On a busy machine a head may find no time to start within Ray's own minute, and is tried again.
+    """
+    for attempt in range(3):
+        ports = dict(zip(RAY_PORT_OPTIONS, free_ports(len(RAY_PORT_OPTIONS)), strict=True))
+        process = subprocess.Popen(
+            [
+                RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1",
+                "--dashboard-host=127.0.0.1", f"--temp-dir={folder / str(attempt)}",
+                "--disable-usage-stats", *(f"{option}={port}" for option, port in ports.items()),
+            ],
+            env={**os.environ, "RAY_agent_register_timeout_ms": "120000", **environment},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+        said: list[str] = []
         try:
-            process.wait(60)
+            if _has_started(process, said):
+                yield f"http://127.0.0.1:{ports['--dashboard-port']}"
+                return
         finally:
-            os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+            process.send_signal(signal.SIGTERM)  # --block ends all that it has started
+            try:
+                process.wait(60)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+    raise AssertionError("".join(said))
+
+
+def _has_started(process: subprocess.Popen, said: list[str]) -> bool:
+    """Wait for a head; False if it gives up. What it says is added to ``said``."""
+    threading.Thread(target=lambda: said.extend(process.stdout), daemon=True).start()
+    until = time.monotonic() + 120
+    while not any("Ray runtime started" in line for line in said):
+        assert time.monotonic() < until, "".join(said)
+        if process.poll() is not None:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 @pytest.fixture
