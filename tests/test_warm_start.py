@@ -228,7 +228,8 @@ def test_of_several_metrics_those_that_are_asked_for_now_are_enough(toy_sweep, w
     [
         ({"warm_start": "earliest"}, "^unknown sweep 'earliest'; valid: earlier"),
         ({"warm_start": "earlier", "metric": "x:min"}, "compared by value:max, and this sweep is"),
-        ({"warm_start": "sqlite:////nowhere/at.db"}, "there is no such file"),
+        ({"warm_start": "sqlite:////nowhere/at.db"}, "can not be used as a study's storage"),
+        ({"warm_start": "sqlite://a:b/at.db"}, "can not be used as a study's storage"),
         ({"warm_start": "sqlite:///nothing.db#x"}, "there is no such file"),
         ({"warm_start": "journal://nothing"}, "there is no such file"),
     ],

@@ -23,7 +23,7 @@ from tuning.sweep import Sweep
 
 _N_SHOWN = 8  # trials in the live table; more only while more are running
 _N_RUNNING_SHOWN = 24
-_WITH_A_VALUE = (*ENDED_STATES, "frozen")
+_AT_REST = (*ENDED_STATES, "frozen")
 
 
 class View(Protocol):
@@ -48,12 +48,12 @@ class _Progress:
         self._started = time.monotonic()
         self._best = Best(_N_SHOWN, sweep.metric, sweep.mode)
         for trial in history.trials.values():
-            if trial.state in _WITH_A_VALUE:
+            if trial.state in _AT_REST:
                 self._best.add(trial)
         self._done_before = self._n_done()
 
     def update(self, event: Event) -> None:
-        if event["event"] == "trial_ended" and event["state"] in _WITH_A_VALUE:
+        if event["event"] == "trial_ended" and event["state"] in _AT_REST:
             trial = self._history.trial(event["trial"])
             if trial.confirms is None:
                 self._best.add(trial)
@@ -107,7 +107,7 @@ class _Progress:
         """In trials: a frozen one seldom goes on, but of a population all do, epoch by epoch."""
         if self._sweep.scheduler != "pbt":
             counts = count_states(self._history)
-            return sum(counts.get(state, 0) for state in _WITH_A_VALUE)
+            return sum(counts.get(state, 0) for state in _AT_REST)
         n_epochs = self._sweep.max_epochs()
         reached = (max(list(trial.curve), default=0) for trial in self._history.trials.values())
         return sum(epoch / n_epochs for epoch in reached)

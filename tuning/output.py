@@ -17,7 +17,7 @@ from tuning.results import progress_line, searched
 from tuning.search.lineage import Segment, describe_schedule
 from tuning.search.study_storage import study_address
 from tuning.storage.disk import show_bytes
-from tuning.sweep import Sweep
+from tuning.sweep import Sweep, seen_from_here
 
 if TYPE_CHECKING:
     from tuning.runner import SweepResult
@@ -127,13 +127,8 @@ def thaw_command() -> str:
 
 
 def _near(path: str | Path | None) -> str:
-    """A path as seen from here, where that is shorter."""
-    if path is None:
-        return "–"
-    try:
-        return str(Path(path).relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+    """A path as seen from here; a dash where there is none."""
+    return "–" if path is None else seen_from_here(path)
 
 
 def trials_table(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> None:

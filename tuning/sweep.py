@@ -97,10 +97,7 @@ class Sweep:
             return shlex.quote(self.home)
         usual = Path(os.environ.get("THAW_SWEEPS_FOLDER") or "sweeps") / self.name
         folder = self.folder.resolve()
-        if usual.resolve() == folder:
-            return self.name
-        is_below = folder.is_relative_to(Path.cwd())
-        return shlex.quote(str(folder.relative_to(Path.cwd()) if is_below else folder))
+        return self.name if usual.resolve() == folder else shlex.quote(seen_from_here(folder))
 
     @property
     def siblings(self) -> Path | str:
@@ -194,6 +191,14 @@ def place_of(name: str, sweeps_folder: Path | str, cache_folder: Path) -> tuple[
         check_uri(home, "sweep" if is_uri(name) else "--sweeps-folder")
         return working_copy(home, cache_folder).resolve(), home
     return (Path(sweeps_folder) / name).resolve(), None
+
+
+def seen_from_here(path: str | Path) -> str:
+    """A path from the working folder, where it lies below that; else as it is."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def open_sweep(name: str, sweeps_folder: Path | str, say: Say = say_on_stderr) -> Sweep:

@@ -40,13 +40,13 @@ def open_storage(url: str, option: str, *, to_read: bool = False) -> Any:
         if not path.is_file():
             raise InputError(f"{option} {url!r}: there is no such file")
         return open_journal(path)
-    file = sqlite_file(url)
-    if to_read and file is not None and not file.is_file():
-        raise InputError(f"{option} {url!r}: there is no such file")
     from optuna.storages import RDBStorage
 
     is_server = url.startswith("postgresql")
     try:
+        file = sqlite_file(url) if to_read else None
+        if file is not None and not file.is_file():
+            raise FileNotFoundError("there is no such file")
         return RDBStorage(url, engine_kwargs=_OF_A_SERVER if is_server else None)
     except ImportError as error:
         raise InputError(
