@@ -18,11 +18,11 @@ import time
 from pathlib import Path
 
 from trainables.config import check_config
-from trainables.loop import fit
-from trainables.predictor import Predictor
 from trainables.task import TrainingRun
-from trainables.tasks import task_row
-from tuning.sweep import default_cache_folder
+from trainables.tasks.predictor import Predictor
+from trainables.tasks.table import task_row
+from trainables.training.loop import fit
+from tuning.record.sweep import default_cache_folder
 
 
 def main() -> None:

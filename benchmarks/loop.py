@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.config import check_config
-from trainables.loop import fit
 from trainables.task import Task, TrainingRun
-from trainables.tasks import task_row
+from trainables.tasks.table import task_row
+from trainables.training.loop import fit
 
 _GOAL = 0.97
 _BATCH_SIZE = 32

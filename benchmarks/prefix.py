@@ -24,11 +24,11 @@ from typing import Any
 
 from figures import Figure
 
-from trainables import loop
 from trainables.config import check_config
-from trainables.loop import fit
 from trainables.task import TrainingRun
-from trainables.tasks import task_row
+from trainables.tasks.table import task_row
+from trainables.training import loop
+from trainables.training.loop import fit
 
 _THREADS = 2
 _N_TEXTS, _N_TOKENS = 640, 32

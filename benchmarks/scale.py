@@ -24,12 +24,12 @@ import optuna
 from figures import Figure
 from search_quality import FINE_TUNING, Point, fine_tuning
 
-from tuning.controller import Controller
-from tuning.hosting import EpochResult, Outcome
-from tuning.record import Record
-from tuning.resources import Resources
-from tuning.search.searcher import SEARCHERS
-from tuning.sweep import Sweep
+from tuning.control.controller import Controller
+from tuning.hosting.trial_host import EpochResult, Outcome
+from tuning.record.events import Record
+from tuning.record.resources import Resources
+from tuning.record.sweep import Sweep
+from tuning.search.study import SEARCHERS
 
 N_EPOCHS = 10  # of a finished trial
 SIZES = (100, 1_000, 10_000)

@@ -29,7 +29,7 @@ from figures import Figure
 
 from search_spaces.domains import Choice, Float, Int, SearchSpace
 from tuning.search.bounded_tpe import BoundedTPESampler
-from tuning.search.searcher import SEARCHERS, Study
+from tuning.search.study import SEARCHERS, Study
 
 Point = dict[str, Any]
 

@@ -8,7 +8,7 @@ from typing import Literal
 from search_simulator import Leg
 
 from search_spaces.domains import SearchSpace
-from tuning.search.searcher import Study
+from tuning.search.study import Study
 
 
 class ThawSearcher:

@@ -33,8 +33,8 @@ from processes import process_tree
 from soak_check import check_disk, check_mlflow, check_record, check_study
 from soak_training import write_data
 
-from tuning.record import Event, read_events
-from tuning.sweep import open_sweep
+from tuning.record.events import Event, read_events
+from tuning.storage.saved_sweeps import open_sweep
 
 HERE = Path(__file__).parent
 THAW = str(Path(sysconfig.get_path("scripts")) / "thaw")

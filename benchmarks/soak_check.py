@@ -8,13 +8,14 @@ from typing import Any
 
 from soak_training import accuracy, load_data, read_state
 
-from tuning.record import ENDED_STATES, read_events, read_history
-from tuning.results import best_trial, fetch_checkpoint
+from tuning.record.events import ENDED_STATES, read_events, read_history
+from tuning.record.standings import best_trial
+from tuning.record.sweep import Sweep
 from tuning.search.study_storage import JOURNAL_FILE, open_storage
+from tuning.session.summary import fetch_checkpoint
 from tuning.storage.checkpoints import checkpoint_sizes
 from tuning.storage.trial_checkpoints import BEST
-from tuning.sweep import Sweep
-from tuning.tracking import TRIAL_TAG
+from tuning.tracking.mlflow_runs import TRIAL_TAG
 
 Faults = list[str]  # what is wrong, a line each
 

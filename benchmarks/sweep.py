@@ -31,7 +31,7 @@ from commands import ENVIRONMENT, SWEEP_FOLDER, script_command, thaw_command
 from figures import Figure
 from processes import run_measured
 
-from tuning.record import read_history
+from tuning.record.events import read_history
 
 _CONFIGURATIONS = Path(__file__).parent / "configurations.json"
 _N_SLOTS = 2

@@ -25,5 +25,5 @@ ulimit -Sn 65536 2>/dev/null || ulimit -Sn "$(ulimit -Hn)"
 # (8 cores and 2 GiB each: assumed; on 2 cores it made the first trial slower, which was measured.)
 if [ -r /proc/meminfo ] && [ "$(nproc)" -ge 8 ] &&
     [ "$(awk '/^MemTotal/ {print int($2 / 2097152)}' /proc/meminfo)" -ge "$(nproc)" ]; then
-    export RAY_preload_python_modules=torch,torchvision,ray.tune,tuning.trial
+    export RAY_preload_python_modules=torch,torchvision,ray.tune,tuning.engines.ray_actors
 fi

@@ -9,22 +9,21 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers import TOY_SPACE, RecordingView
 from ports import free_ports
 from s3_server import ENVIRONMENT, bucket, one_s3_server, s3  # noqa: F401  fixtures
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
-from tuning.checks import prepare_data
-from tuning.options import SweepOptions, resolve
-from tuning.record import Event
-from tuning.runner import SweepResult, prepare_ray, run_sweep
-from tuning.sweep import Sweep
+from tuning.before_start.options import SweepOptions, resolve
+from tuning.before_start.space_checks import prepare_data
+from tuning.engines.ray_environment import prepare_ray
+from tuning.record.sweep import Sweep
+from tuning.session.runner import SweepResult, run_sweep
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the other process needs the other core
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -34,28 +33,6 @@ os.environ["PATH"] = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
 # Read when Ray is imported, which a test may do first. Without it, under `uv run`, Ray starts each
 # worker through uv, in an environment of its own.
 prepare_ray()
-
-TOY_SPACE = str(Path(__file__).with_name("toy_space.py"))
-
-
-class RecordingView:
-    """Remembers what a person would have been shown."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-        self.events: list[Event] = []
-
-    def say(self, message: str) -> None:
-        self.messages.append(message)
-
-    def begin(self, sweep, history, n_trials) -> None:
-        pass
-
-    def update(self, event: Event) -> None:
-        self.events.append(event)
-
-    def end(self) -> None:
-        pass
 
 
 def _starts_ray(file: Path) -> bool:
@@ -124,28 +101,8 @@ def workplace(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("THAW_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("tuning.tracking._SECONDS_BETWEEN_BATCHES", 0.05)
+    monkeypatch.setattr("tuning.tracking.mlflow_runs._SECONDS_BETWEEN_BATCHES", 0.05)
     return tmp_path
-
-
-@contextmanager
-def sole_ray() -> Iterator[None]:
-    """One local Ray for all sweeps meanwhile: starting it is most of a test's time.
-
-    Its workers can reach the S3 server of these tests.
-    """
-    import ray
-
-    from tuning import cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    shutdown, cluster.disconnect = cluster.disconnect, lambda: None
-    yield
-    cluster.disconnect = shutdown
-    ray.shutdown()
 
 
 @pytest.fixture
@@ -200,17 +157,10 @@ def tiny_digits(workplace: Path) -> Callable[..., Sweep]:
     return make
 
 
-def reopened(sweep: Sweep, **changes) -> Sweep:
-    """The sweep as ``thaw resume`` would find it, with some of it changed."""
-    from tuning.sweep import open_sweep
-
-    return replace(open_sweep(str(sweep.folder), sweep.folder.parent), **changes)
-
-
 @pytest.fixture
 def thaw(workplace, monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
     """Runs a command in this process: (exit code, stdout, stderr)."""
-    from tuning.cli import main
+    from tuning.command_line.cli import main
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["thaw", *arguments])

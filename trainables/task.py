@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from trainables.blocks import Block
-from trainables.data import DataInfo, PreparedData
 from trainables.metrics import Meter
+from trainables.prepared import DataInfo, PreparedData
 
 if TYPE_CHECKING:
     import numpy as np

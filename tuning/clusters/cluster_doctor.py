@@ -14,8 +14,8 @@ from typing import Any
 from trainables.errors import RunFailed
 from tuning.clusters.node_probe import MARK
 from tuning.clusters.node_verdicts import judge
-from tuning.findings import Finding
-from tuning.mlflow_probe import ask
+from tuning.doctor.findings import Finding
+from tuning.doctor.mlflow_probe import ask
 
 _SECONDS_FOR_PROBE = 420.0
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import InputError, RunFailed
-from tuning.clusters.auth_token import read_token, token_file
+from tuning.doctor.auth_token import read_token, token_file
 
 DEFAULT_PORT = 8265  # of Ray's dashboard
 _ANSWER_SECONDS = 20.0

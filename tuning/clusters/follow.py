@@ -16,8 +16,8 @@ from tuning.clusters.dashboard import Dashboard, Job, Unreachable
 from tuning.clusters.sent_sweeps import is_of_ray, read_sweep, shown
 from tuning.clusters.submission import LOST, jobs_of, log_file, state_of
 from tuning.clusters.supervise import PREFIX
-from tuning.live import View
-from tuning.record import EVENTS_FILE, SweepHistory
+from tuning.control.view import View
+from tuning.record.events import EVENTS_FILE, SweepHistory
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_QUESTIONS = 2.0  # to the cluster, how the job stands

@@ -115,10 +115,10 @@ class _Node:
         return time.time()
 
     def facts(self, storage: str | None) -> dict[str, Any]:
-        from tuning.doctor import driver_gpus, storage_error, torch_gpus
-        from tuning.mlflow_probe import examine_mlflow
-        from tuning.sweep import default_cache_folder
-        from tuning.versions import installed_versions
+        from tuning.doctor.machine import driver_gpus, storage_error, torch_gpus
+        from tuning.doctor.mlflow_probe import examine_mlflow
+        from tuning.record.sweep import default_cache_folder
+        from tuning.user_code.versions import installed_versions
 
         of_driver, mlflow = driver_gpus(), os.environ.get("MLFLOW_TRACKING_URI")
         address = mlflow if mlflow and mlflow.startswith("http") else None

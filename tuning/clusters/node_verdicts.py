@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from tuning.doctor import disk_finding, gpu_finding, storage_finding
-from tuning.findings import Finding
-from tuning.versions import installed_versions
+from tuning.doctor.findings import Finding
+from tuning.doctor.machine import disk_finding, gpu_finding, storage_finding
+from tuning.user_code.versions import installed_versions
 
 # Beyond the error of measuring. Trials' times and MLflow's order of events come from many clocks.
 _CLOCK_WARNING_SECONDS, _CLOCK_WRONG_SECONDS = 1.0, 5.0

@@ -16,13 +16,15 @@ from tuning.clusters.dashboard import Dashboard, Job
 from tuning.clusters.jobs import STATE_FILE
 from tuning.clusters.submission import jobs_of, log_file, state_of, sweep_jobs
 from tuning.clusters.watcher import JOB_LINK, SHOWN, SWEEP_LINK
-from tuning.record import EVENTS_FILE, SweepHistory, TrialRecord, read_history
-from tuning.results import best_trial, summarize
+from tuning.record.events import EVENTS_FILE, SweepHistory, TrialRecord, read_history
+from tuning.record.standings import best_trial
+from tuning.record.sweep import SWEEP_FILE, Sweep
+from tuning.record.uris import is_uri
+from tuning.session.summary import summarize
 from tuning.storage.checkpoints import best_key
 from tuning.storage.disk import folder_bytes
-from tuning.storage.remote import is_uri
-from tuning.storage.sharing import store_of
-from tuning.sweep import SWEEP_FILE, Sweep, open_sweep
+from tuning.storage.open_store import store_of
+from tuning.storage.saved_sweeps import open_sweep
 
 FETCHED_FILE = "fetched.json"  # in a fetched folder: where it came from
 SUMMARY_FILE = "summary.json"

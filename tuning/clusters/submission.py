@@ -15,7 +15,7 @@ from tuning.clusters.dashboard import Dashboard, Job, connect
 from tuning.clusters.jobs import FILES, JOB_FILE, SWEEP_KEY, Submitted, next_job_id
 from tuning.clusters.package import Package
 from tuning.clusters.watcher import STOP_SECONDS, VERSIONS_FILE, entrypoint, job_environment
-from tuning.versions import installed_versions
+from tuning.user_code.versions import installed_versions
 
 DEFAULT_CLUSTER_FILE = Path("cluster.yaml")
 _SECONDS_TO_PREPARE = 180.0

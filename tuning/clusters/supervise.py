@@ -28,12 +28,13 @@ from filelock import FileLock, Timeout
 from trainables.errors import InputError, RunFailed
 from tuning.clusters.jobs import JOB_FILE, JobRecord, State, Submitted, job_record, jobs_folder
 from tuning.clusters.jobs import sweeps_folder as default_sweeps_folder
-from tuning.goals import CRASHED
-from tuning.record import read_events
-from tuning.sent_files import FILES_VARIABLE
+from tuning.control.goals import CRASHED
+from tuning.record.events import read_events
+from tuning.record.sweep import Sweep
 from tuning.storage.driver_lock import sole_driver
-from tuning.sweep import Sweep, open_sweep
-from tuning.versions import installed_versions
+from tuning.storage.saved_sweeps import open_sweep
+from tuning.user_code.sent_files import FILES_VARIABLE
+from tuning.user_code.versions import installed_versions
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 PREFIX = "supervisor: "  # of lines that are ours, in a log that is the driver's
@@ -45,7 +46,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_PREPARE = 120.0
 JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # how Ray hands a job's settings to its driver
 # -P: a file of the user's in the working folder must not be taken for a library.
-_THAW = [sys.executable, "-P", "-c", "from tuning.cli import console; console()"]
+_THAW = [sys.executable, "-P", "-c", "from tuning.command_line.cli import console; console()"]
 
 
 def main() -> None:

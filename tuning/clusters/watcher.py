@@ -25,7 +25,7 @@ from trainables.files import write_whole
 from tuning.clusters.dashboard import Dashboard
 from tuning.clusters.jobs import SWEEP_KEY, JobRecord, State, all_records, next_job_id
 from tuning.clusters.supervise import JOB_CONFIG_VARIABLE, n_epochs, sweeps_folder_of
-from tuning.versions import installed_versions
+from tuning.user_code.versions import installed_versions
 
 SHOWN = "thaw"  # the folder among Ray's logs
 VERSIONS_FILE = f"{SHOWN}/versions.json"
@@ -52,7 +52,7 @@ def job_environment() -> dict[str, Any]:
 def prepare() -> None:
     """Show on this head what is installed, and see to it that there is a watcher."""
     os.environ.pop(JOB_CONFIG_VARIABLE, None)  # else the watcher would need the files of a job
-    from tuning.runner import prepare_ray
+    from tuning.engines.ray_environment import prepare_ray
 
     prepare_ray()
     import ray
@@ -118,7 +118,7 @@ def _own_dashboard() -> Dashboard:
     import ray
     from ray.dashboard.utils import ray_address_to_api_server_url
 
-    from tuning.clusters.auth_token import read_token
+    from tuning.doctor.auth_token import read_token
 
     address = ray.get_runtime_context().gcs_address
     return Dashboard(ray_address_to_api_server_url(address), read_token())

@@ -11,7 +11,7 @@ import optuna
 from optuna.samplers._tpe.sampler import default_gamma
 from optuna.trial import FrozenTrial
 
-from tuning.record import TrialRecord
+from tuning.record.events import TrialRecord
 from tuning.search.bounded_tpe import BoundedTPESampler
 
 SECONDS = "seconds"  # user attribute of an Optuna trial: of a training of all its epochs

@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from trainables.metrics import Direction
-from tuning.record import ENDED_STATES, TrialRecord, TrialState
+from tuning.record.events import ENDED_STATES, TrialRecord, TrialState
 
 REDUCTION_FACTOR = 3  # of three trials at a rung, one goes on
 _MOST_RUNGS = 4

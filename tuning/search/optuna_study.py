@@ -14,12 +14,18 @@ from optuna.trial import FrozenTrial
 
 from search_spaces.domains import SearchSpace
 from trainables.metrics import Direction
-from tuning.record import TrialRecord, TrialState
+from tuning.record.events import TrialRecord, TrialState
 from tuning.search.convert import suggest
 from tuning.search.cost import SECONDS
+from tuning.search.optuna_trials import (
+    INFEASIBLE,
+    OPTUNA_DIRECTIONS,
+    Objectives,
+    ending,
+    frozen_trial,
+)
 from tuning.search.samplers import KNOW_FROM_TRIALS, make_sampler
 from tuning.search.schedulers import SCHEDULERS
-from tuning.search.told import INFEASIBLE, OPTUNA_DIRECTIONS, Objectives, ending, frozen_trial
 
 # What Optuna says to people who wrote the calls themselves
 _SILENCED = (

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from trainables.metrics import Direction
-from tuning.record import ENDED_STATES, TrialRecord, TrialState
+from tuning.record.events import ENDED_STATES, TrialRecord, TrialState
 
 QUARTER = 4  # of so many members the worst takes over the best one's weights; of fewer, none
 # Enough for the best settings to spread to all, a quarter being replaced each time; more only cost

@@ -13,13 +13,13 @@ from optuna.samplers import BaseSampler, TPESampler
 
 from search_spaces.domains import Choice, SearchSpace
 from trainables.errors import InputError, unknown
+from tuning.record.sweep import Sweep
 from tuning.search.bounded_tpe import BoundedTPESampler
 from tuning.search.convert import suggest
 from tuning.search.cost import CostAwareTPESampler
 from tuning.search.freeze_thaw import rungs
 from tuning.search.population import QUARTER, intervals
-from tuning.spaces import import_file
-from tuning.sweep import Sweep
+from tuning.user_code.loading import import_file
 
 MakeSampler = Callable[[int], BaseSampler]  # from a seed
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from search_spaces.domains import SpaceError
 from trainables.errors import InputError
-from tuning.record import SweepHistory, TrialRecord
-from tuning.sweep import Sweep
+from tuning.record.events import SweepHistory, TrialRecord
+from tuning.record.sweep import Sweep
 
 
 def split_by_fit(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from search_spaces.domains import Choice, Domain, SearchSpace
 from trainables.config import TrainingConfig
+from tuning.record.sweep import Sweep
 
 
 def with_defaults_first(space: SearchSpace, config_type: type[TrainingConfig]) -> SearchSpace:
@@ -57,3 +58,16 @@ def _nearest(domain: Domain, value: Any) -> Any:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+_N_SAMPLES_CHECKED = 32  # beside all corners of the space
+
+
+def configurations(sweep: Sweep) -> Iterator[dict[str, Any]]:
+    """The starting points, the corners and a sample of the space, as full configurations."""
+    generator = random.Random(sweep.seed)
+    points = [sweep.space.complete(point, generator) for point in sweep.space.starting_points]
+    points += sweep.space.corners()
+    points += (sweep.space.sample(generator) for _ in range(_N_SAMPLES_CHECKED))
+    for point in points:
+        yield sweep.configuration(point)

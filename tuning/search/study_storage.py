@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import InputError
-from tuning.sweep import Sweep
+from tuning.record.sweep import Sweep
 
 JOURNAL_FILE = "study.journal"
 _PASSWORD = r"(://[^:/@]*):.*@"  # to the last @, which a password may hold too

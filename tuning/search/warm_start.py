@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from search_spaces.domains import SearchSpace
 from trainables.errors import InputError
 from trainables.metrics import Direction
-from tuning.record import TrialRecord, read_history
+from tuning.record.events import TrialRecord, read_history
 
 if TYPE_CHECKING:
-    from tuning.sweep import Sweep
+    from tuning.record.sweep import Sweep
 
 _USED_STATES = ("completed", "pruned", "infeasible")
 _NO_SETTINGS_OF_TRAINING = ("monitor", "seed")  # may differ without a word
@@ -139,7 +139,7 @@ def _words(objectives: Mapping[str, Direction]) -> str:
 
 
 def _open_sweep(name: str, sweep: Sweep) -> Source:
-    from tuning.sweep import open_sweep
+    from tuning.storage.saved_sweeps import open_sweep
 
     earlier = open_sweep(name, sweep.siblings)
     trials = list(read_history(earlier.folder).trials.values())

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from trainables.errors import InputError
+from tuning.record.uris import check_uri, join_uri
 
-SCHEMES = ("s3", "gs", "gcs", "file")
 _CHUNK_BYTES = 8 * 2**20
 _SECONDS_FOR_PROBE = 30.0  # to answer at all; a cloud's own clients may try for a quarter hour
 _GS_RETRY_SECONDS = 30  # instead of 15 minutes, for which a training would stand still
@@ -64,44 +64,6 @@ class RemoteFile:
 
     n_bytes: int
     modified: float  # by the store's own clock, in seconds since the Unix epoch
-
-
-def is_uri(text: object) -> bool:
-    """Whether this names a place by a URI, and not by a path."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", str(text)) is not None
-
-
-def join_uri(uri: str, *names: str) -> str:
-    """The URI of what is below ``uri``; its query stays at the end."""
-    parts = urlsplit(uri)
-    path = "/".join([parts.path.rstrip("/"), *names])
-    return urlunsplit(parts._replace(path=path))
-
-
-def split_uri(uri: str) -> tuple[str, str]:
-    """The URI of the folder around ``uri``, and its own name there."""
-    parts = urlsplit(uri)
-    folder, _, name = parts.path.rstrip("/").rpartition("/")
-    return urlunsplit(parts._replace(path=folder)), name
-
-
-def check_uri(uri: str, option: str) -> None:
-    """Raise InputError unless ``uri`` names a folder as we take it. Asks nobody."""
-    parts = urlsplit(uri)
-    if parts.scheme not in SCHEMES:
-        valid = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        raise InputError(f"{option} = {uri!r}: must be a path, or begin with one of {valid}")
-    if "@" in parts.netloc.replace("anonymous@", "") or re.search(
-        r"(access|secret)_key", parts.query
-    ):
-        # It would be in the sweep's description, in its log and in MLflow.
-        shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
-        raise InputError(
-            f"{option} = {shown!r}: holds a key, and a URI is written down in many places; give "
-            "it by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws/credentials"
-        )
-    if parts.scheme != "file" and not parts.netloc:
-        raise InputError(f"{option} = {uri!r}: names no bucket; such as {parts.scheme}://BUCKET/a")
 
 
 def check_writable_uri(uri: str, option: str) -> None:

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trainables.files import restore_folder, whole_folder, write_whole_bytes
+from tuning.record.uris import join_uri
 from tuning.storage.disk import folder_bytes, free_bytes
-from tuning.storage.remote import RemoteFile, RemoteFolder, join_uri
+from tuning.storage.remote import RemoteFile, RemoteFolder
 from tuning.storage.staging import Staging
 
 TRIALS = "trials"

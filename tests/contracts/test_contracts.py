@@ -1,0 +1,171 @@
+"""What every task and every built-in space must hold."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from examples import EXAMPLES, N_SPACES, N_TASKS, TIMES, Example
+
+from search_spaces.domains import SearchSpace
+from trainables.adapting.freezing import STRATEGIES, set_training_mode, thaw, trainable_blocks
+from trainables.blocks import check_blocks
+from trainables.config import check_config
+from trainables.task import TrainingRun
+from trainables.tasks.predictor import Predictor
+from trainables.tasks.table import TASKS
+from trainables.training.loop import fit
+from tuning.before_start.spaces import load_space, space_names
+
+
+@pytest.fixture(scope="module", params=sorted(TASKS))
+def case(request, tmp_path_factory) -> tuple[str, Example, TrainingRun]:
+    folder = tmp_path_factory.mktemp(request.param)
+    example = EXAMPLES[request.param](folder / "data")
+    return request.param, example, TrainingRun(cache_folder=folder / "cache")
+
+
+def config_of(name: str, example: Example, **changes: Any) -> Any:
+    values = {"epochs": 2, "batch_size": 12, "learning_rate": 1e-3, **example.settings, **changes}
+    return check_config(values, TASKS[name].config_type)
+
+
+def curve(name: str, config: Any, run: TrainingRun) -> list[dict[str, float]]:
+    return [
+        {key: value for key, value in report.metrics.items() if key not in TIMES}
+        for report in fit(TASKS[name].load(), config, run)
+    ]
+
+
+def test_all_tasks_and_spaces_are_covered():
+    assert len(TASKS) == N_TASKS
+    assert set(EXAMPLES) == set(TASKS)
+    assert len(space_names()) == N_SPACES
+
+
+def test_the_same_seed_gives_the_same_numbers(case):
+    name, example, run = case
+    config = config_of(name, example)
+    first = curve(name, config, run)
+    assert first == curve(name, config, run)
+    assert first != curve(name, config.model_copy(update={"seed": 5}), run)
+    assert all(np.isfinite(list(metrics.values())).all() for metrics in first)
+
+
+def test_a_continued_training_equals_the_uninterrupted_one(case, tmp_path):
+    name, example, run = case
+    config = config_of(name, example, freezing="gradual", thaw_every_epochs=1)
+    whole = curve(name, config, run)
+    next(fit(TASKS[name].load(), config, run)).save(tmp_path / "checkpoint")
+    again = TrainingRun(run.cache_folder, resume_from=tmp_path / "checkpoint")
+    assert curve(name, config, again) == whole[1:]
+
+
+def test_the_loss_falls_on_one_batch(case):
+    name, example, run = case
+    config = config_of(name, example, epochs=12, batch_size=64, schedule="constant")
+    losses = [metrics["train_loss"] for metrics in curve(name, config, run)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_it_pickles(case):
+    name, example, _ = case
+    config = config_of(name, example)
+    assert pickle.loads(pickle.dumps(config)) == config
+    assert pickle.loads(pickle.dumps(TASKS[name].load())).name == name
+
+
+def test_blocks_hold_every_parameter_once_and_freeze_whole(case):
+    name, example, run = case
+    task, config = TASKS[name].load(), config_of(name, example)
+    data = task.prepare(config, run.cache_folder)
+    model = task.build(config, data.info, data.assets, True)
+    blocks = task.blocks(model)
+    check_blocks(model, blocks)
+    assert blocks[-1].name == "head"
+    for k in range(len(blocks)):
+        trainable = range(k, len(blocks))
+        thaw(model, blocks, trainable)
+        set_training_mode(model, blocks, trainable)
+        for index, block in enumerate(blocks):
+            assert all(p.requires_grad == (index >= k) for _, p in block.parameters(model))
+            if index < k:
+                assert not any(m.training for top in block.modules(model) for m in top.modules())
+
+
+def frozen_state(model, blocks, trainable) -> dict[str, torch.Tensor]:
+    """Parameters and buffers, such as running statistics, below the frozen blocks."""
+    paths = [p for i, block in enumerate(blocks) if i not in trainable for p in block.paths]
+    return {
+        key: value
+        for key, value in model.state_dict().items()
+        if any(key == path or key.startswith(f"{path}.") for path in paths)
+    }
+
+
+@pytest.mark.parametrize("freezing", sorted({*STRATEGIES} - {"none"}))
+def test_frozen_blocks_give_the_same_output_all_epoch(case, freezing):
+    name, example, run = case
+    task = TASKS[name].load()
+    extra = {"first_k": {"frozen_blocks": 2}, "gradual": {"thaw_every_epochs": 1}}
+    config = config_of(name, example, freezing=freezing, **extra.get(freezing, {}))
+    data = task.prepare(config, run.cache_folder)
+    torch.manual_seed(0)
+    model = task.build(config, data.info, data.assets, True)
+    blocks = task.blocks(model)
+    trainable = trainable_blocks(config, len(blocks), 0)
+    thaw(model, blocks, trainable)
+    frozen = {key: value.clone() for key, value in frozen_state(model, blocks, trainable).items()}
+    set_training_mode(model, blocks, trainable)
+    split = data.splits["train"]
+    raw = {key: torch.from_numpy(np.array(array[:8])) for key, array in split.inputs.items()}
+    targets = torch.from_numpy(np.array(split.targets[:8]))
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    inputs = task.transform(raw, config, data.info, torch.Generator().manual_seed(0))
+    task.loss(task.forward(model, inputs), targets, config).backward()
+    optimizer.step()
+    after = frozen_state(model, blocks, trainable)
+    assert len(after) == len(frozen) > 0
+    assert all(after[key].equal(value) for key, value in frozen.items())
+
+
+def test_a_checkpoint_predicts_what_the_training_measured(case, tmp_path):
+    name, example, run = case
+    config = config_of(name, example)
+    for report in fit(TASKS[name].load(), config, run):
+        if report.epoch == config.epochs:
+            report.save(tmp_path / "checkpoint")
+    predictor = Predictor(tmp_path / "checkpoint")
+    evaluation = predictor.evaluate("val", run)
+    assert evaluation.metrics["loss"] == pytest.approx(report.metrics["val_loss"], rel=1e-6)
+    assert evaluation.metrics["accuracy"] == report.metrics["val_accuracy"]
+    predictions = predictor.predict(example.items)
+    assert len(predictions) == len(example.items)
+    for prediction in predictions:
+        assert prediction.label in predictor.classes
+        assert sum(prediction.probabilities) == pytest.approx(1, abs=1e-5)
+        assert prediction.probability == max(prediction.probabilities)
+    # one at a time or together, an item gets the same answer
+    alone = [predictor.predict([item])[0].probability for item in example.items]
+    assert alone == pytest.approx([prediction.probability for prediction in predictions], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", space_names())
+def test_every_space_is_valid_for_its_task(name):
+    space = load_space(name).space
+    assert isinstance(space, SearchSpace)
+    assert space.name == name
+    assert space.description
+    assert space.starting_points
+    row = TASKS[space.task]
+    generator = random.Random(0)
+    points = [*space.corners(), *(space.sample(generator) for _ in range(50))]
+    points += [space.complete(point, generator) for point in space.starting_points]
+    for point in points:
+        values = space.configuration(point)
+        values.setdefault("data", "given by the user")
+        check_config(values, row.config_type)

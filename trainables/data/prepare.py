@@ -1,0 +1,122 @@
+"""Data made ready once per machine: arrays on disk, memory-mapped by every training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock
+
+from trainables.errors import InputError
+from trainables.files import whole_folder
+from trainables.prepared import SPLITS, DataInfo, PreparedData, Split
+
+if TYPE_CHECKING:
+    pass
+
+_FORMAT = 1  # raise it when the files below, or how any task prepares its arrays, change
+
+
+def file_identity(paths: Iterable[Path]) -> str:
+    """A digest that changes when a file is added, removed, resized or rewritten; reads none."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        stat = path.stat()
+        digest.update(bytes(path.resolve()))  # a name need not be valid UTF-8
+        digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def prepare_once(
+    cache_folder: Path,
+    identity: Mapping[str, Any],
+    make: Callable[[Path], tuple[DataInfo, Mapping[str, Split]]],
+) -> PreparedData:
+    """Return what an earlier call with the same ``identity`` made, else ``make(assets_folder)``.
+
+    Trainings that ask at the same moment make it once: the others wait for the first. A folder
+    appears under its final name only when it is whole, so a killed process leaves nothing half-made
+    behind.
+    """
+    key = hashlib.sha256(
+        json.dumps([_FORMAT, dict(identity)], sort_keys=True).encode()
+    ).hexdigest()[:20]
+    folder = cache_folder / "data" / key
+    if not (folder / "info.json").exists():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock", timeout=3600):
+                if not (folder / "info.json").exists():
+                    _write(folder, make)
+        except OSError as error:
+            raise InputError(
+                f"cache folder {str(cache_folder)!r} can not be written: {error}"
+            ) from error
+    return _read(folder)
+
+
+def _write(folder: Path, make: Callable[[Path], tuple[DataInfo, Mapping[str, Split]]]) -> None:
+    with whole_folder(folder) as partial:
+        (partial / "assets").mkdir()
+        try:
+            info, splits = make(partial / "assets")
+        except OSError as error:
+            raise InputError(f"the data can not be read: {error}") from error
+        digest = hashlib.sha256()
+        for split_name in SPLITS:
+            split = splits[split_name]
+            for name, array in {**split.inputs, "targets": split.targets}.items():
+                contiguous = np.ascontiguousarray(array)
+                np.save(partial / f"{split_name}.{name}.npy", contiguous)
+                digest.update(f"{split_name}.{name}".encode())
+                digest.update(contiguous.view(np.uint8).data if contiguous.size else b"")
+        content = {**info.to_json(), "fingerprint": digest.hexdigest()[:16]}
+        (partial / "info.json").write_text(json.dumps(content, indent=1))
+
+
+def _read(folder: Path) -> PreparedData:
+    info = DataInfo.from_json(json.loads((folder / "info.json").read_text()))
+    splits = {}
+    for split_name in SPLITS:
+        arrays = {
+            path.name.split(".")[1]: np.load(path, mmap_mode="r")
+            for path in sorted(folder.glob(f"{split_name}.*.npy"))
+        }
+        splits[split_name] = Split(targets=arrays.pop("targets"), inputs=arrays)
+    return PreparedData(info, splits, folder / "assets")
+
+
+def stratified_split(
+    targets: Sequence[int] | np.ndarray, fractions: Sequence[float], seed: int
+) -> tuple[np.ndarray, ...]:
+    """Split sample indices so that each class is divided in the same proportions.
+
+    Args:
+        targets: class index of each sample [n].
+        fractions: share of each part but the last, which takes the rest; each in [0, 1), their
+            sum below 1.
+
+    Returns:
+        One sorted index array per part, the rest last. Classes with few samples go to the last part
+        first, so that it knows every class (``sklearn.model_selection.train_test_split`` refuses a
+        class of one sample).
+    """
+    targets = np.asarray(targets)
+    generator = np.random.default_rng(seed)
+    parts: list[list[np.ndarray]] = [[] for _ in range(len(fractions) + 1)]
+    for target in np.unique(targets):
+        indices = generator.permutation(np.flatnonzero(targets == target))
+        counts = [round(len(indices) * fraction) for fraction in fractions]
+        start = 0
+        for part, count in zip(parts, counts, strict=False):
+            count = min(
+                count, len(indices) - start - 1
+            )  # the last part gets one, whatever the fractions
+            part.append(indices[start : start + count])
+            start += count
+        parts[-1].append(indices[start:])
+    return tuple(np.sort(np.concatenate(part)) if part else np.array([], int) for part in parts)

@@ -1,0 +1,150 @@
+"""The data of image classification: checked before anything starts, and as splits. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from trainables.adapting.freezing import check_frozen_blocks
+from trainables.config import ImageClassificationConfig
+from trainables.data.class_folders import read_layout
+from trainables.data.prepare import file_identity, prepare_once
+from trainables.errors import InputError, unknown, valid_choices
+from trainables.modalities.images.folder import prepare_folder
+from trainables.modalities.images.known_sources import (
+    IDX_SOURCES,
+    find_idx,
+    known_idx,
+    prepare_digits,
+    prepare_idx,
+)
+from trainables.modalities.images.model_names import (
+    check_image_size,
+    family_of,
+    model_names,
+    wants_small_stem,
+)
+from trainables.prepared import DataInfo, PreparedData, Split
+
+Make = Callable[[Path], tuple[DataInfo, Mapping[str, Split]]]
+
+KNOWN_DATA = ("digits", *IDX_SOURCES)
+WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".tar", ".bin")
+
+
+def check(config: ImageClassificationConfig) -> None:
+    """Find what is wrong with a configuration, without torch, web access or reading images.
+
+    Raises:
+        InputError: the data, model or weights do not exist, or model, image size, stem or frozen
+            blocks do not go together.
+    """
+    _check_data(config)
+    if config.model not in model_names():
+        raise InputError(unknown("model", config.model, model_names()))
+    _check_weights(config)
+    wants_small_stem(config)
+    check_image_size(config)
+    if config.frozen_blocks is not None:
+        check_frozen_blocks(config, _block_names(config))
+
+
+def _check_data(config: ImageClassificationConfig) -> None:
+    if config.data in KNOWN_DATA:
+        return
+    folder = Path(config.data).expanduser()
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "is no data set's name and no folder"
+        raise InputError(
+            f"data = {config.data!r}: {what}; valid: {valid_choices(config.data, KNOWN_DATA)}, "
+            "a folder with a folder of images per class, or a folder with four IDX files as MNIST's"
+        )
+    if find_idx(folder) is None:
+        read_layout(folder)
+
+
+def _check_weights(config: ImageClassificationConfig) -> None:
+    if config.weights in ("none", "default"):
+        return
+    path = Path(config.weights).expanduser()
+    rule = (
+        f"valid: none, default (torchvision's), or a file ending in {', '.join(WEIGHTS_SUFFIXES)}"
+    )
+    if not path.is_file():
+        raise InputError(f"weights = {config.weights!r}: there is no such file; {rule}")
+    if path.suffix.lower() not in WEIGHTS_SUFFIXES:
+        raise InputError(
+            f"weights = {config.weights!r}: its ending {path.suffix!r} is none of weights; {rule}"
+        )
+
+
+def _block_names(config: ImageClassificationConfig) -> tuple[str, ...]:
+    if family := family_of(config.model):
+        return family.blocks
+    from trainables.modalities.images.backbones import (
+        block_names,
+    )  # imports torch: 10 s, for models not in the table
+
+    return block_names(config)
+
+
+def prepare(config: ImageClassificationConfig, cache_folder: Path) -> PreparedData:
+    """The splits, decoded and resized once per machine.
+
+    Each split holds ``image``, uint8 [n, channels, image_size, image_size]; one channel if every
+    image is greyscale, else three. ``info.details`` has ``channels``, ``image_size``, and ``mean``
+    and ``std`` of the training split's channels in units of [0, 1].
+
+    Raises:
+        InputError: the data is missing, can not be fetched, or can not be used; the message says
+            what to do.
+    """
+    make, identity = _source(config, cache_folder)
+
+    def make_in(assets: Path) -> tuple[DataInfo, Mapping[str, Split]]:
+        return make(assets.parent)
+
+    fields = {name: getattr(config, name) for name in config.DATA_FIELDS}
+    return prepare_once(cache_folder, {**fields, "files": identity}, make_in)
+
+
+def _source(config: ImageClassificationConfig, cache_folder: Path) -> tuple[Make, str]:
+    """What makes the splits, and a digest of the files it makes them from."""
+    if config.data == "digits":
+        return partial(prepare_digits, config), ""
+    _check_data(config)
+    if config.data in IDX_SOURCES:
+        paths = known_idx(config.data, cache_folder / "downloads" / config.data)
+    else:
+        folder = Path(config.data).expanduser()
+        found = find_idx(folder)
+        if found is None:
+            layout = read_layout(folder)
+            items = layout.items()
+            identity = file_identity(path for split in items.values() for path, _ in split)
+            return partial(prepare_folder, config, layout, items), identity
+        paths = found
+    return partial(prepare_idx, config, paths), file_identity(paths.values())
+
+
+def fetch(config: ImageClassificationConfig) -> None:
+    """Bring torchvision's weights to this machine, or see whether a file's fit the model.
+
+    Raises:
+        InputError: they are not here and can not be reached, are damaged, or another model's.
+    """
+    if config.weights == "none":
+        return
+    if config.weights == "default":
+        from trainables.modalities.images.weight_files import (
+            fetch_default,  # imports torchvision: 10 s
+        )
+
+        fetch_default(config.model)
+    else:
+        from trainables.modalities.images.backbones import (
+            check_weights,  # likewise, which every trial would
+        )
+
+        check_weights(config)

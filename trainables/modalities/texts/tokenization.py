@@ -1,0 +1,130 @@
+"""Texts to token ids: one tokenizer per prepared data set, kept beside it. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trainables.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_FILE = "tokenizer.json"
+_SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+_ALPHABET_SIZE = 1000  # as BERT's own vocabulary builder limits it; rarer characters are unknown
+
+
+def train_wordpiece(texts: Sequence[str], n_tokens: int, assets: Path) -> None:
+    """Learn a lower-casing WordPiece vocabulary of at most ``n_tokens`` and save it to ``assets``.
+
+    The same texts always give the same file, which transformers' AutoTokenizer loads too.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers.trainers import WordPieceTrainer
+
+    learner = Tokenizer(models.WordPiece(unk_token=_SPECIAL["unk"]))
+    learner.normalizer = normalizers.BertNormalizer(lowercase=True)
+    learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(learner.normalizer.normalize_str(text))
+    known = (c for c in sorted(counts, key=lambda c: (-counts[c], c)) if not c.isspace())
+    alphabet = sorted(list(known)[:_ALPHABET_SIZE])
+    # The trainer numbers "##a" in the order of a hash map seeded anew each time, and merges with
+    # equal counts are ordered by these numbers: naming them all beforehand settles both.
+    first = [*_SPECIAL.values(), *alphabet, *(f"##{c}" for c in alphabet)]
+    trainer = WordPieceTrainer(
+        vocab_size=max(n_tokens, len(first)),
+        show_progress=False,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        special_tokens=first,
+    )
+    learner.train_from_iterator(texts, trainer)
+
+    tokenizer = Tokenizer(models.WordPiece(learner.get_vocab(), unk_token=_SPECIAL["unk"]))
+    tokenizer.normalizer = learner.normalizer
+    tokenizer.pre_tokenizer = learner.pre_tokenizer
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(list(_SPECIAL.values()))
+    tokenizer.post_processor = processors.BertProcessing(
+        *((_SPECIAL[name], list(_SPECIAL).index(name)) for name in ("sep", "cls"))
+    )
+    tokenizer.save(str(assets / _FILE))
+    settings = {f"{name}_token": token for name, token in _SPECIAL.items()}
+    (assets / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **settings}, indent=1)
+    )
+
+
+def save_tokenizer(model_folder: Path, assets: Path, model: str) -> int:
+    """Copy a pretrained model's tokenizer to ``assets``; returns its padding token's id.
+
+    Raises:
+        InputError: it can not be loaded, runs code of its own, or has no padding token.
+    """
+    # The class named in the model's files decides how they are read, so transformers must do it.
+    from transformers import AutoTokenizer
+
+    from trainables.modalities.texts.pretrained import quiet
+
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                model_folder, local_files_only=True, trust_remote_code=False
+            )
+            tokenizer.save_pretrained(assets)
+    except Exception as error:  # damaged files raise nearly anything
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"model = {model!r}: its tokenizer can not be loaded: {reason}") from error
+    if not (assets / _FILE).exists():
+        raise InputError(f"model = {model!r}: its tokenizer has no fast version ({_FILE})")
+    if tokenizer.pad_token_id is None:
+        raise InputError(
+            f"model = {model!r}: its tokenizer has no padding token; choose an encoder such as BERT"
+        )
+    return int(tokenizer.pad_token_id)
+
+
+def vocabulary_size(assets: Path) -> int:
+    """Number of token ids, special ones included."""
+    from tokenizers import Tokenizer
+
+    return int(Tokenizer.from_file(str(assets / _FILE)).get_vocab_size())
+
+
+def tokenise(
+    texts: Sequence[str], assets: Path, max_tokens: int, pad_id: int
+) -> tuple[dict[str, np.ndarray], int]:
+    """Token ids of ``texts``, special tokens included, cut at ``max_tokens``.
+
+    Returns:
+        ``input_ids`` int32 [n, longest] padded with ``pad_id`` behind, ``length`` int32 [n]; and
+        how many texts were cut.
+    """
+    path = (assets / _FILE).resolve()
+    encodings = _load(str(path), path.stat().st_mtime_ns, max_tokens).encode_batch(list(texts))
+    # A tokenizer without special tokens may leave nothing of a text; attention needs one position.
+    lengths = np.array([max(len(encoding), 1) for encoding in encodings], np.int32)
+    input_ids = np.full((len(texts), int(lengths.max(initial=1))), pad_id, np.int32)
+    for row, encoding in zip(input_ids, encodings, strict=True):
+        row[: len(encoding)] = encoding.ids
+    n_cut = sum(bool(encoding.overflowing) for encoding in encodings)
+    return {"input_ids": input_ids, "length": lengths}, n_cut
+
+
+@lru_cache(maxsize=8)  # a few megabytes each; one per data set in use
+def _load(path: str, _mtime_ns: int, max_tokens: int) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(path)
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens)
+    return tokenizer

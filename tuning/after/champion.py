@@ -1,0 +1,180 @@
+"""The champion in MLflow: its run, its model, and how it compares."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainables.errors import RunFailed
+from tuning.after.seeds import SeedResult
+from tuning.record.events import Record, TrialRecord
+from tuning.record.schedules import config_of_best, describe_schedule, schedule_of_best
+from tuning.record.sweep import Sweep
+from tuning.storage.open_store import store_of
+from tuning.tracking.mlflow_runs import (
+    SWEEP_TAG,
+    TRIAL_TAG,
+    giving_up_soon,
+    quiet_mlflow,
+    reason_of,
+    sweep_tags,
+)
+
+CHAMPION = "champion"
+VERDICT_TAG = "thaw.verdict"  # does the gain exceed seed noise
+SCHEDULE_TAG = "thaw.schedule"  # as the trials' runs have it
+CHECKPOINT_TAG = "thaw.checkpoint"  # the champion's, in the sweep's store
+TEST_READS_TAG = "thaw.test_reads_before"  # how often the test split was read before
+_MAY_PASS = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+_SECONDS_OF_PATIENCE, _SECONDS_BETWEEN_TRIES = 300.0, 10.0
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What MLflow has of a champion."""
+
+    model_uri: str | None  # of the registered model; None for a user's own training
+    run_id: str | None
+    failure: str | None = None  # why it has nothing
+
+
+def log_champion(
+    sweep: Sweep,
+    record: Record,
+    trial: TrialRecord,
+    champion: SeedResult,
+    document: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> Logged:
+    """Write the champion's run; register its model as the sweep's name @ ``champion``.
+
+    A server that is away is given some minutes: what it is to take took longer to train.
+
+    Args:
+        document: what ``retrain`` returns, for how it compares with the default configuration.
+        say: told why it has to wait.
+
+    Raises:
+        RunFailed: the champion's checkpoint is gone.
+    """
+    give_up = time.monotonic() + _SECONDS_OF_PATIENCE
+    where = f"MLflow at {sweep.tracking_uri}"
+    while True:
+        try:
+            with giving_up_soon():
+                return _log(sweep, record, trial, champion, document)
+        except RunFailed:
+            raise
+        except Exception as error:
+            failure = f"{where} does not take the champion ({reason_of(error)})"
+            if not _may_pass(error) or time.monotonic() > give_up:
+                return Logged(None, None, failure)
+        say(f"{failure}; trying again, until Ctrl-C or for {_SECONDS_OF_PATIENCE / 60:.0f} minutes")
+        try:
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+        except KeyboardInterrupt:
+            return Logged(None, None, failure)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether trying again may help: a server is away or busy."""
+    code = getattr(error, "error_code", None)  # of mlflow's own
+    return code in _MAY_PASS or (code is None and isinstance(error, OSError))
+
+
+def _log(
+    sweep: Sweep,
+    record: Record,
+    trial: TrialRecord,
+    champion: SeedResult,
+    document: Mapping[str, Any],
+) -> Logged:
+    mlflow = quiet_mlflow()
+    mlflow.set_tracking_uri(sweep.tracking_uri)
+    experiment = mlflow.set_experiment(sweep.experiment)
+    tags = {
+        **sweep_tags(sweep),
+        TRIAL_TAG: f"retrain of {trial.number}",
+        CHECKPOINT_TAG: champion.key,
+        VERDICT_TAG: document["verdict"],
+        TEST_READS_TAG: str(document["test_reads_before"]),
+    }
+    if document["schedule"]:
+        tags[SCHEDULE_TAG] = describe_schedule(schedule_of_best(sweep, trial))
+    if record.history.parent_run_id:
+        tags["mlflow.parentRunId"] = record.history.parent_run_id
+    begun = f"tags.{CHECKPOINT_TAG} = '{champion.key}' and tags.{SWEEP_TAG} = '{tags[SWEEP_TAG]}'"
+    for run in mlflow.search_runs([experiment.experiment_id], begun, output_format="list"):
+        mlflow.delete_run(run.info.run_id)  # of an attempt that failed half-way
+    with mlflow.start_run(run_name=f"{sweep.name}-{CHAMPION}", tags=tags) as run:
+        config = config_of_best(sweep, trial)
+        mlflow.log_params({**config, "seed": champion.seed, SWEEP_TAG: sweep.name})
+        for epoch, metrics in champion.curve.items():
+            finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+            mlflow.log_metrics(finite, step=epoch)
+        mlflow.log_metrics(_compared(sweep, document))
+        if document["gains"]:
+            kept = {name: document[name] for name in ("verdict", "gains", "seeds", "default")}
+            mlflow.log_dict(kept, "comparison.json")
+        if champion.test is not None:
+            mlflow.log_metrics({f"test_{name}": value for name, value in champion.test.items()})
+            mlflow.log_dict(
+                {"classes": list(champion.classes), "counts": champion.confusion},
+                "confusion_matrix.json",
+            )
+            mlflow.log_figure(_picture(champion), "confusion_matrix.png")
+    if sweep.space.task is None:
+        return Logged(None, run.info.run_id)
+    from tuning.tracking.logged_models import log_model
+
+    checkpoint = store_of(sweep).get(champion.key)
+    if checkpoint is None:
+        raise RunFailed(f"the champion's checkpoint {champion.checkpoint!r} is gone")
+    info = log_model(checkpoint, run.info.run_id, sweep.tracking_uri, sweep.name)
+    mlflow.MlflowClient().set_registered_model_alias(
+        sweep.name, CHAMPION, info.registered_model_version
+    )
+    return Logged(f"models:/{sweep.name}@{CHAMPION}", run.info.run_id)
+
+
+def _compared(sweep: Sweep, document: Mapping[str, Any]) -> dict[str, float]:
+    """Each seed's values, of the default configuration too, and the gain over that."""
+    metrics: dict[str, float] = {}
+    default = document["default"]["seeds"] if document["default"] else []
+    for prefix, rows in (("", document["seeds"]), ("default_", default)):
+        for row in rows:
+            values = {sweep.metric: row[sweep.metric]}
+            values |= {f"test_{name}": value for name, value in (row["test"] or {}).items()}
+            seed = f"{prefix}seed_{row['seed']}"
+            metrics |= {f"{seed}.{name}": value for name, value in values.items()}
+    for gain in document["gains"]:
+        metrics[f"gain.{gain['metric']}"] = gain["mean"]
+        metrics[f"gain_standard_error.{gain['metric']}"] = gain["standard_error"]
+    return metrics
+
+
+def _picture(champion: SeedResult) -> Any:
+    """The confusion matrix as a figure: rows are true classes, columns predicted ones."""
+    from matplotlib.figure import Figure
+
+    n_classes = len(champion.classes)
+    side = min(4 + 0.3 * n_classes, 24)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    shares = [[count / max(sum(row), 1) for count in row] for row in champion.confusion]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(n_classes), champion.classes, rotation=90)
+    axes.set_yticks(range(n_classes), champion.classes)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_title(f"test split, {sum(map(sum, champion.confusion))} samples")
+    if n_classes <= 30:
+        for true, row in enumerate(champion.confusion):
+            for predicted, count in enumerate(row):
+                if count:
+                    colour = "white" if shares[true][predicted] > 0.5 else "black"
+                    axes.text(predicted, true, str(count), ha="center", va="center", color=colour)
+    return figure

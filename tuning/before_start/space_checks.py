@@ -1,0 +1,156 @@
+"""What is checked of a resolved sweep before anything starts: every corner of its space."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from search_spaces.domains import SearchSpace, SpaceError
+from trainables.config import TrainingConfig, check_config
+from trainables.errors import InputError, unknown
+from trainables.tasks.table import TaskRow, task_row
+from trainables.training.mutable import mutable_settings
+from tuning.record.resources import Resources
+from tuning.record.sweep import Sweep, data_key
+from tuning.search.population import QUARTER, intervals
+from tuning.search.starting_points import configurations
+
+
+def prepare_data(sweep: Sweep) -> tuple[Sweep, list[str]]:
+    """Make the data of every trial ready on this machine; remote weights too.
+
+    Returns:
+        The sweep with its data's fingerprints, and notes on the data for a person to read.
+
+    Raises:
+        InputError: the data or the weights can not be used.
+    """
+    if sweep.space.task is None:
+        return sweep, []
+    row = task_row(sweep.space.task)
+    fingerprints: dict[str, str] = {}
+    notes: list[str] = []
+    seen: set[tuple[Any, ...]] = set()
+    for values in configurations(sweep):
+        config = check_config(values, row.config_type)
+        row.fetch(config)
+        key = tuple(getattr(config, name) for name in row.config_type.DATA_FIELDS)
+        if key in seen:
+            continue
+        seen.add(key)
+        data = row.prepare(config, sweep.cache_folder)
+        fingerprints[data_key(values, row)] = data.info.fingerprint
+        counts = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
+        notes.append(f"{config.data}: {counts}; {len(data.info.classes)} classes")
+        notes += data.info.notes
+    return replace(sweep, data_fingerprints=fingerprints), notes
+
+
+def check_space(
+    sweep: Sweep, row: TaskRow | None, resources: Resources | None, *, elsewhere: bool = False
+) -> None:
+    """Raise InputError where a corner of the space, or a sample of it, can not be trained.
+
+    Args:
+        resources: of each trial; None where they are not known yet.
+        elsewhere: it is for another machine, which may have files that this one has not.
+    """
+    if row is None:
+        return
+    unknown_names = [
+        name for name in sweep.space.domains if name not in row.config_type.model_fields
+    ]
+    if unknown_names:
+        raise InputError(
+            f"search space {sweep.space.name}: "
+            + unknown("setting", unknown_names[0], row.config_type.model_fields)
+        )
+    try:
+        for values in configurations(sweep):
+            config = check_config(values, row.config_type)
+            if not (elsewhere and _names_files_elsewhere(config, row)):
+                row.check(config)
+            _check_device(config, resources)
+            _check_workers(config, sweep)
+    except (InputError, SpaceError) as error:
+        raise InputError(f"search space {sweep.space.name}: {error}") from None
+
+
+def _names_files_elsewhere(config: TrainingConfig, row: TaskRow) -> bool:
+    """Whether a setting is a URI, or a path from the root that is not here: not to be checked."""
+    values = [getattr(config, name) for name in row.path_fields]
+    return any("://" in value or _is_missing_path(Path(value)) for value in values)
+
+
+def _is_missing_path(path: Path) -> bool:
+    return (path.is_absolute() or path.parts[:1] == ("~",)) and not path.expanduser().exists()
+
+
+def _check_device(config: TrainingConfig, resources: Resources | None) -> None:
+    if config.precision == "fp16" and resources is not None and not resources.gpus_per_trial:
+        raise InputError(
+            "precision = 'fp16': needs a GPU, and trials get none here; valid here: 'fp32', 'bf16'"
+        )
+
+
+def _check_workers(config: TrainingConfig, sweep: Sweep) -> None:
+    if config.batch_size < sweep.n_workers:
+        raise InputError(
+            f"batch_size = {config.batch_size}: must be at least --workers = {sweep.n_workers}, "
+            "since each takes its share of it"
+        )
+    if config.precision == "fp16" and sweep.strategy == "fsdp":
+        raise InputError("precision = 'fp16': not with --strategy fsdp; valid: 'fp32', 'bf16'")
+
+
+def mutable_domains(
+    space: SearchSpace, row: TaskRow | None, by_user: Sequence[str] | None
+) -> tuple[str, ...]:
+    """The searched settings that may change in the middle of a training.
+
+    Args:
+        by_user: as the file of a user's own training says; None: all but the number of epochs.
+    """
+    if row is not None:
+        valid: Collection[str] = mutable_settings(row.config_type)
+    else:
+        valid = set(space.domains) - {"epochs"} if by_user is None else by_user
+    return tuple(name for name in space.domains if name in valid)
+
+
+def check_population(sweep: Sweep, row: TaskRow | None) -> None:
+    """See that a sweep with ``--scheduler pbt`` has something to change, in whom and when.
+
+    Raises:
+        InputError: it has not.
+    """
+    if sweep.scheduler != "pbt":
+        return
+    if not sweep.mutable:
+        valid = "those that MUTABLE of the file names"
+        if row is not None:
+            valid = ", ".join(mutable_settings(row.config_type))
+        raise InputError(
+            f"--scheduler pbt: search space {sweep.space.name} searches nothing that may change in "
+            f"the middle of a training ({', '.join(sweep.space.domains)}); valid: {valid}"
+        )
+    if sweep.trials < QUARTER:
+        raise InputError(
+            f"--scheduler pbt: --trials = {sweep.trials}: must be at least {QUARTER}, because the "
+            "worst quarter of them takes over the weights of the best quarter"
+        )
+    if not intervals(sweep.max_epochs()):
+        raise InputError(
+            f"--scheduler pbt: epochs = {sweep.max_epochs()}: must be at least 2, because "
+            "trials are compared on the way"
+        )
+
+
+def check_gpu_hours(sweep: Sweep, resources: Resources | None) -> None:
+    if sweep.gpu_hours is not None and resources is not None and not resources.gpus_per_trial:
+        raise InputError(
+            f"--gpu-hours = {sweep.gpu_hours:g}: trials get no GPU here, so it would never end the "
+            "sweep; valid here: --time-budget"
+        )

@@ -1,0 +1,91 @@
+"""Search spaces by name or by file, and the training function that belongs to one."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import search_spaces
+from search_spaces.domains import SearchSpace
+from trainables.errors import InputError, unknown
+from tuning.user_code.loading import import_file
+
+
+@dataclass(frozen=True)
+class LoadedSpace:
+    """A search space, and the user's file that it and its ``train`` come from, if any."""
+
+    space: SearchSpace
+    train_file: Path | None = None  # set where the file defines ``train``
+    # As the user's file says: what may change in the middle of a training; None: it does not say
+    mutable: tuple[str, ...] | None = None
+
+
+def space_names() -> list[str]:
+    """The built-in spaces: the modules of ``search_spaces`` but the one that defines domains."""
+    folder = Path(search_spaces.__path__[0])
+    return sorted(path.stem for path in folder.glob("[a-z]*.py") if path.stem != "domains")
+
+
+def load_space(name_or_path: str) -> LoadedSpace:
+    """The built-in space of that name, or the one in that Python file.
+
+    Raises:
+        InputError: there is no such space or file, or it does not define a valid SPACE.
+    """
+    if name_or_path in space_names():
+        module = importlib.import_module(f"search_spaces.{name_or_path}")
+        return LoadedSpace(module.SPACE)
+    path = Path(name_or_path)
+    if path.suffix != ".py":
+        raise InputError(
+            unknown("search space", name_or_path, space_names())
+            + "; or a path to a file that ends in .py"
+        )
+    if not path.is_file():
+        raise InputError(f"search space file {name_or_path!r}: there is no such file")
+    module = import_file(path)
+    space = getattr(module, "SPACE", None)
+    if not isinstance(space, SearchSpace):
+        found = "it is missing" if space is None else f"it is a {type(space).__name__}"
+        raise InputError(
+            f"search space file {name_or_path!r}: must define SPACE, "
+            f"a search_spaces.domains.SearchSpace; {found}"
+        )
+    defines_train = callable(getattr(module, "train", None))
+    if space.task is None and not defines_train:
+        raise InputError(
+            f"search space file {name_or_path!r}: SPACE names no task, so the file must define "
+            "train(config, run), a generator of epoch reports"
+        )
+    if space.task is not None and defines_train:
+        raise InputError(
+            f"search space file {name_or_path!r}: SPACE names the task {space.task!r} "
+            "and the file defines train; only one of them can be used"
+        )
+    if not defines_train:
+        return LoadedSpace(space)
+    return LoadedSpace(space, path.resolve(), _mutable(name_or_path, module, space))
+
+
+def _mutable(file: str, module: ModuleType, space: SearchSpace) -> tuple[str, ...] | None:
+    """The MUTABLE of a user's training file, if it has one."""
+    names = getattr(module, "MUTABLE", None)
+    if names is None:
+        return None
+    if isinstance(names, str) or not isinstance(names, Collection):
+        raise InputError(
+            f"search space file {file!r}: MUTABLE = {names!r} must be a list of settings that may "
+            "change in the middle of a training"
+        )
+    for name in names:
+        if name not in space.domains:
+            raise InputError(
+                f"search space file {file!r}: MUTABLE: "
+                + unknown("domain", name, list(space.domains))
+            )
+    return tuple(names)

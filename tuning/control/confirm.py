@@ -1,0 +1,85 @@
+"""The best of a sweep, run again with fresh seeds, so that the winner is not the luckiest trial.
+
+Confirmation runs are trials of another kind: the same engines run them, the record and MLflow have
+them, but no sampler is told of them and no scheduler stops them. They leave no checkpoint; that of
+the trial they confirm is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tuning.record.events import (
+    ENDED_STATES,
+    ConfirmationPlan,
+    Record,
+    SweepHistory,
+    TrialRecord,
+    ranked,
+)
+from tuning.record.schedules import config_of_best, schedule_of_best
+from tuning.record.sweep import Sweep
+
+FIRST_NUMBER = 1_000_000  # of confirmation runs: a sweep's trials are numbered without gaps
+# Beyond the sweep's own seed. `retrain` takes the next after that, and should meet none of these:
+# the winner was chosen by them.
+_FIRST_FRESH_SEED = 1_000
+
+
+class Confirmation:
+    """The confirmation runs of a sweep that are still to be done."""
+
+    def __init__(self, sweep: Sweep, record: Record) -> None:
+        self._sweep = sweep
+        self._record = record
+        self._queue: list[TrialRecord] | None = None  # None: not planned in this sitting
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether none is left to be started."""
+        return self._sweep.confirm == 0 or self._queue == []
+
+    def next(self) -> TrialRecord | None:
+        """The next run; call when all trials of the search have ended."""
+        if self._queue is None:
+            self._queue = list(self._plan())
+        return self._queue.pop(0) if self._queue else None
+
+    def again(self, run: TrialRecord) -> None:
+        """Let a run be the next once more."""
+        self._queue = [run, *(self._queue or [])]
+
+    def _plan(self) -> Iterator[TrialRecord]:
+        """What the record lacks of the best configurations × fresh seeds."""
+        sweep, history = self._sweep, self._record.history
+        candidates = _best_points(sweep, history)
+        first = sweep.seed + _FIRST_FRESH_SEED
+        seeds = list(range(first, first + sweep.confirm_seeds))
+        plan = ConfirmationPlan([trial.number for trial in candidates], seeds)
+        if candidates and history.plan != plan:
+            self._record.append(
+                "confirmation_planned", candidates=plan.candidates, seeds=plan.seeds
+            )
+        known = {(run.confirms, run.config["seed"]): run for run in history.confirmations.values()}
+        number = FIRST_NUMBER + len(known)
+        for seed in seeds:
+            for trial in candidates:
+                run = known.get((trial.number, seed))
+                if run is None:
+                    config = {**config_of_best(sweep, trial), "seed": seed}
+                    point = schedule_of_best(sweep, trial)[-1].settings
+                    yield TrialRecord(number, config, point, confirms=trial.number)
+                    number += 1
+                elif run.state not in ENDED_STATES:
+                    yield run
+
+
+def _best_points(sweep: Sweep, history: SweepHistory) -> list[TrialRecord]:
+    """The ``sweep.confirm`` best trials, of equal points only the best one."""
+    found: list[TrialRecord] = []
+    for trial in ranked(history.trials, sweep.metric, sweep.mode):
+        if len(found) == sweep.confirm:
+            break
+        if all(trial.point != other.point for other in found):
+            found.append(trial)
+    return found

@@ -1,0 +1,400 @@
+"""Hosts a training function for one trial, step by step; the same code under every engine."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from trainables.errors import DamagedCheckpoint, InputError, OutOfMemory, TrialInfeasible
+from trainables.metrics import Direction
+from trainables.task import EpochReport, Strategy, TrainingRun
+from trainables.training.process_state import ProcessState
+from tuning.hosting.node_needs import Needs, Unfit, check_fitness, here
+from tuning.hosting.segments import replay
+from tuning.record.events import TrialState
+from tuning.storage.code_archive import train_file_here
+from tuning.storage.open_store import open_store
+from tuning.storage.remote import RemoteError
+from tuning.storage.stores import CheckpointStore, FolderStore, trial_key
+from tuning.storage.trial_checkpoints import (
+    BEST,
+    DONATED,
+    LAST,
+    TrialCheckpoints,
+    milestone,
+    save_share,
+)
+from tuning.user_code.loading import training_function
+
+# Of a store that a trial is to go on from a checkpoint in, while it does not answer.
+_SECONDS_FOR_STORE, _SECONDS_BETWEEN_LOOKS = 120.0, 5.0
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """All that a worker needs to run one trial. Plain values, so that it travels anywhere."""
+
+    trial: int
+    config: Mapping[str, Any]
+    task: str | None
+    train_file: str | None
+    trial_folder: str  # on the driver's machine
+    cache_folder: str
+    metric: str
+    mode: Direction
+    save_beyond: float | None  # a checkpoint not better than this would be deleted at once
+    device: str
+    cpus: float
+    gpus: float
+    n_threads: int
+    seconds_between_checkpoints: float
+    prefix_cache_bytes: int | None = None  # this and the next as TrainingRun has them
+    data_fingerprint: str | None = None
+    save_after: Sequence[int] = ()  # epochs after which the trial may be frozen
+    other_metrics: tuple[str, ...] = ()  # of further objectives
+    # How to reach the sweep's store, as StoreAddress has it; None: ``trial_folder`` is at hand.
+    store: Mapping[str, Any] | None = None
+    # Of another machine's worker: what the driver has, and must be there too. None: it is the same.
+    needs: Mapping[str, Any] | None = None
+    is_new: bool = False  # no process has run it before
+    strategy: Strategy = "ddp"  # of several workers
+    keep_after: Sequence[int] = ()  # epochs whose checkpoint other trials may go on from
+    # A checkpoint of another trial to go on from, by its key in the store, and its epoch: the
+    # trial's own up to that one are of other weights.
+    donor_key: str | None = None
+    donor_epoch: int = 0
+    # (first epoch, configuration), where that changes in the middle of the training
+    schedule: Sequence[tuple[int, Mapping[str, Any]]] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch of a trial, as the engine hears of it."""
+
+    epoch: int
+    metrics: Mapping[str, float]
+    note: str | None = None  # what went wrong without ending the trial
+    tags: Mapping[str, str] = field(default_factory=dict)  # said of the trial as a whole so far
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended; ``interrupted``: it can not be run where it is, and has not begun."""
+
+    state: TrialState
+    error: str | None = None
+    out_of_memory: bool = False
+
+
+def _decided_here(decision: Any) -> Any:
+    return decision
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of the workers that train a trial together this is."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: str | None = None  # the worker's own; None: as the assignment says
+    # (what rank 0 has decided; of others it does not matter) -> that, once every worker is here
+    share: Callable[[Any], Any] = _decided_here
+
+
+class TrialHost:
+    """Runs one trial's training function; ``step`` never raises.
+
+    Each of several workers has one, and they take each step together. The first one's files are the
+    trial's, and what is to be decided it decides for all.
+    """
+
+    def __init__(
+        self, assignment: Assignment, *, owns_process: bool = False, place: Place | None = None
+    ) -> None:
+        """Host the trial of ``assignment``.
+
+        Args:
+            owns_process: nothing but trials runs in this process, so that ``close`` may put back
+                all of its state.
+            place: the only worker, if it is not given.
+        """
+        self._owns_process = owns_process
+        self._place = place or Place()
+        self._assignment = assignment
+        self._sign = 1 if assignment.mode == "max" else -1
+        self._best: float | None = None
+        self._saved_at = time.monotonic()
+        self._curve: dict[int, dict[str, float]] = {}
+        # Epochs behind the checkpoint gone on from: their reports may have met a dead driver.
+        self._replayed: list[tuple[int, dict[str, float]]] = []
+        self._generator: Iterator[EpochReport] | None = None
+        self._process_state: ProcessState | None = None
+        self._checkpoints: TrialCheckpoints | None = None  # looked for when the trial begins
+        self._resume_from: Path | None = None
+        self._trouble: list[str] = []  # to be noted with the next report
+
+    def step(self) -> EpochResult | Outcome:
+        """Train one more epoch, and save a checkpoint if it may be needed."""
+        try:
+            if self._generator is None:
+                self._generator = self._start()
+            if self._replayed:
+                return EpochResult(*self._replayed.pop(0), self._take_trouble())
+            began = time.monotonic()
+            report = next(self._generator, None)
+            if report is None:
+                return self._completed()
+            metrics, targets = self._judge(report, time.monotonic() - began)
+            self._curve[report.epoch] = metrics
+            for target in targets:
+                if note := self._save(report, target):
+                    self._trouble.append(note)
+            return EpochResult(report.epoch, metrics, self._take_trouble(), dict(report.tags))
+        except Unfit as error:
+            return Outcome("interrupted", str(error))
+        except DamagedCheckpoint as error:
+            if not self._can_begin_again(error):
+                return Outcome("failed", traceback.format_exc())
+            return self.step()
+        except TrialInfeasible as error:
+            reason = f"{type(error).__name__}: {error}"
+            return Outcome("infeasible", reason, isinstance(error, OutOfMemory))
+        except InputError as error:
+            return Outcome("failed", str(error))
+        except Exception as error:
+            # torch's own, of a user's training
+            out_of_memory = type(error).__name__ == "OutOfMemoryError"
+            return Outcome("failed", traceback.format_exc(), out_of_memory)
+
+    def _can_begin_again(self, error: DamagedCheckpoint) -> bool:
+        """Let the trial begin again, in every worker, from what the first one chooses."""
+        if self._resume_from is None:
+            return False
+        self._place.share(None)  # nobody reads it any more
+        is_possible = self._place.rank == 0 and self._go_on_from_older(error)
+        self._generator = None
+        return bool(self._place.share(is_possible))
+
+    def _go_on_from_older(self, error: DamagedCheckpoint) -> bool:
+        """Put the damaged checkpoint away, so that an older one counts; False if it stays."""
+        checkpoints = self._checkpoints
+        if checkpoints is None or (damaged := checkpoints.newest) is None:
+            return False
+        where = checkpoints.name(damaged)
+        try:
+            checkpoints.set_aside(damaged)
+        except OSError:
+            return False
+        if damaged == DONATED:
+            return False  # from where a trial goes on then is not decided here
+        older = checkpoints.newest
+        left = "the start" if older is None else f"the checkpoint {checkpoints.name(older)!r}"
+        # A copy's path says nothing to a person.
+        told = str(error) if where in str(error) else f"checkpoint {where!r}: {error}"
+        self._trouble.append(f"{told}; it goes on from {left}")
+        return True
+
+    def close(self) -> str | None:
+        """Stop the training function and put the process back as it was before.
+
+        Returns:
+            What could not be put back, so that no other trial should run here; None if all was.
+        """
+        close = getattr(self._generator, "close", None)
+        self._generator = None
+        if close is not None:
+            close()
+        if self._checkpoints is not None:
+            self._checkpoints.release()
+        state, self._process_state = self._process_state, None
+        return None if state is None else state.restore()
+
+    def _start(self) -> Iterator[EpochReport]:
+        assignment = self._assignment
+        cache_folder = Path(assignment.cache_folder)
+        try:
+            store, key = self._open_store()
+            if assignment.needs is not None:
+                check_fitness(
+                    assignment.task,
+                    assignment.config,
+                    assignment.data_fingerprint,
+                    Needs(**assignment.needs),
+                    cache_folder,
+                )
+            train_file = self._train_file(store)
+            checkpoints = _patiently(lambda: self._look_for_checkpoints(store, key))
+            newest, self._curve = self._place.share((checkpoints.newest, checkpoints.newest_curve))
+            self._resume_from = None
+            if newest is None and assignment.donor_key is not None:
+                where = checkpoints.name(DONATED)
+                raise DamagedCheckpoint(f"checkpoint {where!r}, to go on from, is not there")
+            if newest is not None:
+                self._resume_from = _patiently(lambda: checkpoints.fetch(newest))
+        except OSError as error:
+            raise Unfit(f"{here()}: {error}") from error
+        train = training_function(assignment.task, train_file)
+        if self._process_state is None:  # what the training imports is part of it
+            self._process_state = ProcessState(is_shared=not self._owns_process)
+        self._best = checkpoints.best_value
+        self._replayed = sorted(self._curve.items())
+        run = TrainingRun(
+            cache_folder=cache_folder,
+            device=self._place.device or assignment.device,
+            rank=self._place.rank,
+            world_size=self._place.world_size,
+            strategy=assignment.strategy,
+            n_threads=assignment.n_threads,
+            prefix_cache_bytes=assignment.prefix_cache_bytes,
+            data_fingerprint=assignment.data_fingerprint,
+            resume_from=self._resume_from,
+        )
+        schedule = assignment.schedule or [(1, assignment.config)]
+        done = max(self._curve, default=0)
+        return replay(train, schedule, run, store, f"{key}/replay", done=done)
+
+    def _look_for_checkpoints(self, store: CheckpointStore, key: str) -> TrialCheckpoints:
+        """The trial's checkpoints; the first worker knows which there are."""
+        if self._checkpoints is None:
+            checkpoints = TrialCheckpoints(
+                store,
+                key,
+                milestones=self._assignment.keep_after,
+                donor_key=self._assignment.donor_key,
+                donor_epoch=self._assignment.donor_epoch,
+            )
+            if not self._assignment.is_new and self._place.rank == 0:
+                checkpoints.look()
+            self._checkpoints = checkpoints
+        return self._checkpoints
+
+    def _open_store(self) -> tuple[CheckpointStore, str]:
+        """Where the trial's checkpoints are, and its key there."""
+        assignment = self._assignment
+        if assignment.store is None:
+            return FolderStore(Path(assignment.trial_folder)), ""
+        return open_store(assignment.store), trial_key(assignment.trial)
+
+    def _train_file(self, store: CheckpointStore) -> str | None:
+        """The user's own training file on this machine."""
+        assignment = self._assignment
+        if assignment.train_file is None or assignment.needs is None:
+            return assignment.train_file
+        digest = assignment.needs["code"]
+        return train_file_here(assignment.train_file, digest, store, Path(assignment.cache_folder))
+
+    def _take_trouble(self) -> str | None:
+        notes, self._trouble = self._trouble, []
+        return "; ".join(notes) or None
+
+    def _completed(self) -> Outcome:
+        if self._checkpoints is not None and self._place.rank == 0:
+            self._checkpoints.retry(is_last=True)
+        if not self._curve and self._assignment.donor_key is None:
+            return Outcome("failed", "the training function ended without a single epoch report")
+        return Outcome("completed")
+
+    def _check(self, report: EpochReport, measured_seconds: float) -> dict[str, float]:
+        if not isinstance(report, EpochReport):
+            raise InputError(
+                f"the training function yielded a {type(report).__name__}; "
+                "it must yield EpochReport"
+            )
+        reported = {name: float(value) for name, value in report.metrics.items()}
+        metrics = {"seconds": measured_seconds, **reported}  # a user's training need not measure it
+        for metric in (self._assignment.metric, *self._assignment.other_metrics):
+            if metric not in metrics:
+                raise InputError(
+                    f"metric {metric!r} is not in the epoch report; "
+                    f"reported: {', '.join(sorted(metrics))}"
+                )
+            if not math.isfinite(metrics[metric]):
+                raise TrialInfeasible(f"{metric} is {metrics[metric]} after epoch {report.epoch}")
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        return {**_gpu_memory(), **metrics}
+
+    def _judge(
+        self, report: EpochReport, measured_seconds: float
+    ) -> tuple[dict[str, float], list[str]]:
+        """The report's metrics, and under which names its state is to be saved.
+
+        What is wrong with the report is raised in every worker.
+        """
+        verdict: Any = None
+        if self._place.rank == 0:
+            try:
+                verdict = self._check(report, measured_seconds), self._targets(report)
+            except (InputError, TrialInfeasible) as error:
+                verdict = error
+        verdict = self._place.share(verdict)
+        if isinstance(verdict, Exception):
+            raise verdict
+        metrics, targets = verdict
+        return metrics, targets
+
+    def _targets(self, report: EpochReport) -> list[str]:
+        value = report.metrics[self._assignment.metric]
+        targets = []
+        if self._best is None or self._sign * value > self._sign * self._best:
+            self._best = value
+            beyond = self._assignment.save_beyond
+            if beyond is None or self._sign * value > self._sign * beyond:
+                targets.append(BEST)
+        if report.epoch in self._assignment.keep_after:
+            targets.append(milestone(report.epoch))
+        waited = time.monotonic() - self._saved_at
+        is_due = waited >= self._assignment.seconds_between_checkpoints
+        if not targets and (is_due or report.epoch in self._assignment.save_after):
+            targets.append(LAST)
+        if not targets and self._checkpoints is not None:
+            self._checkpoints.retry()
+        return targets
+
+    def _save(self, report: EpochReport, target: str) -> str | None:
+        """Save a report; a disk that refuses is a note, not the end."""
+        if self._place.rank != 0:
+            if self._assignment.strategy == "fsdp":
+                save_share(report)
+            return None
+        assert self._checkpoints is not None
+        value = report.metrics[self._assignment.metric]
+        try:
+            self._checkpoints.save(target, report, value, self._curve)
+        except OSError as error:
+            return f"checkpoint {self._checkpoints.name(target)!r} was not written: {error}"
+        self._saved_at = time.monotonic()
+        return None
+
+
+def _patiently(action: Callable[[], Result]) -> Result:
+    """Try again while a store is away for what may be a minute, but not for ever."""
+    give_up = time.monotonic() + _SECONDS_FOR_STORE
+    while True:
+        try:
+            return action()
+        except RemoteError as error:
+            if not error.may_pass or time.monotonic() > give_up:
+                raise
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _gpu_memory() -> dict[str, float]:
+    """What the GPU has and what tensors took of it at their peak; nothing where none is used."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    return {
+        "gpu_memory_bytes": float(torch.cuda.get_device_properties(0).total_memory),
+        "peak_memory_bytes": float(torch.cuda.max_memory_allocated()),
+    }

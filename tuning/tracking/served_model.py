@@ -1,0 +1,36 @@
+"""The code of the MLflow model that a sweep logs: MLflow runs this file to serve a checkpoint.
+
+Unlike any other module it does something when it is run, because that is how MLflow's "models from
+code" work (https://mlflow.org/docs/latest/ml/model/models-from-code/). Thaw never imports it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+from trainables.tasks.predictor import Predictor
+
+
+class CheckpointModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined, misc]
+    """From a table with one column, of image file contents or texts, to class and probability."""
+
+    def load_context(self, context: Any) -> None:
+        self._predictor = Predictor(Path(context.artifacts["checkpoint"]))
+
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        predictions = self._predictor.predict(model_input.iloc[:, 0].tolist())
+        return pd.DataFrame(
+            {
+                "label": [prediction.label for prediction in predictions],
+                "probability": [prediction.probability for prediction in predictions],
+            }
+        )
+
+
+mlflow.models.set_model(CheckpointModel())  # type: ignore[attr-defined]

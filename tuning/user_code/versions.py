@@ -1,0 +1,36 @@
+"""What is installed, told so that two machines can be compared. Imports none of it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+from pathlib import Path
+
+LIBRARIES = ("ray", "torch", "torchvision", "transformers", "optuna", "mlflow")
+ROOMS = ("search_spaces", "trainables", "tuning")
+
+
+def installed_versions() -> dict[str, str]:
+    """Python's, Thaw's and its libraries' versions; ``code`` tells one state of Thaw from another.
+
+    What is not installed is left out.
+    """
+    versions = {"python": platform.python_version(), "code": code_digest()}
+    for name in ("thaw", *LIBRARIES):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def code_digest() -> str:
+    """Of Thaw's own Python files, wherever they lie: 12 letters."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[2]
+    for room in ROOMS:
+        for path in sorted((root / room).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
