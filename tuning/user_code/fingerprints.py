@@ -99,7 +99,8 @@ def _at_new_places(values: Mapping[str, str], moved: Moved) -> dict[str, str]:
 
 def _package_files() -> dict[str, str]:
     folder = Path(trainables.__path__[0])
-    return {path.name: _digest(path.read_bytes()) for path in sorted(folder.glob("*.py"))}
+    files = sorted(folder.rglob("*.py"))
+    return {str(path.relative_to(folder)): _digest(path.read_bytes()) for path in files}
 
 
 def _imported_from(file: Path) -> dict[str, str]:

@@ -197,7 +197,7 @@ def test_a_sweep_is_not_over_while_a_trial_may_come_back(toy_sweep):
 
 
 def test_a_host_says_that_memory_ran_out(toy_sweep, monkeypatch):
-    from tuning.hosting.trial_host import trial_host
+    from tuning.hosting import trial_host
 
     def train(config, run):
         raise OutOfMemory("even alone")

@@ -229,7 +229,7 @@ def test_data_is_looked_for_once_in_a_process(assign, tmp_path, monkeypatch):
     settings = EXAMPLES["image_classification"](tmp_path / "data").settings
     task, config = "image_classification", {**settings, "epochs": 1, "freezing": "head"}
     from trainables.config import check_config
-    from trainables.tasks.table import image_classification
+    from trainables.tasks import image_classification
 
     checked = check_config(config, TASKS[task].config_type)
     prepared = TASKS[task].prepare(checked, tmp_path / "cache")

@@ -145,9 +145,10 @@ def test_a_change_is_seen_in_tracked_files_and_not_in_the_act_of_committing(toy_
 def test_a_change_of_the_package_is_named(toy_sweep):
     old = take_fingerprints(toy_sweep())
     assert len(old["package"]) > 20
-    new = {**old, "package": {**old["package"], "loop.py": "0" * 16}}
+    new = {**old, "package": {**old["package"], "training/loop.py": "0" * 16}}
     (line,), _ = differences(old, new, {})
-    assert line == f"package: loop.py was {old['package']['loop.py'][:12]}, is 000000000000"
+    was = old["package"]["training/loop.py"][:12]
+    assert line == f"package: training/loop.py was {was}, is 000000000000"
 
 
 def test_a_sweep_goes_on_where_all_of_it_was_moved_to(thaw, tmp_path, monkeypatch, empty_mlflow):
