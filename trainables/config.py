@@ -27,44 +27,85 @@ class TrainingConfig(BaseModel):
     DATA_FIELDS: ClassVar[tuple[str, ...]] = ("data", "split_seed", "val_fraction", "test_fraction")
 
     # Data
-    data: str
-    split_seed: int = Field(default=0, ge=0)
-    val_fraction: Fraction = 0.15
-    test_fraction: Fraction = 0.15
+    data: str = Field(description="the data to train on")
+    split_seed: int = Field(default=0, ge=0, description="seed of the split into train, val, test")
+    val_fraction: Fraction = Field(
+        default=0.15, description="share of the data held back to compare trials on"
+    )
+    test_fraction: Fraction = Field(
+        default=0.15, description="share of the data held back for the one test of `thaw retrain`"
+    )
 
     # Model and what of it is trained
-    model: str
-    dropout: Fraction | None = None  # None keeps the model's own
-    freezing: Literal["none", "head", "first_k", "gradual", "lp_ft"] = "none"
-    frozen_blocks: int | None = Field(default=None, ge=1)  # k of first_k
-    thaw_every_epochs: int | None = Field(default=None, ge=1)  # n of gradual
-    head_epochs: int | None = Field(default=None, ge=1)  # of lp_ft, before all blocks train
-    # Each block's learning rate is this times that of the block above it
-    # (ULMFiT, arXiv:1801.06146, uses 1/2.6).
-    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    model: str = Field(description="the model to train")
+    dropout: Fraction | None = Field(
+        default=None, description="probability of dropout; none keeps the model's own"
+    )
+    freezing: Literal["none", "head", "first_k", "gradual", "lp_ft"] = Field(
+        default="none",
+        description="which blocks train: none freezes nothing; head trains the head alone; first_k "
+        "freezes the lowest blocks; gradual thaws from the top; lp_ft trains the head first, then "
+        "everything",
+    )
+    frozen_blocks: int | None = Field(
+        default=None, ge=1, description="number of lowest blocks that freezing=first_k freezes"
+    )
+    thaw_every_epochs: int | None = Field(
+        default=None, ge=1, description="epochs between two blocks that freezing=gradual thaws"
+    )
+    head_epochs: int | None = Field(
+        default=None, ge=1, description="epochs in which freezing=lp_ft trains the head alone"
+    )
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        # ULMFiT, arXiv:1801.06146, uses 1/2.6
+        description="learning rate of a block, divided by that of the block above it",
+    )
 
     # Optimisation
-    epochs: int = Field(default=10, ge=1)
+    epochs: int = Field(default=10, ge=1, description="passes over the training split")
     batch_size: int = Field(
-        default=32, ge=1
-    )  # effective: samples behind one optimiser step, over all workers
+        default=32, ge=1, description="samples behind one optimiser step, over all workers"
+    )
     micro_batch_size: int | None = Field(
-        default=None, ge=1
-    )  # samples on a device at once; None: as many as fit
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(default=1e-3, gt=0)
-    momentum: Fraction = 0.9  # sgd only
-    weight_decay: float = Field(default=0.01, ge=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_fraction: Fraction = 0.0  # of all optimiser steps
-    label_smoothing: Fraction = 0.0
-    gradient_clip_norm: float | None = Field(default=None, gt=0)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+        default=None, ge=1, description="samples on a device at once; none takes as many as fit"
+    )
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="the optimiser")
+    learning_rate: float = Field(
+        default=1e-3, gt=0, description="peak learning rate of the topmost block"
+    )
+    momentum: Fraction = Field(default=0.9, description="momentum of optimizer=sgd")
+    weight_decay: float = Field(
+        default=0.01, ge=0, description="how strongly weights are pulled towards zero"
+    )
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="how the learning rate falls after the warm-up"
+    )
+    warmup_fraction: Fraction = Field(
+        default=0.0, description="share of all optimiser steps in which the learning rate rises"
+    )
+    label_smoothing: Fraction = Field(
+        default=0.0, description="share of the target that is spread over all classes"
+    )
+    gradient_clip_norm: float | None = Field(
+        default=None, gt=0, description="largest norm of the gradient; none does not clip"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="floating-point format of the computation; fp16 needs a GPU"
+    )
     early_stopping_patience: int | None = Field(
-        default=None, ge=1
-    )  # epochs without a better `monitor`
-    monitor: str = "val_accuracy"
-    seed: int = Field(default=0, ge=0)
+        default=None,
+        ge=1,
+        description="epochs without a better `monitor` that end a training; none trains on",
+    )
+    monitor: str = Field(
+        default="val_accuracy", description="metric that says which epoch of a training was best"
+    )
+    seed: int = Field(
+        default=0, ge=0, description="seed of the weights, the order and augmentation"
+    )
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
@@ -103,23 +144,42 @@ class TrainingConfig(BaseModel):
 
 
 class ImageClassificationConfig(TrainingConfig):
-    """``data`` is digits, mnist, fashion_mnist, or a folder of class folders or of IDX files."""
+    """Settings of image classification."""
 
     DATA_FIELDS: ClassVar[tuple[str, ...]] = (*TrainingConfig.DATA_FIELDS, "image_size")
 
-    model: str = "resnet18"
-    weights: str = "none"  # none, default (torchvision's), or a path to .safetensors, .pt, .pth
-    image_size: int = Field(default=64, ge=4, le=1024)  # pixels on a side; images are resized to it
-    stem: Literal["auto", "small", "standard"] = "auto"
-    augmentation: Literal["none", "digits", "photo"] = "none"
-    augmentation_strength: float = Field(default=0.5, ge=0, le=1)
-    # Augmented versions of each image to choose from while blocks are frozen, so that what these
-    # output can be kept; 0: each epoch makes new ones, and nothing is kept.
-    cached_views: int = Field(default=0, ge=0, le=100)
+    data: str = Field(
+        description="digits, mnist, fashion_mnist, or a folder of class folders or of IDX files"
+    )
+    model: str = Field(default="resnet18", description="name of a torchvision model")
+    weights: str = Field(
+        default="none",
+        description="none, default (torchvision's), or a path to a .safetensors, .pt or .pth file",
+    )
+    image_size: int = Field(
+        default=64, ge=4, le=1024, description="pixels on a side that images are resized to"
+    )
+    stem: Literal["auto", "small", "standard"] = Field(
+        default="auto",
+        description="small keeps the resolution of small images; auto decides by image_size",
+    )
+    augmentation: Literal["none", "digits", "photo"] = Field(
+        default="none", description="random changes of training images: for digits, or for photos"
+    )
+    augmentation_strength: float = Field(
+        default=0.5, ge=0, le=1, description="how far augmentation changes an image"
+    )
+    cached_views: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="augmented versions of each image to choose from while blocks are frozen, so "
+        "that their output can be kept; 0 makes new ones in each epoch and keeps nothing",
+    )
 
 
 class TextClassificationConfig(TrainingConfig):
-    """``data`` is a CSV, TSV or JSONL file, or a folder with train, val and test files."""
+    """Settings of text classification."""
 
     DATA_FIELDS: ClassVar[tuple[str, ...]] = (
         *TrainingConfig.DATA_FIELDS,
@@ -130,11 +190,21 @@ class TextClassificationConfig(TrainingConfig):
         "max_tokens",
     )
 
-    model: str = "scratch:bert-mini"  # a Hugging Face name, a local folder, or scratch:NAME
-    text_column: str = "text"
-    label_column: str = "label"
-    split_column: str | None = None  # its values say train, val or test for each row
-    max_tokens: int = Field(default=128, ge=8, le=8192)
+    data: str = Field(
+        description="a CSV, TSV or JSONL file, or a folder with train, val and test files"
+    )
+    model: str = Field(
+        default="scratch:bert-mini",
+        description="a model's name on the Hugging Face hub, a local folder, or scratch:NAME",
+    )
+    text_column: str = Field(default="text", description="column that holds the texts")
+    label_column: str = Field(default="label", description="column that holds the labels")
+    split_column: str | None = Field(
+        default=None, description="column that says train, val or test for each row"
+    )
+    max_tokens: int = Field(
+        default=128, ge=8, le=8192, description="tokens of a text that the model reads at most"
+    )
 
 
 Config = TypeVar("Config", bound=TrainingConfig)

@@ -169,3 +169,12 @@ def test_every_space_is_valid_for_its_task(name):
         values = space.configuration(point)
         values.setdefault("data", "given by the user")
         check_config(values, row.config_type)
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_every_setting_is_explained(name):
+    fields = TASKS[name].config_type.model_fields
+    assert len(fields) > 20
+    for setting, field in fields.items():
+        assert field.description, f"{name}: {setting} has no description"
+        assert not field.description.endswith("."), setting  # it is a phrase
