@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Mapping
@@ -147,8 +148,11 @@ def _describe_training(
         "test_standard_deviation": (
             {name: _deviation(each) for name, each in tests} if len(results) > 1 else None
         ),
-        "confusion": champion.confusion,
-        "classes": list(champion.classes),
+        "artifacts": {
+            name: json.loads(content)
+            for name, content in champion.artifacts.items()
+            if name.endswith(".json")
+        },
         "seeds": [_describe(sweep, result) for result in results],
     }
 

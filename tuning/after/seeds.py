@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import tempfile
 import threading
@@ -40,8 +41,7 @@ class SeedResult:
     value: float  # best value of the sweep's metric
     curve: Mapping[int, Mapping[str, float]]
     test: Mapping[str, float] | None
-    classes: tuple[str, ...]
-    confusion: list[list[int]]
+    artifacts: dict[str, bytes]  # of the test: a file's name -> its content
     checkpoint: str  # where it is, for a person
     key: str  # of it, in the sweep's store
 
@@ -243,8 +243,11 @@ def _read(store: CheckpointStore, key: str, seed: int, sweep: Sweep) -> SeedResu
         value=max(values) if sweep.mode == "max" else min(values),
         curve=curve,
         test=None if test is None else test["metrics"],
-        classes=() if test is None else tuple(test["classes"]),
-        confusion=[] if test is None else test["confusion"],
+        artifacts={} if test is None else _decoded(test["artifacts"]),
         checkpoint=store.find(best) or store.name(best),
         key=best,
     )
+
+
+def _decoded(artifacts: Mapping[str, str]) -> dict[str, bytes]:
+    return {name: base64.b64decode(content) for name, content in artifacts.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import traceback
 from collections.abc import Mapping, Sequence
@@ -143,8 +144,10 @@ def _test(repetition: Repetition, seed: int, run: TrainingRun) -> None:
     evaluation = predictor.evaluate("test", run)
     result = {
         "metrics": evaluation.metrics,
-        "classes": list(predictor.classes),
-        "confusion": evaluation.meter.confusion().tolist(),
+        "artifacts": {
+            name: base64.b64encode(content).decode()
+            for name, content in predictor.artifacts(evaluation).items()
+        },
     }
     _write(store, f"{seed_key(repetition.key, seed)}/{TEST_FILE}", result)
     store.release(key)

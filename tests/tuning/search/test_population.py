@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_spaces.domains import Choice, Float, Int, SearchSpace
-from trainables.config import ImageClassificationConfig, TextClassificationConfig
+from trainables.tasks.image_classification import ImageClassificationConfig
+from trainables.tasks.text_classification import TextClassificationConfig
 from trainables.training.mutable import MUTABLE, mutable_settings
 from tuning.before_start.spaces import load_space, space_names
 from tuning.record.events import TrialRecord
