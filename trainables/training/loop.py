@@ -45,7 +45,7 @@ from trainables.training.checkpoint import (
     read_description,
     save_checkpoint,
 )
-from trainables.training.optim import configure_again, configured, make_optimizer, make_schedule
+from trainables.training.optim import make_optimizer, make_schedule
 from trainables.training.parallel import (
     Parallelism,
     fail_together,
@@ -208,10 +208,8 @@ def _read_checkpoint(
 
 
 def _resume(training: _Training, description: CheckpointDescription, state: dict[str, Any]) -> None:
-    groups = configured(training.optimizer)
     training.parallel.load_state(training.optimizer, state["optimizer"])
     training.schedule.load_state_dict(state["schedule"])
-    configure_again(training.optimizer, training.schedule, groups)
     training.scaler.load_state_dict(state["scaler"])
     training.epochs_done = description.epoch
     training.history = dict(description.history)

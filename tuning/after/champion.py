@@ -13,7 +13,6 @@ from typing import Any
 from trainables.errors import RunFailed
 from tuning.after.seeds import SeedResult
 from tuning.record.events import Record, TrialRecord
-from tuning.record.schedules import config_of_best, describe_schedule, schedule_of_best
 from tuning.record.sweep import Sweep
 from tuning.storage.open_store import store_of
 from tuning.tracking.mlflow_runs import (
@@ -27,7 +26,6 @@ from tuning.tracking.mlflow_runs import (
 
 CHAMPION = "champion"
 VERDICT_TAG = "thaw.verdict"  # does the gain exceed seed noise
-SCHEDULE_TAG = "thaw.schedule"  # as the trials' runs have it
 CHECKPOINT_TAG = "thaw.checkpoint"  # the champion's, in the sweep's store
 TEST_READS_TAG = "thaw.test_reads_before"  # how often the test split was read before
 _MAY_PASS = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
@@ -104,16 +102,13 @@ def _log(
         VERDICT_TAG: document["verdict"],
         TEST_READS_TAG: str(document["test_reads_before"]),
     }
-    if document["schedule"]:
-        tags[SCHEDULE_TAG] = describe_schedule(schedule_of_best(sweep, trial))
     if record.history.parent_run_id:
         tags["mlflow.parentRunId"] = record.history.parent_run_id
     begun = f"tags.{CHECKPOINT_TAG} = '{champion.key}' and tags.{SWEEP_TAG} = '{tags[SWEEP_TAG]}'"
     for run in mlflow.search_runs([experiment.experiment_id], begun, output_format="list"):
         mlflow.delete_run(run.info.run_id)  # of an attempt that failed half-way
     with mlflow.start_run(run_name=f"{sweep.name}-{CHAMPION}", tags=tags) as run:
-        config = config_of_best(sweep, trial)
-        mlflow.log_params({**config, "seed": champion.seed, SWEEP_TAG: sweep.name})
+        mlflow.log_params({**trial.config, "seed": champion.seed, SWEEP_TAG: sweep.name})
         for epoch, metrics in champion.curve.items():
             finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
             mlflow.log_metrics(finite, step=epoch)

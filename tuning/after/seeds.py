@@ -55,8 +55,6 @@ class Training:
     seeds: list[int]
     key: str  # of what it leaves, in the sweep's store
     may_fail: bool = False  # then its results are None, and the others stand
-    # (first epoch, configuration), where that changes in the middle of the training
-    schedule: Sequence[tuple[int, Mapping[str, Any]]] = ()
 
 
 def train(
@@ -151,7 +149,6 @@ def _repetition(
         may_fail=training.may_fail,
         needs=None if needs is None else needs.to_json(),
         data_fingerprint=sweep.data_fingerprint(training.config),
-        schedule=[(first, dict(config)) for first, config in training.schedule],
     )
 
 

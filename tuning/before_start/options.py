@@ -17,12 +17,7 @@ from trainables.metrics import METRIC_ALIASES, Direction
 from trainables.task import STRATEGY_NAMES, Strategy
 from trainables.tasks.row import TaskRow
 from trainables.tasks.table import known_metrics, task_row
-from tuning.before_start.space_checks import (
-    check_gpu_hours,
-    check_population,
-    check_space,
-    mutable_domains,
-)
+from tuning.before_start.space_checks import check_gpu_hours, check_space
 from tuning.before_start.spaces import load_space
 from tuning.record.resources import Gpus
 from tuning.record.sweep import SWEEP_FILE, Sweep, default_cache_folder, local_resources
@@ -48,7 +43,7 @@ OF_ONE_OBJECTIVE = ("curves", "cmaes")
 COST_AWARE_NAMES = ("curves", "tpe")  # of samplers.COST_AWARE
 
 # of schedulers.SCHEDULERS, likewise
-SCHEDULER_NAMES = ("freeze-thaw", "asha", "hyperband", "median", "pbt", "none")
+SCHEDULER_NAMES = ("freeze-thaw", "asha", "hyperband", "median", "none")
 
 
 @dataclass(frozen=True)
@@ -180,7 +175,6 @@ def resolve(options: SweepOptions, *, elsewhere: bool = False) -> Sweep:
         cost_aware=options.cost_aware,
         n_workers=options.workers,
         strategy=options.strategy,
-        mutable=mutable_domains(space, row, loaded.mutable) if options.scheduler == "pbt" else (),
     )
     _check_name(sweep)
     if elsewhere:
@@ -189,7 +183,6 @@ def resolve(options: SweepOptions, *, elsewhere: bool = False) -> Sweep:
     _check_new(sweep)
     resources = local_resources(sweep) if sweep.address is None else None
     check_space(sweep, row, resources)
-    check_population(sweep, row)
     check_gpu_hours(sweep, resources)
     if sweep.storage is not None:
         from tuning.tracking.optuna_storage import check_study  # imports optuna

@@ -68,8 +68,6 @@ class Sweep:
     confirm: int = 0
     confirm_seeds: int = 3
     cost_aware: bool = False  # propose by expected improvement per second: see cost.py
-    # Searched settings that may change in the middle of a training: see population.py
-    mutable: Sequence[str] = ()
     # what decides the data, as ``data_key`` has it -> its fingerprint
     data_fingerprints: Mapping[str, str] = field(default_factory=dict)
     train_source: Path | None = None  # where the user keeps it; ``train_file`` may be our copy
