@@ -5,15 +5,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from trainables.config import TextClassificationConfig
+from trainables.data.class_names import class_names
 from trainables.data.prepare import file_identity, prepare_once
+from trainables.data.records import label
+from trainables.data.splits import columns_of, data_files, read_splits
+from trainables.data.tables import TABLES, check_columns, read_records
 from trainables.data.text_encoding import without_surrogates
-from trainables.data.text_files import check_columns
-from trainables.data.text_splits import class_names, columns_of, data_files, read_splits
 from trainables.errors import InputError, unknown
 from trainables.modalities.texts import pretrained, tokenization
 from trainables.prepared import SPLITS, DataInfo, PreparedData, Split
@@ -60,7 +63,7 @@ def check(config: TextClassificationConfig) -> None:
         InputError: data, a column or the model is not there; or the model has too few blocks or
             positions for the configuration.
     """
-    files = data_files(config)
+    files = data_files(config, TABLES)
     for path in files.values():
         check_columns(path, columns_of(config))
     if config.text_column == config.label_column:
@@ -118,7 +121,7 @@ def prepare(config: TextClassificationConfig, cache_folder: Path) -> PreparedDat
             split with the same two or more classes.
     """
     check(config)
-    files = data_files(config)
+    files = data_files(config, TABLES)
     scratch = scratch_model(config.model)
     folder = None if scratch else pretrained.local_folder(config.model)
     identity = {name: getattr(config, name) for name in config.DATA_FIELDS}
@@ -133,11 +136,14 @@ def _make(
     config: TextClassificationConfig, files: Mapping[str, Path], assets: Path
 ) -> tuple[DataInfo, dict[str, Split]]:
     fetch(config)  # first, so that a model out of reach is said before the files are read
-    rows, notes = read_splits(config, files)
+    read = partial(read_records, columns=columns_of(config), kinds={"label_column": label})
+    rows, notes = read_splits(
+        config, files, read, identity="text_column", answer="label_column", stratify=True
+    )
     classes = class_names(rows, config)
     scratch = scratch_model(config.model)
     if scratch is not None:
-        texts = [row.text for row in rows["train"]]
+        texts = [row["text_column"] for row in rows["train"]]
         tokenization.train_wordpiece(texts, scratch.n_tokens, assets)
         pad_id = 0
     else:
@@ -150,10 +156,12 @@ def _make(
     index = {label: i for i, label in enumerate(classes)}
     splits, n_cut = {}, 0
     for name in SPLITS:
-        texts = [row.text for row in rows[name]]
+        texts = [row["text_column"] for row in rows[name]]
         inputs, cut = tokenization.tokenise(texts, assets, config.max_tokens, pad_id)
         n_cut += cut
-        splits[name] = Split(inputs, np.array([index[row.label] for row in rows[name]], np.int64))
+        splits[name] = Split(
+            inputs, np.array([index[row["label_column"]] for row in rows[name]], np.int64)
+        )
     if n_cut:
         n_texts = sum(len(split) for split in splits.values())
         notes.append(
