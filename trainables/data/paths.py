@@ -35,6 +35,18 @@ def data_path(value: str, setting: str = "data") -> Path:
     return path
 
 
+def regular_files(folder: Path) -> list[Path]:
+    """The regular files in a folder, sorted.
+
+    Raises:
+        InputError: it can not be listed.
+    """
+    try:
+        return sorted(file for file in folder.iterdir() if file.is_file())
+    except OSError as error:
+        raise InputError(f"data: {str(folder)!r} can not be listed: {error.strerror}") from None
+
+
 def read_bytes(path: Path, n_bytes: int = -1) -> bytes:
     """The first bytes of a data file, all by default.
 

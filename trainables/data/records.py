@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from trainables.data.text_encoding import without_surrogates
@@ -84,3 +85,15 @@ def texts(value: Any) -> list[str]:
     if not isinstance(value, list):
         raise ValueError(f"{str(value)[:20]!r} is not a list")
     return [text(each) for each in value]
+
+
+def file_beside(table: Path) -> Kind:
+    """The kind of a column of file names, which are relative to the folder of ``table``."""
+
+    def file(value: Any) -> Path:
+        path = table.parent / text(value)
+        if not path.is_file():
+            raise ValueError(f"{text(value)!r} is no file")
+        return path
+
+    return file

@@ -6,11 +6,11 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from trainables.data.paths import data_path
+from trainables.data.paths import data_path, regular_files
 from trainables.data.prepare import stratified_split
 from trainables.data.records import Reading, Record, column_word
 from trainables.errors import InputError, unknown
@@ -28,6 +28,7 @@ SPLIT_NAMES = {
 }
 
 Splits = dict[str, list[Record]]
+File = TypeVar("File")
 
 
 def columns_of(config: Any) -> dict[str, str]:
@@ -57,14 +58,8 @@ def data_files(config: Any, suffixes: Collection[str]) -> dict[str, Path]:
                 f"data = {config.data!r}: unknown kind of file {path.suffix!r}; valid: {valid}"
             )
         return {"train": path}
-    try:
-        files = sorted(file for file in path.iterdir() if file.is_file())
-    except OSError as error:
-        raise InputError(f"data = {config.data!r}: can not be listed: {error.strerror}") from None
-    readable = [file for file in files if file.suffix.lower() in suffixes]
-    found = _by_name(readable, config, lambda file: [file.stem.lower()])
-    if not found:
-        found = _by_name(readable, config, lambda file: re.split(r"[^a-z]+", file.name.lower()))
+    files = regular_files(path)
+    found = named_splits(config, files, suffixes)
     if "train" not in found:
         named = ", ".join(file.name for file in files[:8]) or "nothing"
         example = f"train{next(iter(suffixes))}"
@@ -80,26 +75,37 @@ def data_files(config: Any, suffixes: Collection[str]) -> dict[str, Path]:
     return found
 
 
-def _by_name(
-    files: Iterable[Path], config: Any, words: Callable[[Path], list[str]]
-) -> dict[str, Path]:
+def named_splits(config: Any, files: Iterable[Path], suffixes: Collection[str]) -> dict[str, Path]:
+    """Those of ``files`` that are called as a split is; if none is, those that have it in the name.
+
+    Raises:
+        InputError: two are the same split.
+    """
+    readable = [file for file in files if file.suffix.lower() in suffixes]
     found: dict[str, Path] = {}
-    for file in files:
-        split = next((SPLIT_NAMES[word] for word in words(file) if word in SPLIT_NAMES), None)
-        if split in found:
-            raise InputError(
-                f"data = {config.data!r}: {found[split].name} and {file.name} are both the {split}"
-                " split; keep one"
-            )
-        if split is not None:
-            found[split] = file
+    for words in (lambda file: [file.stem.lower()], _words):
+        for file in readable:
+            split = next((SPLIT_NAMES[word] for word in words(file) if word in SPLIT_NAMES), None)
+            if split in found:
+                raise InputError(
+                    f"data = {config.data!r}: {found[split].name} and {file.name} are both the"
+                    f" {split} split; keep one"
+                )
+            if split is not None:
+                found[split] = file
+        if found:
+            break
     return found
+
+
+def _words(file: Path) -> list[str]:
+    return re.split(r"[^a-z]+", file.name.lower())
 
 
 def read_splits(
     config: Any,
-    files: Mapping[str, Path],
-    read: Callable[[Path], Reading],
+    files: Mapping[str, File],
+    read: Callable[[File], Reading],
     identity: str,
     answer: str | None = None,
     stratify: bool = False,
@@ -125,12 +131,12 @@ def read_splits(
     given = {split: reading.records for split, reading in readings.items()}
     if getattr(config, "split_column", None) is not None:
         given = _by_split_column(given["train"], config)
+    notes += _drop_leaks(given, identity)
     for split, records in given.items():
         if not records:
             raise InputError(
                 "\n".join([f"data = {config.data!r}: no usable row for {split}", *notes])
             )
-    notes += _drop_leaks(given, identity)
     return _cut_missing(given, config, answer if stratify else None, notes), notes
 
 
@@ -183,8 +189,8 @@ def _drop_leaks(given: Splits, identity: str) -> list[str]:
         if len(kept) < len(records):
             n_leaks = len(records) - len(kept)
             notes.append(
-                f"{n_leaks} {'rows' if n_leaks > 1 else 'row'} of the {split} split dropped, their"
-                f" {column_word(identity)} also occurs in a split that judges it"
+                f"{n_leaks} {'rows' if n_leaks > 1 else 'row'} of the {split} split dropped, same"
+                f" {column_word(identity)} as in a split that judges it"
             )
             given[split] = kept
         seen.update(_key(record[identity]) for record in records)

@@ -16,16 +16,15 @@ from trainables.data.records import Kind, Reading, Record, column_word, label, t
 from trainables.data.text_encoding import decode
 from trainables.errors import InputError, valid_choices
 
+JSON_LINES = (".jsonl", ".json-lines", ".ndjson")
 # How each kind of file names its columns.
 _NAMING = {
     **dict.fromkeys(DELIMITERS, "the first line must name the columns"),
-    **dict.fromkeys(
-        (".jsonl", ".json-lines", ".ndjson"),
-        "each line must be a JSON object with the columns as keys",
-    ),
+    **dict.fromkeys(JSON_LINES, "each line must be a JSON object with the columns as keys"),
     ".parquet": "its schema names them",
 }
-TABLES = tuple(_NAMING)  # the suffixes that are read
+TABLES = tuple(_NAMING)
+LISTS = (*JSON_LINES, ".parquet")  # those of which a value may be a list
 
 _HEAD_BYTES = 1 << 20  # enough for a header, or a first JSON object with a long document in it
 _MAY_BE_EMPTY = "split_column"  # whoever uses it says in which line

@@ -218,3 +218,18 @@ def test_a_value_that_its_kind_refuses_costs_the_row(tmp_path):
     assert reading.notes == [
         "a.jsonl: 2 rows dropped, wrong tokens: 'a b' is not a list (lines 2, 3)"
     ]
+
+
+def test_a_column_of_files_is_relative_to_its_table(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        write(tmp_path / "photos", name, b"")
+    rows = f"photos/a.png,1\nphotos/gone.png,2\n{tmp_path / 'photos' / 'b.png'},3\nphotos,4\n"
+    path = write(tmp_path, "a.csv", "image,weight\n" + rows)
+    columns = {"image_column": "image", "target_column": "weight"}
+    kinds = {"image_column": records.file_beside(path), "target_column": records.number}
+    reading = read_records(path, columns, kinds)
+    found = [(each["image_column"].name, each["target_column"]) for each in reading.records]
+    assert found == [("a.png", 1), ("b.png", 3)]
+    dropped = "2 rows dropped, wrong image: 'photos/gone.png' is no file (lines 3, 5)"
+    assert reading.notes == [f"a.csv: {dropped}"]
