@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,10 @@ from trainables.modalities.texts import pretrained, tokenization
 from trainables.modalities.texts.config import TextConfig
 from trainables.modalities.texts.scratch import scratch_model
 from trainables.prepared import SPLITS, Array, DataInfo, PreparedData, Split
+from trainables.targets.target import Answers
 
-
-@dataclass(frozen=True)
-class LabelledTexts:
-    """What a task has read: the texts of each split, and their labels as arrays [n, ...]."""
-
-    texts: Mapping[str, Sequence[str]]
-    labels: Mapping[str, Mapping[str, Array]]
-    summary: str  # what is predicted, as ``DataInfo`` has it
-    classes: tuple[str, ...] = ()
-    notes: Sequence[str] = ()
-    details: Mapping[str, Any] = field(default_factory=dict)
+# What a task has read: the texts of each split, what is to be predicted, and notes for a person.
+LabelledTexts = tuple[Mapping[str, Sequence[str]], Answers, Sequence[str]]
 
 
 def check_model(config: TextConfig) -> None:
@@ -111,20 +102,18 @@ def prepare_texts(
 
     def make(assets: Path) -> tuple[DataInfo, Mapping[str, Split]]:
         fetch(config)  # first, so that a model out of reach is said before the files are read
-        found = read()
-        details = make_tokenizer(config, found.texts["train"], assets)
+        texts, answers, notes = read()
+        details = make_tokenizer(config, texts["train"], assets)
         splits, n_cut = {}, 0
         for name in SPLITS:
             inputs, cut = tokenization.tokenise(
-                found.texts[name], assets, config.max_tokens, details["pad_id"]
+                texts[name], assets, config.max_tokens, details["pad_id"]
             )
             n_cut += cut
-            splits[name] = Split({**inputs, **found.labels[name]})
-        notes = [*found.notes, *_note_cut(n_cut, splits, config)]
-        details |= {"split_sizes": {name: len(each) for name, each in splits.items()}}
-        details |= found.details
-        info = DataInfo(found.classes, tuple(notes), details, summary=found.summary)
-        return info, splits
+            splits[name] = Split({**inputs, **answers.labels[name]})
+        notes = [*notes, *_note_cut(n_cut, splits, config)]
+        details |= answers.details
+        return DataInfo(answers.classes, tuple(notes), details, summary=answers.summary), splits
 
     return prepare_tokens(config, files, cache_folder, make)
 
