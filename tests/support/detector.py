@@ -104,7 +104,7 @@ class Recall:
     def merge(self, states: Sequence[tuple[int, int]]) -> None:
         self._found, self._all = (sum(values) for values in zip(*states, strict=True))
 
-    def compute(self) -> dict[str, float]:
+    def compute(self, loss: float) -> dict[str, float]:
         return {"recall": self._found / max(self._all, 1)}
 
 

@@ -91,7 +91,7 @@ class ClassificationMeter:
 
     confusion = state
 
-    def compute(self) -> dict[str, float]:
+    def compute(self, loss: float) -> dict[str, float]:
         """``accuracy`` and ``macro_f1`` in [0, 1].
 
         Macro F1 is the plain mean over the classes that occur as a target or a prediction, as in

@@ -42,6 +42,15 @@ def check(config: ImageConfig) -> None:
             blocks do not go together.
     """
     _check_data(config)
+    check_model(config)
+
+
+def check_model(config: ImageConfig) -> None:
+    """See whether model, weights, image size, stem and frozen blocks go together, without torch.
+
+    Raises:
+        InputError: they do not, or the model or its weights do not exist.
+    """
     if config.model not in model_names():
         raise InputError(unknown("model", config.model, model_names()))
     _check_weights(config)

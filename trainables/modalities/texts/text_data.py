@@ -128,19 +128,20 @@ def make_tokenizer(config: TextConfig, texts: Sequence[str], assets: Path) -> di
     """Put the model's tokenizer into ``assets``, or one learned from ``texts`` for scratch models.
 
     Returns:
-        ``pad_id`` and ``vocabulary_size``, which the model is built with.
+        ``pad_id``, ``end_id`` and ``vocabulary_size``, which the model is built with.
     """
     scratch = scratch_model(config.model)
     if scratch is not None:
-        tokenization.train_wordpiece(texts, scratch.n_tokens, assets)
-        pad_id = 0
+        scratch.train_tokenizer(texts, scratch.n_tokens, assets)
+        pad_id = end_id = 0
     else:
         folder = pretrained.fetch(config.model)
-        pad_id = tokenization.save_tokenizer(folder, assets, config.model)
+        pad_id, end_id = tokenization.save_tokenizer(folder, assets, config.model)
         # With the architecture beside it, a checkpoint needs nothing from the original folder.
         (assets / "model").mkdir()
         shutil.copyfile(folder / "config.json", assets / "model" / "config.json")
-    return {"pad_id": pad_id, "vocabulary_size": tokenization.vocabulary_size(assets)}
+    size = tokenization.vocabulary_size(assets)
+    return {"pad_id": pad_id, "end_id": end_id, "vocabulary_size": size}
 
 
 def encode(
