@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainables.config import TextClassificationConfig, check_config
+from trainables.config import check_config
+from trainables.tasks.text_classification import TextClassificationConfig
 
 BODY = "".join(f"number {i} is good,pos\nthing {i} is bad,neg\n" for i in range(20))
 PLAIN = "text,label\n" + BODY
