@@ -28,14 +28,14 @@ def document_files(config: Any) -> dict[str, Path]:
         InputError: there is no such file or folder, or none of a readable kind.
     """
     path = data_path(config.data)
-    if path.is_dir():
-        files = regular_files(path)
-        if _readable(path) and not splits.named_splits(config, files, DOCUMENTS):
-            return {"train": path}
+    files = documents_in(path) if path.is_dir() else []
+    # Not by words in their names, as of other data: a story may be called night_train.txt.
+    if files and not any(file.stem.lower() in splits.SPLIT_NAMES for file in files):
+        return {"train": path}
     return splits.data_files(config, DOCUMENTS)
 
 
-def _readable(path: Path) -> list[Path]:
+def documents_in(path: Path) -> list[Path]:
     """A file, or those files of a folder that are documents."""
     if path.is_file():
         return [path]
@@ -48,7 +48,7 @@ def check_documents(path: Path, columns: Mapping[str, str]) -> None:
     Raises:
         InputError: a file can not be read, or has no such column.
     """
-    for file in _readable(path):
+    for file in documents_in(path):
         if file.suffix.lower() not in _WHOLE:
             check_columns(file, columns)
 
@@ -60,7 +60,7 @@ def read_documents(path: Path, columns: Mapping[str, str]) -> Reading:
         InputError: a file can not be read, is not text, or lacks the column.
     """
     reading = Reading(path.name)
-    for file in _readable(path):
+    for file in documents_in(path):
         if file.suffix.lower() in _WHOLE:
             text = read_text(file, reading)
             if text.strip():

@@ -52,13 +52,14 @@ def prepare(config: CausalLanguageModelingConfig, cache_folder: Path) -> Prepare
     check(config)
     files = plain_texts.document_files(config)
 
+    paths = [path for file in files.values() for path in plain_texts.documents_in(file)]
+
     def read() -> tuple[packed_blocks.Documents, list[str]]:
         rows, notes = plain_texts.read_document_splits(config, files)
-        return {
-            name: [row[plain_texts.TEXT] for row in split] for name, split in rows.items()
-        }, notes
+        texts = {name: [row[plain_texts.TEXT] for row in split] for name, split in rows.items()}
+        return texts, notes
 
-    return packed_blocks.prepare_blocks(config, files.values(), cache_folder, read)
+    return packed_blocks.prepare_blocks(config, paths, cache_folder, read)
 
 
 def load() -> Task:

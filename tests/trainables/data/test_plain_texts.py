@@ -58,8 +58,8 @@ def test_a_single_text_is_cut_by_place_at_ends_of_lines(tmp_path):
 
 
 def test_files_of_a_folder_are_documents_or_splits(tmp_path):
-    for i in range(3):
-        write(tmp_path, f"play{i}.txt", f"play {i} begins\n{LINES}")
+    for i, name in enumerate(["play.txt", "night_train.txt", "a_test.txt"]):
+        write(tmp_path, name, f"play {i} begins\n{LINES}")
     write(tmp_path, "empty.txt", "\n")
     write(tmp_path, "cover.png", b"\x89PNG")
     splits, notes = read(tmp_path)

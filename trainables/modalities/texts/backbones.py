@@ -68,10 +68,10 @@ def build(
             model = _auto_class(head).from_config(about, dtype=torch.float32)
     if config.dropout is not None:
         _set_head_dropout(model, config)
-    about = model.config  # type: ignore[assignment]
-    if about.pad_token_id is None:  # of a model of language; a classifier looks for it
-        about.pad_token_id = info.details["pad_id"]
-    about.use_cache = False  # keys and values of earlier tokens, which training has no use for
+    final: Any = model.config
+    if final.pad_token_id is None:  # of a model of language; a classifier looks for it
+        final.pad_token_id = info.details["pad_id"]
+    final.use_cache = False  # keys and values of earlier tokens, for which training has no use
     return model
 
 

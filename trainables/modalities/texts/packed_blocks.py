@@ -42,7 +42,9 @@ def prepare_blocks(
         for name in ("train", "val"):
             if not len(splits[name]):
                 raise InputError(f"data = {config.data!r}: the {name} split has no text to model")
-        counts = {name: int(np.sum(each.arrays["length"])) for name, each in splits.items()}
+        counts = {
+            name: int(np.asarray(each.arrays["length"]).sum()) for name, each in splits.items()
+        }
         summary = f"{counts['train']:,} tokens to train on, {details['vocabulary_size']:,} kinds"
         return DataInfo(notes=tuple(notes), details=details, summary=summary), splits
 
