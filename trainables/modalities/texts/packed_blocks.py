@@ -42,10 +42,8 @@ def prepare_blocks(
         for name in ("train", "val"):
             if not len(splits[name]):
                 raise InputError(f"data = {config.data!r}: the {name} split has no text to model")
-        counts = {
-            name: int(np.asarray(each.arrays["length"]).sum()) for name, each in splits.items()
-        }
-        summary = f"{counts['train']:,} tokens to train on, {details['vocabulary_size']:,} kinds"
+        n_tokens = int(np.asarray(splits["train"].arrays["length"]).sum())
+        summary = f"{n_tokens:,} tokens to train on, {details['vocabulary_size']:,} kinds of them"
         return DataInfo(notes=tuple(notes), details=details, summary=summary), splits
 
     return text_data.prepare_tokens(config, files, cache_folder, make)
