@@ -303,4 +303,4 @@ def _described(run: TrialRecord) -> dict[str, Any]:
     """What of a run is recorded when it starts, beside what a trial has."""
     if run.kind == "trial":
         return {}
-    return {"kind": run.kind, "repeats": run.repeats, "name": run.name, "key": run.key}
+    return {"kind": run.kind, "repeats": run.repeats, "name": run.name}

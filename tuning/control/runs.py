@@ -26,7 +26,7 @@ class Runs(Protocol):
 
     @property
     def n_ahead(self) -> int:
-        """How many may still be proposed, those that run not counted."""
+        """How many may still be done, those that run included."""
 
     def is_over(self, n_running: int) -> bool:
         """Whether none will be proposed any more; ``n_running`` of this kind may come back."""

@@ -16,7 +16,7 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +53,6 @@ class TrialRecord:
     kind: RunKind = "trial"
     repeats: int | None = None  # the trial whose configuration it trains again
     name: str = ""  # for a person; a trial is called by its number
-    key: str | None = None  # its folder in the sweep's store; None: by its number
 
     @property
     def label(self) -> str:
@@ -97,6 +96,7 @@ class RetrainingPlan:
     seeds: list[int]
     n_workers: int  # that train together
     default: dict[str, Any] | None  # a configuration that is trained with the same seeds
+    first_number: int  # of its runs, which are numbered without gaps
 
 
 @dataclass
@@ -143,7 +143,7 @@ class SweepHistory:
         elif kind == "confirmation_planned":
             self.plan = ConfirmationPlan(event["candidates"], event["seeds"])
         elif kind == "retraining_planned":
-            names = ("key", "number", "seeds", "n_workers", "default")
+            names = [each.name for each in fields(RetrainingPlan)]
             self.retraining = RetrainingPlan(**{name: event[name] for name in names})
             self.is_test_read = False
         elif kind == "test_read":
@@ -188,7 +188,7 @@ class SweepHistory:
         by_kind = {"trial": self.trials, "confirmation": self.confirmations}
         runs = by_kind.get(kind, self.retrainings)
         if number not in runs:
-            told = {name: event[name] for name in ("repeats", "name", "key") if name in event}
+            told = {name: event[name] for name in ("repeats", "name") if name in event}
             runs[number] = TrialRecord(
                 number, event["config"], event["point"], started=event["time"], kind=kind, **told
             )

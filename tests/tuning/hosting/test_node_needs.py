@@ -133,11 +133,11 @@ def test_a_sweep_that_no_worker_can_run_fails_and_can_be_resumed(toy_sweep, run,
     """Its store is gone when its trials begin."""
     sweep = toy_sweep(trials=2)
 
-    def unreachable(self):
+    def unreachable(address):
         raise OSError("no way to the store")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrialHost, "_open_store", unreachable)
+        patch.setattr("tuning.hosting.trial_host.open_store", unreachable)
         result = run(sweep)
     assert result.too_many_failures
     assert "no way to the store" in result.summary["ended_because"]
