@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import statistics
 from collections.abc import Mapping
@@ -24,8 +25,7 @@ class SeedResult:
     value: float  # best value of the sweep's metric
     curve: Mapping[int, Mapping[str, float]]
     test: Mapping[str, float] | None
-    classes: tuple[str, ...]
-    confusion: list[list[int]]
+    artifacts: dict[str, bytes]  # of the test: a file's name -> its content
     checkpoint: str  # where it is, for a person
     key: str  # of it, in the sweep's store
 
@@ -55,11 +55,14 @@ def _read(sweep: Sweep, history: SweepHistory, training: Training) -> SeedResult
         value=value,
         curve=run.curve,
         test=None if test is None else test["metrics"],
-        classes=() if test is None else tuple(test["classes"]),
-        confusion=[] if test is None else test["confusion"],
+        artifacts={} if test is None else _decoded(test["artifacts"]),
         checkpoint=store.find(training.checkpoint) or store.name(training.checkpoint),
         key=training.checkpoint,
     )
+
+
+def _decoded(artifacts: Mapping[str, str]) -> dict[str, bytes]:
+    return {name: base64.b64decode(content) for name, content in artifacts.items()}
 
 
 def describe_results(
@@ -82,8 +85,11 @@ def describe_results(
         "test_standard_deviation": (
             {name: _deviation(each) for name, each in tests} if len(results) > 1 else None
         ),
-        "confusion": champion.confusion,
-        "classes": list(champion.classes),
+        "artifacts": {
+            name: json.loads(content)
+            for name, content in champion.artifacts.items()
+            if name.endswith(".json")
+        },
         "seeds": [_describe(sweep, result) for result in results],
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,8 +37,10 @@ def evaluate_checkpoint(
         metrics = evaluation.metrics
         result = {
             "metrics": metrics,
-            "classes": list(predictor.classes),
-            "confusion": evaluation.meter.confusion().tolist(),
+            "artifacts": {
+                name: base64.b64encode(content).decode()
+                for name, content in predictor.artifacts(evaluation).items()
+            },
         }
         written = f"{checkpoint.rpartition('/')[0]}/{TEST_FILE}"
         store.write(written, json.dumps(result).encode())

@@ -25,8 +25,7 @@ RESULT = SeedResult(
     value=0.9,
     curve={1: {"value": 0.8}, 2: {"value": 0.9}},
     test=None,
-    classes=(),
-    confusion=[],
+    artifacts={},
     checkpoint="sweeps/s/retrain/1/seed-0/best",
     key="retrain/1/seed-0/best",
 )

@@ -128,8 +128,7 @@ def seed_results(values: list[float], tests: list[float] | None, folder) -> list
             value=value,
             curve={},
             test=None if tests is None else {"accuracy": tests[seed], "loss": 0.0},
-            classes=(),
-            confusion=[],
+            artifacts={},
             checkpoint=str(folder),
             key="",
         )

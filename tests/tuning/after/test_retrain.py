@@ -66,7 +66,8 @@ def test_winner_and_default_are_trained_with_each_seed_and_then_tested(tiny_digi
         document["test"].items()
         <= runs[FIRST_NUMBER + 3 + document["champion_seed"]].curve[1].items()
     )
-    assert sum(map(sum, document["confusion"])) == 269
+    confusion = document["artifacts"]["confusion_matrix.json"]
+    assert sum(map(sum, confusion["counts"])) == 269
     assert document["model_uri"] == "models:/digits@champion"
     assert {gain["metric"] for gain in document["gains"]} == {"val_accuracy", "test_accuracy"}
 
