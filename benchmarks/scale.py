@@ -25,7 +25,8 @@ from figures import Figure
 from search_quality import FINE_TUNING, Point, fine_tuning
 
 from tuning.control.controller import Controller
-from tuning.hosting.trial_host import EpochResult, Outcome
+from tuning.control.trials import Trials
+from tuning.hosting.assignment import EpochResult, Outcome
 from tuning.record.events import Record
 from tuning.record.resources import Resources
 from tuning.record.sweep import Sweep
@@ -67,7 +68,10 @@ def controller_in(folder: Path, searcher: str, n_at_once: int, epochs: int) -> C
         address=None,
         cache_folder=folder,
     )
-    return Controller(sweep, Record(folder), Resources(1.0, 0.0, n_at_once))
+    record = Record(folder)
+    return Controller(
+        sweep, record, Resources(1.0, 0.0, n_at_once), {"trial": Trials(sweep, record)}
+    )
 
 
 def epoch_result(point: Point, epoch: int) -> EpochResult:

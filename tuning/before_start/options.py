@@ -257,16 +257,23 @@ def check_workers(options: SweepOptions) -> None:
                 "--workers = 1; valid: --workers 2 or more"
             )
         return
-    if options.engine == "inprocess":
-        raise InputError(
-            f"--workers = {options.workers}: --engine inprocess has one process; valid: 1, or "
-            "--engine ray"
-        )
+    check_engine_workers(options.engine, options.workers)
     gpus = options.gpus_per_trial
     if gpus not in (None, 0, 1):
         raise InputError(
             f"--gpus-per-trial = {gpus}: with --workers = {options.workers} it is of each worker, "
             "and workers of one trial can not share a GPU; valid: 0 or 1"
+        )
+
+
+def check_engine_workers(engine: str, n_workers: int) -> None:
+    """Raise InputError where the engine is unknown, or can not run so many workers together."""
+    if engine not in ENGINE_NAMES:
+        raise InputError(unknown("engine", engine, ENGINE_NAMES))
+    if engine == "inprocess" and n_workers > 1:
+        raise InputError(
+            f"--workers = {n_workers}: --engine inprocess has one process; valid: 1, or "
+            "--engine ray"
         )
 
 

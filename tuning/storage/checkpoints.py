@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainables.metrics import Direction
-from tuning.record.events import Best, TrialRecord
+from tuning.record.events import TrialRecord
+from tuning.record.ranking import Best
 from tuning.storage.disk import LEAST_FREE_BYTES, show_bytes
 from tuning.storage.stores import TRIALS, CheckpointStore, FolderStore, trial_key
 from tuning.storage.trial_checkpoints import BEST
