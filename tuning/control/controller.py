@@ -20,6 +20,7 @@ from tuning.record.events import ENDED_STATES, Record, TrialRecord, TrialState
 from tuning.record.resources import Resources, Slot
 from tuning.record.sweep import Sweep
 from tuning.search.cost import seconds_of_all_epochs
+from tuning.search.plan import SearchPlan
 from tuning.search.space_changes import split_by_fit
 from tuning.search.study import Study
 from tuning.search.warm_start import warm_trials
@@ -68,18 +69,7 @@ class Controller:
             budget_bytes=sweep.checkpoint_budget_bytes,
             warn=lambda message: record.append("trouble", message=message),
         )
-        self._study = Study(
-            sweep.space,
-            searcher=sweep.searcher,
-            scheduler=sweep.scheduler,
-            direction=sweep.mode,
-            epochs=sweep.max_epochs(),
-            seed=sweep.seed,
-            n_known=len(record.history.trials),
-            n_trials=sweep.trials,
-            other_directions=tuple(sweep.other_metrics.values()),
-            cost_aware=sweep.cost_aware,
-        )
+        self._study = Study(SearchPlan.of(sweep, n_known=len(record.history.trials)))
         self._unfinished: list[TrialRecord] = []
         self._running: dict[int, Slot] = {}
         self._heard: dict[int, float] = {}  # running trial -> time.monotonic() of its last sign

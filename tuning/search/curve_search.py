@@ -5,61 +5,44 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.special import erfcx, ndtr
 
-from search_spaces.domains import SearchSpace
-from trainables.metrics import Direction
-from tuning.search.cost import predict_log_seconds
+from tuning.search.cost import CostModel
 from tuning.search.curve_model import CurveModel, Curves, Encoder, shapes
+from tuning.search.plan import SearchPlan
 
 _N_RANDOM = 8  # trials before the model is asked
 _SHARE_RANDOM = 0.25  # of later proposals: where the model is wrong, it would never find out
 _N_CANDIDATES = 100
-# The model learns from so many trials, the best and some of the others, and chooses its parameters
-# from so many observations: what a proposal costs (about 10 ms) then does not grow.
+# The model learns from the best trials and some of the others, and chooses its parameters from a
+# limited number of observations. So the cost of a proposal (about 10 ms) does not grow.
 _N_BEST, _N_OTHERS, _N_FITTED = 80, 70, 200
 _GROWTH_BETWEEN_FITS = 1.25
-# What was heard since the model was last conditioned, as a share of all: so little changes nothing,
-# and with a thousand trials at once there is news between any two questions.
+# The model is not conditioned anew for news that are a smaller share than this of all that was
+# heard. With a thousand trials at once there are news between any two questions.
 _SHARE_UNHEARD = 1 / 200
-_N_COSTS = 500  # trials whose cost is learned from, the newest
 
 
 @dataclass
 class _Trial:
     encoded: np.ndarray  # [column]
-    values: list[float] = field(
-        default_factory=list
-    )  # best so far after each epoch; more is better
+    values: list[float]  # best so far after each epoch; more is better
 
 
 class CurveSearch:
     """Hears of each epoch of each trial, whoever runs them."""
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        *,
-        direction: Direction,
-        epochs: int,
-        seed: int,
-        cost_aware: bool = False,
-    ) -> None:
-        """Begin with nothing known.
-
-        Args:
-            epochs: of a whole training.
-            cost_aware: propose by expected improvement per second (arXiv:1206.2944).
-        """
-        self._space = space
-        self._sign = 1.0 if direction == "max" else -1.0
-        self._epochs = epochs
-        self._random = random.Random(seed)
-        self._encode = Encoder(space)
+    def __init__(self, plan: SearchPlan) -> None:
+        """Begin with nothing known."""
+        self._space = plan.space
+        self._sign = 1.0 if plan.directions[0] == "max" else -1.0
+        self._epochs = plan.epochs
+        self._random = random.Random(plan.sampling_seed)
+        self._encode = Encoder(plan.space)
         self._model = CurveModel(self._encode.domain_of_column)
         self._trials: dict[int, _Trial] = {}  # those with a value
         self._trained: set[int] = set()  # those that have not diverged
@@ -67,16 +50,15 @@ class CurveSearch:
         self._n_heard_at_condition = 0
         self._n_fitted = 0
         self._rows: dict[int, int] = {}  # trials that the model knows now -> their row there
-        self._cost_aware = cost_aware
-        # trial -> its point, encoded, and the logarithm of the seconds that all its epochs take
-        self._costs: dict[int, tuple[np.ndarray, float]] = {}
+        self._cost_aware = plan.cost_aware
+        self._costs = CostModel()
 
     def observe(self, number: int, point: Mapping[str, Any], epoch: int, value: float) -> None:
         """Hear of a trial's value after ``epoch``."""
         value *= self._sign
         trial = self._trials.get(number)
         if trial is None:
-            trial = self._trials[number] = _Trial(self._encode([point])[0])
+            trial = self._trials[number] = _Trial(self._encode([point])[0], [])
         self._trained.add(number)
         best = max(value, trial.values[-1]) if trial.values else value
         trial.values += [best] * (epoch - len(trial.values))
@@ -90,9 +72,8 @@ class CurveSearch:
 
     def costs(self, number: int, point: Mapping[str, Any], seconds: float) -> None:
         """Hear what a training of all of a trial's epochs takes."""
-        if self._cost_aware and seconds > 0:
-            self._costs.pop(number, None)
-            self._costs[number] = self._encode([point])[0], math.log(seconds)
+        if self._cost_aware:
+            self._costs.learn(number, self._encode([point])[0], seconds)
 
     def propose(self) -> dict[str, Any]:
         """A point to try next.
@@ -113,24 +94,13 @@ class CurveSearch:
         mean, deviation = self._ends(encoded, [None] * len(candidates))
         if self._cost_aware:
             gain = _log_expected_improvement((mean - self._best_end()) / deviation, deviation)
-            return candidates[int(np.argmax(gain - self._predict_log_seconds(encoded)))]
+            return candidates[int(np.argmax(gain - self._costs.predict_log_seconds(encoded)))]
         return candidates[int(np.argmax(mean + self._random.expovariate(1.0) * deviation))]
 
     def _best_end(self) -> float:
         """Where the best of the trials that the model knows is foreseen to end."""
         known = np.stack([self._trials[number].encoded for number in self._rows])
         return float(self._ends(known, list(self._rows.values()))[0].max())
-
-    def _predict_log_seconds(self, encoded: np.ndarray) -> np.ndarray:
-        """What candidates take [candidate], from what trials took; zeros if those are few."""
-        newest = list(self._costs.values())[-_N_COSTS:]
-        if not newest:
-            return np.zeros(len(encoded))
-        seen = np.stack([point for point, _ in newest])
-        log_seconds = np.array([seconds for _, seconds in newest])
-        return predict_log_seconds(
-            np.hstack([seen, seen**2]), log_seconds, np.hstack([encoded, encoded**2])
-        )
 
     def foresee(self, numbers: Sequence[int]) -> dict[int, float]:
         """Where each of these trials is expected to end; more is better, and no unit.

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from trainables.metrics import Direction
 from tuning.record.events import ENDED_STATES, TrialRecord, TrialState
+from tuning.search.plan import SearchPlan
 
 REDUCTION_FACTOR = 3  # of three trials at a rung, one goes on
 _MOST_RUNGS = 4
@@ -52,25 +53,15 @@ def rungs(epochs: int, n_trials: int | None) -> list[int]:
 class FreezeThaw:
     """Decides which trial goes on, and how far; knows nothing of who runs them."""
 
-    def __init__(
-        self,
-        *,
-        direction: Direction,
-        epochs: int,
-        n_trials: int | None,
-        seed: int,
-        foresee: Foresee | None = None,
-    ) -> None:
+    def __init__(self, plan: SearchPlan, foresee: Foresee | None = None) -> None:
         """Begin.
 
         Args:
-            epochs: of a whole training.
-            n_trials: as ``rungs`` has it.
             foresee: the model; without one all promotions go by the best value so far.
         """
-        self.rungs = rungs(epochs, n_trials)
-        self._sign = 1.0 if direction == "max" else -1.0
-        self._random = random.Random(seed)
+        self.rungs = rungs(plan.epochs, plan.n_trials)
+        self._sign = 1.0 if plan.directions[0] == "max" else -1.0
+        self._random = random.Random(plan.seed)
         self._foresee = foresee
         self._best: dict[int, float] = {}  # trial -> best value so far, more is better
         self._goal: dict[int, int] = {}  # running trial -> the rung at which its leg ends
