@@ -65,7 +65,7 @@ class CurveSearch:
         self._n_heard += 1
 
     def diverged(self, number: int, point: Mapping[str, Any]) -> None:
-        """Hear that a trial can not be trained: it counts as worse than all others."""
+        """Hear that a trial diverged or does not fit in memory: it counts as the worst of all."""
         self._trials[number] = _Trial(self._encode([point])[0], [-math.inf] * self._epochs)
         self._trained.discard(number)
         self._n_heard += 1
@@ -76,19 +76,16 @@ class CurveSearch:
             self._costs.learn(number, self._encode([point])[0], seconds)
 
     def propose(self) -> dict[str, Any]:
-        """A point to try next.
+        """A point to try next, from among random candidates.
 
-        Of random candidates, the one whose end is foreseen as best with some optimism, which is
-        drawn anew each time (mean + u · standard deviation, u exponential), so that trials that are
-        started together differ. If costs count, the one of which most improvement per second is
-        expected, over where the best of the known trials is foreseen to end.
+        It is the one whose end is foreseen as best with some optimism: mean + u · standard
+        deviation. u is drawn anew each time (exponential), so that trials that are started together
+        differ. If costs count, it is the one with the most expected improvement per second over the
+        foreseen end of the best known trial.
         """
-        is_blind = self._is_too_early or self._random.random() < _SHARE_RANDOM
-        candidates = [
-            self._space.sample(self._random) for _ in range(1 if is_blind else _N_CANDIDATES)
-        ]
-        if is_blind:
-            return candidates[0]
+        if self._is_too_early or self._random.random() < _SHARE_RANDOM:
+            return self._space.sample(self._random)
+        candidates = [self._space.sample(self._random) for _ in range(_N_CANDIDATES)]
         self._condition()
         encoded = self._encode(candidates)
         mean, deviation = self._ends(encoded, [None] * len(candidates))
@@ -103,9 +100,9 @@ class CurveSearch:
         return float(self._ends(known, list(self._rows.values()))[0].max())
 
     def foresee(self, numbers: Sequence[int]) -> dict[int, float]:
-        """Where each of these trials is expected to end; more is better, and no unit.
+        """Where each of these trials is expected to end: more is better, the unit is our own.
 
-        Without enough trials to learn from: their best values so far.
+        With too few trials to learn from, these are their best values so far.
         """
         if self._is_too_early:
             return {n: self._trials[n].values[-1] for n in numbers}
@@ -152,18 +149,15 @@ class CurveSearch:
     def _curves(self, numbers: Sequence[int]) -> Curves:
         """A few epochs of each trial, with values spread out where they are good.
 
-        The logarithm of the distance to a little more than the best tells 0.98 from 0.97 as well as
-        0.8 from 0.7, and does not mind how bad the bad ones are.
+        They become the logarithm of the distance to a value a little beyond the best. It tells 0.98
+        from 0.97 as well as 0.8 from 0.7, and how bad the bad trials are hardly matters.
         """
-        trial: list[int] = []
-        epoch: list[int] = []
-        for row, n in enumerate(numbers):
-            epochs = _epochs_to_learn_from(len(self._trials[n].values))
-            trial += [row] * len(epochs)
-            epoch += epochs
-        values = np.array(
-            [self._trials[numbers[row]].values[e - 1] for row, e in zip(trial, epoch, strict=True)]
-        )
+        observations = [
+            (row, epoch, self._trials[n].values[epoch - 1])
+            for row, n in enumerate(numbers)
+            for epoch in _epochs_to_learn_from(len(self._trials[n].values))
+        ]
+        trial, epoch, values = map(np.array, zip(*observations, strict=True))
         lasts = np.array([self._trials[n].values[-1] for n in numbers])
         trained = values[np.isfinite(values)]
         below = trained.min() - ((trained.max() - trained.min()) or 1.0)
@@ -172,8 +166,7 @@ class CurveSearch:
         beyond = float(np.quantile(gaps, 0.25)) or float(gaps.mean()) or 1.0
         spread = -np.log(values.max() + beyond - values)
         standardised = (spread - spread.mean()) / (float(spread.std()) or 1.0)
-        at = shapes(np.array(epoch, dtype=float), self._epochs)
-        return Curves(np.array(trial), at, standardised)
+        return Curves(trial, shapes(epoch, self._epochs), standardised)
 
     def _some(self, curves: Curves, points: np.ndarray) -> tuple[Curves, np.ndarray]:
         """Some of the trials, with as many observations as a fit can afford."""

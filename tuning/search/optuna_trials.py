@@ -57,11 +57,6 @@ def ending(
     return Ending(OptunaState.PRUNED if state == "pruned" else OptunaState.FAIL)
 
 
-def curve_of(record: TrialRecord, objectives: Objectives) -> dict[int, float]:
-    """The primary metric by epoch; empty with several objectives, where Optuna takes no curves."""
-    return values_by_epoch(record, next(iter(objectives))) if len(objectives) == 1 else {}
-
-
 def values_by_epoch(record: TrialRecord, metric: str) -> dict[int, float]:
     """A metric after each epoch that reported it, in the order of epochs."""
     epochs = sorted(list(record.curve))  # noqa: C414  another thread may add one meanwhile
@@ -72,7 +67,9 @@ def frozen_trial(
     space: SearchSpace, record: TrialRecord, objectives: Objectives
 ) -> FrozenTrial | None:
     """A trial as one of Optuna's; None if its point lies outside of ``space``."""
-    domains, curve = space.domains, curve_of(record, objectives)
+    domains = space.domains
+    # With several objectives Optuna takes no curves.
+    curve = values_by_epoch(record, next(iter(objectives))) if len(objectives) == 1 else {}
     if any(n not in domains or not domains[n].contains(v) for n, v in record.point.items()):
         return None
     end = ending(record.state, record.values(objectives), list(objectives.values()))

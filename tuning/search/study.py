@@ -119,7 +119,7 @@ class Study:
         """
         point = self._points.pop(number)
         if self._freezer is not None:
-            self._freezer.ended(number, state)
+            self._freezer.ended(number)
         if self._curves is not None and state == "infeasible":
             self._curves.diverged(number, point)
         self._learn_cost(number, point, seconds)
