@@ -24,7 +24,8 @@ from figures import Figure
 
 from search_spaces.domains import Choice, Float, Int, SearchSpace
 from tuning.control.controller import Controller
-from tuning.hosting.trial_host import EpochResult, Outcome
+from tuning.control.trials import Trials
+from tuning.hosting.assignment import EpochResult, Outcome
 from tuning.record.events import Record
 from tuning.record.resources import Resources
 from tuning.record.sweep import Sweep
@@ -96,7 +97,10 @@ def controller_in(folder: Path, searcher: str, n_at_once: int, epochs: int) -> C
         address=None,
         cache_folder=folder,
     )
-    return Controller(sweep, Record(folder), Resources(1.0, 0.0, n_at_once))
+    record = Record(folder)
+    return Controller(
+        sweep, record, Resources(1.0, 0.0, n_at_once), {"trial": Trials(sweep, record)}
+    )
 
 
 def epoch_result(point: Point, epoch: int) -> EpochResult:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trainables.errors import RunFailed
-from tuning.after.seeds import SeedResult
+from tuning.after.seed_results import SeedResult
 from tuning.record.events import Record, TrialRecord
 from tuning.record.sweep import Sweep
 from tuning.storage.open_store import store_of
@@ -116,11 +118,7 @@ def _log(
             mlflow.log_dict(kept, "comparison.json")
         if champion.test is not None:
             mlflow.log_metrics({f"test_{name}": value for name, value in champion.test.items()})
-            mlflow.log_dict(
-                {"classes": list(champion.classes), "counts": champion.confusion},
-                "confusion_matrix.json",
-            )
-            mlflow.log_figure(_picture(champion), "confusion_matrix.png")
+            _log_files(mlflow, champion.artifacts)
     if sweep.space.task is None:
         return Logged(None, run.info.run_id)
     from tuning.tracking.logged_models import log_model
@@ -151,25 +149,8 @@ def _compared(sweep: Sweep, document: Mapping[str, Any]) -> dict[str, float]:
     return metrics
 
 
-def _picture(champion: SeedResult) -> Any:
-    """The confusion matrix as a figure: rows are true classes, columns predicted ones."""
-    from matplotlib.figure import Figure
-
-    n_classes = len(champion.classes)
-    side = min(4 + 0.3 * n_classes, 24)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
-    shares = [[count / max(sum(row), 1) for count in row] for row in champion.confusion]
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(n_classes), champion.classes, rotation=90)
-    axes.set_yticks(range(n_classes), champion.classes)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
-    axes.set_title(f"test split, {sum(map(sum, champion.confusion))} samples")
-    if n_classes <= 30:
-        for true, row in enumerate(champion.confusion):
-            for predicted, count in enumerate(row):
-                if count:
-                    colour = "white" if shares[true][predicted] > 0.5 else "black"
-                    axes.text(predicted, true, str(count), ha="center", va="center", color=colour)
-    return figure
+def _log_files(mlflow: Any, files: Mapping[str, bytes]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        mlflow.log_artifacts(folder)

@@ -13,9 +13,10 @@ from typing import Any
 from search_spaces.domains import SearchSpace
 from trainables.config import parse_setting
 from trainables.errors import InputError, unknown
-from trainables.metrics import METRIC_ALIASES, METRIC_DIRECTIONS, Direction
+from trainables.metrics import METRIC_ALIASES, Direction
 from trainables.task import STRATEGY_NAMES, Strategy
-from trainables.tasks.table import TaskRow, task_row
+from trainables.tasks.row import TaskRow
+from trainables.tasks.table import known_metrics, task_row
 from tuning.before_start.space_checks import check_gpu_hours, check_space
 from tuning.before_start.spaces import load_space
 from tuning.record.resources import Gpus
@@ -252,16 +253,23 @@ def check_workers(options: SweepOptions) -> None:
                 "--workers = 1; valid: --workers 2 or more"
             )
         return
-    if options.engine == "inprocess":
-        raise InputError(
-            f"--workers = {options.workers}: --engine inprocess has one process; valid: 1, or "
-            "--engine ray"
-        )
+    check_engine_workers(options.engine, options.workers)
     gpus = options.gpus_per_trial
     if gpus not in (None, 0, 1):
         raise InputError(
             f"--gpus-per-trial = {gpus}: with --workers = {options.workers} it is of each worker, "
             "and workers of one trial can not share a GPU; valid: 0 or 1"
+        )
+
+
+def check_engine_workers(engine: str, n_workers: int) -> None:
+    """Raise InputError where the engine is unknown, or can not run so many workers together."""
+    if engine not in ENGINE_NAMES:
+        raise InputError(unknown("engine", engine, ENGINE_NAMES))
+    if engine == "inprocess" and n_workers > 1:
+        raise InputError(
+            f"--workers = {n_workers}: --engine inprocess has one process; valid: 1, or "
+            "--engine ray"
         )
 
 
@@ -334,18 +342,18 @@ def _literal(text: str) -> Any:
 
 
 def _metric(given: str | None, space: SearchSpace, row: TaskRow | None) -> tuple[str, Direction]:
-    name, colon, direction = (given or str(space.fixed.get("monitor", "val_accuracy"))).partition(
-        ":"
-    )
+    directions = known_metrics() if row is None else row.metrics
+    first = str(space.fixed.get("monitor", next(iter(directions))))
+    name, colon, direction = (given or first).partition(":")
     if row is not None:  # a user's own training reports what it likes
         name = METRIC_ALIASES.get(name, name)
     if colon and direction not in ("max", "min"):
         raise InputError(f"--metric {given!r}: after the colon must be max or min")
-    if row is not None and name not in METRIC_DIRECTIONS:
-        raise InputError(unknown("metric", name, METRIC_DIRECTIONS))
-    if not colon and name not in METRIC_DIRECTIONS:
+    if row is not None and name not in directions:
+        raise InputError(unknown("metric", name, directions))
+    if not colon and name not in directions:
         raise InputError(f"--metric {name!r}: say which way is better: {name}:max or {name}:min")
-    natural = METRIC_DIRECTIONS.get(name)
+    natural = directions.get(name)
     if row is not None and colon and direction != natural:
         raise InputError(f"--metric {given!r}: of {name}, the better is the {natural}imum")
     return name, "min" if (direction or natural) == "min" else "max"

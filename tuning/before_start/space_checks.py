@@ -9,7 +9,8 @@ from typing import Any
 from search_spaces.domains import SpaceError
 from trainables.config import TrainingConfig, check_config
 from trainables.errors import InputError, unknown
-from trainables.tasks.table import TaskRow, task_row
+from trainables.tasks.row import TaskRow
+from trainables.tasks.table import task_row
 from tuning.record.resources import Resources
 from tuning.record.sweep import Sweep, data_key
 from tuning.search.starting_points import configurations
@@ -40,7 +41,7 @@ def prepare_data(sweep: Sweep) -> tuple[Sweep, list[str]]:
         data = row.prepare(config, sweep.cache_folder)
         fingerprints[data_key(values, row)] = data.info.fingerprint
         counts = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
-        notes.append(f"{config.data}: {counts}; {len(data.info.classes)} classes")
+        notes.append(f"{config.data}: {counts}; {data.info.summary}")
         notes += data.info.notes
     return replace(sweep, data_fingerprints=fingerprints), notes
 

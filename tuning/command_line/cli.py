@@ -427,10 +427,17 @@ def retrain(
             help="Do not train the default configuration too, as two seeds or more do.",
         ),
     ] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="ray or inprocess, which needs no Ray; default: the sweep's."),
+    ] = None,
     sweeps_folder: SweepsFolder = "sweeps",
     as_json: AsJson = False,
 ) -> None:
-    """Train the best configuration anew, test it once, register it as champion."""
+    """Train the best configuration anew, test it once, register it as champion.
+
+    Killed and typed again, it goes on where it was.
+    """
     from trainables.errors import RunFailed
     from tuning.after.retrain import retrain as run
     from tuning.command_line.live_view import make_view
@@ -454,6 +461,7 @@ def retrain(
             n_seeds=seeds,
             view=view,
             baseline=not no_baseline,
+            engine=engine,
         )
         record.close()
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -271,10 +272,17 @@ def fetched_table(document: Mapping[str, Any]) -> None:
 
 def predictions_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """One line per input."""
-    table = _table("", "input", "class", "probability")
+    table = _table("", *(name.replace("_", " ") for name in rows[0]) if rows else ())
     for row in rows:
-        table.add_row(row["input"], row["label"], f"{row['probability']:.4f}")
+        table.add_row(*(_cell_of(value) for value in row.values()))
     _print(table)
+
+
+def _cell_of(value: Any) -> str:
+    """A value of an answer: a number, a text, or JSON."""
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def spaces_table(found: Sequence[SearchSpace]) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import ray
 from ray import tune
 
-from tuning.hosting.trial_host import Assignment, EpochResult, Outcome, TrialHost
+from tuning.hosting.assignment import Assignment, EpochResult, Outcome
+from tuning.hosting.trial_host import TrialHost
 
 BEGAN, LOST = "began", "lost"
 OUTCOME, ERROR, OUT_OF_MEMORY = "outcome", "error", "out_of_memory"

@@ -29,7 +29,7 @@ from tuning.engines.ray_actors import (
     GangRelay,
     TrialActor,
 )
-from tuning.hosting.trial_host import EpochResult, Outcome
+from tuning.hosting.assignment import EpochResult, Outcome
 from tuning.record.resources import fit_to
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from search_spaces.domains import SearchSpace
 from trainables.config import check_config
 from trainables.metrics import Direction
 from trainables.task import Strategy
-from trainables.tasks.table import TaskRow, task_row
+from trainables.tasks.row import TaskRow
+from trainables.tasks.table import task_row
 from tuning.record.moved_paths import Moved
 from tuning.record.resources import Gpus, Node, Resources, share_out, this_machine
 from tuning.record.uris import split_uri

@@ -46,12 +46,12 @@ def save_share(report: EpochReport) -> None:
 
 
 class TrialCheckpoints:
-    """``best`` and ``last`` of one trial. Every method may raise OSError."""
+    """``best`` and ``last`` of one run. Every method may raise OSError."""
 
     def __init__(self, store: CheckpointStore, key: str) -> None:
-        """Make the checkpoints of the trial at ``key`` of ``store``; an empty key is its root."""
+        """Make the checkpoints of the run at ``key`` of ``store``."""
         self._store = store
-        self._prefix = f"{key}/" if key else ""
+        self._prefix = f"{key}/"
         self._known: dict[str, dict[str, Any]] = {}
 
     def look(self) -> None:

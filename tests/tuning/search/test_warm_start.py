@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from helpers import TOY_SPACE, reopened
+from helpers import TOY_SPACE, reopened, sweep_controller
 from records import runs_of, study_of
 
 from search_spaces.domains import Float, SearchSpace
@@ -78,7 +78,7 @@ def test_all_that_fits_is_told_before_the_first_proposal(toy_sweep, earlier, run
 
 def controller_of(sweep) -> Controller:
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    return Controller(sweep, Record(sweep.folder), Resources(1.0, 0.0, 1))
+    return sweep_controller(sweep, Record(sweep.folder), Resources(1.0, 0.0, 1))
 
 
 def test_the_sampler_knows_them_also_after_a_resume(toy_sweep, earlier):
@@ -86,7 +86,7 @@ def test_the_sampler_knows_them_also_after_a_resume(toy_sweep, earlier):
     save_sweep(sweep)
     for each in (sweep, reopened(sweep)):
         controller = controller_of(each)
-        known = controller._study._optuna.study.get_trials()
+        known = controller.kinds["trial"]._study._optuna.study.get_trials()
         assert len(known) == 20
         assert controller.propose().trial == 0
         assert controller.trials[0].point == {"x": 0.5, "kind": "plain"}

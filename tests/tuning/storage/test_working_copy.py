@@ -392,7 +392,6 @@ def test_a_warm_start_finds_the_sweep_beside_it(toy_sweep, run, home):
     assert second.warm_start["note"].startswith("warm start from sweep toy: 3 of 3 trials used")
 
 
-@pytest.mark.ray
 @pytest.mark.timeout(280)
 def test_a_winner_at_a_uri_is_retrained(tiny_digits, run, view, bucket, workplace):
     from tuning.after.predict import predict
@@ -410,7 +409,7 @@ def test_a_winner_at_a_uri_is_retrained(tiny_digits, run, view, bucket, workplac
     assert document["test"]["accuracy"] > 0
     assert b'"retrained"' in events_at(sweep.home)
     names = {path.rpartition("/")[2] for path in RemoteFolder(sweep.home).files("retrain")}
-    assert {"curve.json", "test.json", "model.safetensors", ".whole.json"} <= names
+    assert {"test.json", "model.safetensors", ".whole.json"} <= names
     from PIL import Image
 
     Image.new("L", (8, 8), 90).save("grey.png")
