@@ -164,7 +164,7 @@ def look_after(record: JobRecord, dashboard: Dashboard) -> None:
     if state is None or state.phase != "running":
         return
     job = dashboard.job(state.job_id)
-    if job is not None and not job.has_ended:
+    if job is not None and not job.status.is_terminal():
         return
     state = record.state()  # anew: a supervisor writes its last word before its job ends
     if state is None or state.phase != "running":

@@ -66,15 +66,11 @@ def _examine_here(
 
 
 def _examine_address(address: str, storage: str | None) -> Iterator[Finding]:
-    from trainables.errors import InputError
     from tuning.clusters.cluster_doctor import Cluster, examine_cluster
+    from tuning.clusters.dashboard_http import dashboard_url
     from tuning.doctor.auth_token import read_token
 
-    if not address.startswith(("http://", "https://")):
-        raise InputError(
-            f"--address = {address!r}: must be a dashboard's, such as http://127.0.0.1:8265"
-        )
-    return examine_cluster(Cluster(address.rstrip("/"), read_token(), storage=storage))
+    return examine_cluster(Cluster(dashboard_url(address), read_token(), storage=storage))
 
 
 def _examine_file(path: Path, storage: str | None) -> Iterator[Finding]:

@@ -160,7 +160,7 @@ def test_who_has_no_token_or_a_wrong_one_is_refused(head, cluster, monkeypatch, 
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(workplace / "none"))
     code, _, err = cluster("submit", "digits")
     assert code == 2
-    assert f"there is none in $RAY_AUTH_TOKEN and no file '{workplace / 'none'}'" in err
+    assert f"neither in $RAY_AUTH_TOKEN nor in file '{workplace / 'none'}'" in err
     monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
     code, _, err = cluster("submit", "digits")
     assert code == 2
@@ -230,7 +230,7 @@ def test_the_token_is_in_no_log_no_job_and_no_command_line(head):
             assert token not in path.read_bytes(), path
     lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     assert not [line for line in lines if token in line]
-    for job in head.dashboard()._json("GET", "/api/jobs/"):
+    for job in head.dashboard()._http.json("/api/jobs/"):
         assert token.decode() not in json.dumps(job)
 
 

@@ -229,7 +229,8 @@ def cluster(head, workplace):
     with fake_dashboard() as server:
         record = install(workplace)
         record.write_state(State("running", "toy"))
-        server.jobs = [{"submission_id": "toy", "status": "RUNNING", "start_time": 1}]
+        job = {"submission_id": "toy", "type": "SUBMISSION", "entrypoint": "", "start_time": 1}
+        server.jobs = [{**job, "status": "RUNNING"}]
         yield server, record, Dashboard(server.url, None)
 
 

@@ -290,7 +290,7 @@ def test_a_missing_or_wrong_token_is_explained(thaw, workplace, monkeypatch, sou
     with fake_dashboard(token="right") as guarded:
         code, _, err = thaw("submit", "digits", "--address", guarded.url)
         assert code == 2
-        assert f"$RAY_AUTH_TOKEN and no file {str(file)!r}" in err
+        assert f"neither in $RAY_AUTH_TOKEN nor in file {str(file)!r}" in err
         if source == "variable":
             monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
         else:
@@ -298,7 +298,7 @@ def test_a_missing_or_wrong_token_is_explained(thaw, workplace, monkeypatch, sou
             file.write_text("wrong\n")
         code, _, err = thaw("submit", "digits", "--address", guarded.url)
         assert code == 2
-        where = "$RAY_AUTH_TOKEN:" if source == "variable" else f"file {str(file)!r}:"
+        where = "$RAY_AUTH_TOKEN," if source == "variable" else f"file {str(file)!r},"
         assert f"refuses the token in {where}" in err
         assert "wrong\n" not in err
         assert guarded.jobs == []
@@ -388,7 +388,7 @@ def test_what_is_no_dashboard_is_told_so(thaw, workplace):
 def test_an_address_that_is_none(thaw, workplace, address):
     code, _, err = thaw("status", "--address", address)
     assert code == 2
-    assert "must be that of a Ray cluster's dashboard" in err
+    assert "must be the address of a Ray cluster's dashboard" in err
 
 
 @pytest.mark.parametrize(
