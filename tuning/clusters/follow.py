@@ -17,7 +17,7 @@ from tuning.clusters.dashboard import Dashboard
 from tuning.clusters.dashboard_http import Unreachable
 from tuning.clusters.sent_sweeps import is_of_ray, read_sweep, shown
 from tuning.clusters.submission import LOST, jobs_of, log_file, state_of
-from tuning.clusters.supervise import PREFIX
+from tuning.clusters.supervisor import PREFIX
 from tuning.control.view import View
 from tuning.record.events import EVENTS_FILE, SweepHistory
 

@@ -11,6 +11,7 @@ Ray forgets a job's files when the job is over, and all of its jobs when it is s
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -25,17 +26,14 @@ from tuning.clusters.package import make_archive
 JOB_FILE, STATE_FILE, FILES = "job.json", "state.json", "files"
 SWEEP_KEY = "thaw_sweep"  # in a Ray job's metadata: the sweep that it drives
 
+SWEEPS_VARIABLE = "THAW_SWEEPS_FOLDER"  # on the head: where sweeps go, unless told otherwise
+
 Phase = Literal["running", "ended", "stopped", "given up"]
 
 
 def jobs_folder() -> Path:
     """Where the head keeps submitted sweeps."""
     return Path("~/.thaw/jobs").expanduser()
-
-
-def sweeps_folder() -> Path:
-    """Where sweeps go on the head, unless --sweeps-folder or $THAW_SWEEPS_FOLDER says otherwise."""
-    return Path("~/sweeps").expanduser()
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,12 @@ class Submitted:
     resume_arguments: list[str] | None = None  # of `thaw resume`, when it was submitted again
     sends_data: bool = False  # that trials read, so that every node needs the files
     versions: Mapping[str, str] = field(default_factory=dict)  # of the machine it came from
+
+
+def sweeps_folder_of(submitted: Submitted) -> Path | str:
+    """Where a submitted sweep's folder is, or will be: a path on the head, or a URI."""
+    given = submitted.sweeps_folder or os.environ.get(SWEEPS_VARIABLE) or "sweeps"
+    return given if "://" in given else Path.home() / Path(given).expanduser()
 
 
 @dataclass(frozen=True)

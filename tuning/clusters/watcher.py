@@ -23,8 +23,15 @@ from typing import Any
 from trainables.errors import RunFailed
 from trainables.files import write_whole
 from tuning.clusters.dashboard import Dashboard
-from tuning.clusters.jobs import SWEEP_KEY, JobRecord, State, all_records, next_job_id
-from tuning.clusters.supervise import JOB_CONFIG_VARIABLE, n_epochs, sweeps_folder_of
+from tuning.clusters.jobs import (
+    SWEEP_KEY,
+    JobRecord,
+    State,
+    all_records,
+    next_job_id,
+    sweeps_folder_of,
+)
+from tuning.clusters.supervisor import JOB_CONFIG_VARIABLE, n_epochs
 from tuning.user_code.versions import installed_versions
 
 SHOWN = "thaw"  # the folder among Ray's logs

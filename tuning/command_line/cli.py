@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from tuning.command_line import cluster_commands, doctor_commands
+from tuning.command_line import cluster_commands, doctor_commands, sent_commands
 from tuning.command_line.doctor_commands import ClusterOption, show_cluster_ui
 
 if TYPE_CHECKING:
@@ -552,10 +552,10 @@ def tasks(as_json: AsJson = False) -> None:
 
 
 submit = app.command()(cluster_commands.submit_command(sweep, resume))
-status = app.command()(cluster_commands.status)
-logs = app.command()(cluster_commands.logs)
-stop = app.command()(cluster_commands.stop)
-fetch = app.command()(cluster_commands.fetch)
+status = app.command()(sent_commands.status)
+logs = app.command()(sent_commands.logs)
+stop = app.command()(sent_commands.stop)
+fetch = app.command()(sent_commands.fetch)
 doctor = app.command()(doctor_commands.doctor)
 
 

@@ -21,7 +21,7 @@ from helpers import ROOT, TOY_SPACE
 from ports import RAY_PORT_OPTIONS, free_ports
 
 from tuning.clusters.dashboard import Dashboard
-from tuning.clusters.supervise import n_epochs
+from tuning.clusters.supervisor import n_epochs
 from tuning.clusters.watcher import VERSIONS_FILE
 from tuning.record.events import read_history
 from tuning.storage.driver_lock import HOLDER_FILE
