@@ -1,4 +1,4 @@
-"""Shows a sweep that runs on a cluster as if it ran here: its events, in our own views."""
+"""Shows a sweep that runs on a cluster as if it ran here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainables.errors import RunFailed
 from tuning.clusters.dashboard import Dashboard
 from tuning.clusters.dashboard_http import Unreachable
 from tuning.clusters.sent_sweeps import is_of_ray, read_sweep, shown
-from tuning.clusters.submission import LOST, jobs_of, log_file, state_of
+from tuning.clusters.submission import has_ended, jobs_of, log_file, newest_job
 from tuning.clusters.supervisor import PREFIX
 from tuning.control.view import View
 from tuning.record.events import EVENTS_FILE, SweepHistory
@@ -26,12 +26,15 @@ if TYPE_CHECKING:
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_QUESTIONS = 2.0  # to the cluster, how the job stands
-_SECONDS_FOR_REVIVAL = 60.0
 _SECONDS_OF_SILENCE = 60.0  # of the cluster, before we give up
 
 
 class Tail:
-    """The lines of a growing file on the cluster's head, as they come."""
+    """The lines of a growing file on the cluster's head, as they come.
+
+    Ray's client can follow a job's log, but no other file, and starts from the beginning when the
+    connection is lost. A sweep's events are such another file, so logs are followed the same way.
+    """
 
     def __init__(self, dashboard: Dashboard, file: str, *, skip_bytes: int = 0) -> None:
         """Begin to read, in a thread that ends with ``close`` or with the process."""
@@ -96,7 +99,7 @@ class Follower:
         try:
             while True:
                 self._follow_job(job)
-                newest = self._newest_job(job)
+                newest = newest_job(self._dashboard, self._name)
                 if newest.submission_id == job.submission_id:
                     return newest
                 job = newest
@@ -128,9 +131,9 @@ class Follower:
         try:
             if self._history is None:
                 self._begin()
-            now = self._dashboard.job(job.submission_id)
+            is_over = has_ended(self._dashboard, job)
             self._answered = time.monotonic()
-            return now is None or now.status.is_terminal()
+            return is_over
         except Unreachable:
             if time.monotonic() - self._answered > _SECONDS_OF_SILENCE:
                 raise
@@ -160,19 +163,6 @@ class Follower:
                 self._history.apply(event)
                 self._view.update(event)
 
-    def _newest_job(self, job: JobDetails) -> JobDetails:
-        """The job that goes on with the sweep, if this one was lost; else itself, as it ended."""
-        until = time.monotonic() + _SECONDS_FOR_REVIVAL
-        while True:
-            newest = jobs_of(self._dashboard, self._name)[-1]
-            if (
-                newest.submission_id != job.submission_id
-                or state_of(newest) != LOST
-                or time.monotonic() > until
-            ):
-                return newest
-            time.sleep(_SECONDS_BETWEEN_QUESTIONS)
-
 
 def print_log(dashboard: Dashboard, name: str, *, follow: bool) -> Iterator[str]:
     """The lines that the jobs of a sweep have printed; with ``follow``, until the sweep has ended.
@@ -185,7 +175,7 @@ def print_log(dashboard: Dashboard, name: str, *, follow: bool) -> Iterator[str]
         yield from dashboard.log(job.submission_id)
     while follow:
         yield from _follow_log(dashboard, newest)
-        last, newest = newest, jobs_of(dashboard, name)[-1]
+        last, newest = newest, newest_job(dashboard, name)
         if newest.submission_id == last.submission_id:
             return
 
@@ -193,9 +183,7 @@ def print_log(dashboard: Dashboard, name: str, *, follow: bool) -> Iterator[str]
 def _follow_log(dashboard: Dashboard, job: JobDetails) -> Iterator[str]:
     tail = Tail(dashboard, log_file(job.submission_id))
     try:
-        while (
-            now := dashboard.job(job.submission_id)
-        ) is not None and not now.status.is_terminal():
+        while not has_ended(dashboard, job):
             yield from tail.lines()
             time.sleep(1.0)
         time.sleep(2.0)  # what is still on its way

@@ -1,4 +1,4 @@
-"""What the head keeps of each submitted sweep, so that it can be driven again after any loss.
+"""What the head keeps of each submitted sweep, to start it again whatever was lost.
 
     ~/.thaw/jobs/NAME/
       job.json      what was submitted: the command line, and who did so with which versions

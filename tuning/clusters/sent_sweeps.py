@@ -135,7 +135,7 @@ def fetch_sweep(dashboard: Dashboard, name: str, target: Path) -> dict[str, Any]
     jobs_of(dashboard, name)
     if target.exists() and not (target / FETCHED_FILE).is_file():
         raise InputError(
-            f"--to {str(target)!r}: is there, and is no fetched sweep; choose another folder"
+            f"--to {str(target)!r}: exists, and is not a fetched sweep; choose another folder"
         )
     with whole_folder(target) as partial:
         for _ in range(_N_TRIES):
@@ -152,7 +152,9 @@ def fetch_sweep(dashboard: Dashboard, name: str, target: Path) -> dict[str, Any]
             if _moment(sweep, best) == _moment(sweep, _best(*again)):
                 break
         else:
-            raise RunFailed(f"the best checkpoint of sweep {name} changes all the time; try again")
+            raise RunFailed(
+                f"the best checkpoint of sweep {name} changed while it was copied; try again"
+            )
         _fetch_small_files(dashboard, name, partial)
         came_from = {"cluster": dashboard.url, "folder": sweep.began_in}
         (partial / FETCHED_FILE).write_text(json.dumps(came_from))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DEFAULT_CLUSTER_FILE = Path("cluster.yaml")
 _SECONDS_TO_PREPARE = 180.0
 _SECONDS_BETWEEN_LOOKS = 0.5
-_SECONDS_FOR_REVIVAL = 30.0
+_SECONDS_FOR_REVIVAL = 60.0  # of a job that is lost
 
 # how a job stands, in the words of `thaw status`
 _STATES = {"PENDING": "pending", "RUNNING": "running", "SUCCEEDED": "done", "STOPPED": "stopped"}
@@ -60,8 +60,8 @@ def reach(cluster_file: Path | None, address: str | None) -> Iterator[Cluster]:
         cluster_file = DEFAULT_CLUSTER_FILE
         if not cluster_file.is_file():
             raise InputError(
-                "which cluster? Give --cluster FILE, as for `ray up`, or --address of its "
-                f"dashboard; there is no {str(DEFAULT_CLUSTER_FILE)!r} here"
+                "no cluster is named: give --cluster FILE (its file for `ray up`) or --address URL "
+                f"(its dashboard); there is no {str(DEFAULT_CLUSTER_FILE)!r} here"
             )
     from tuning.clusters.cluster_file import read_cluster_file
     from tuning.clusters.tunnel import open_tunnel
@@ -87,14 +87,14 @@ def check_versions(dashboard: Dashboard) -> str | None:
         _prepare(dashboard)
         shown = dashboard.read(VERSIONS_FILE)
     if shown is None:
-        raise RunFailed("the cluster's head does not show what is installed on it")
+        raise RunFailed("the cluster's head does not say what is installed there")
     there = {**json.loads(shown), **there}
     _refuse_different(here, there)
     if here["code"] == there.get("code"):
         return None
     return (
-        f"both have Thaw {here.get('thaw')}, but the cluster's code differs from that here, and "
-        "the cluster's runs; `ray up --no-restart` brings it up to date"
+        f"both have Thaw {here.get('thaw')}, but the cluster's code differs from the code here. "
+        "The sweep runs the cluster's code; `ray up --no-restart` brings it up to date"
     )
 
 
@@ -107,13 +107,13 @@ def _refuse_different(here: Mapping[str, str], there: Mapping[str, str]) -> None
     different = [f"{n} {a} here, {b} there" for n, (a, b) in pairs.items() if a != b]
     if different:
         raise InputError(
-            f"this machine and the cluster do not agree: {'; '.join(different)}; nothing was sent. "
-            "Install the same here (uv sync), or there (`ray up` installs what this checkout has)"
+            f"versions differ: {'; '.join(different)}; nothing was sent. Install the same "
+            "versions: `uv sync` does so here, `ray up` on the cluster"
         )
 
 
 def _prepare(dashboard: Dashboard) -> None:
-    """Have the head show its versions: that of a cluster not started by our own files does not."""
+    """Have the head show its versions. One that was not started by our files does not yet."""
     job_id = f"thaw-prepare-{uuid.uuid4().hex[:8]}"
     dashboard.submit(job_id, "python -m tuning.clusters.supervise prepare")
     job = wait_until_ended(dashboard, job_id, _SECONDS_TO_PREPARE)
@@ -145,6 +145,12 @@ def wait_until_ended(dashboard: Dashboard, job_id: str, seconds: float) -> JobDe
         if time.monotonic() > until:
             raise RunFailed(f"job {job_id} has not ended within {seconds:g} s")
         time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def has_ended(dashboard: Dashboard, job: JobDetails) -> bool:
+    """Whether a job has ended by now, or the cluster has forgotten it."""
+    now = dashboard.job(job.submission_id)
+    return now is None or bool(now.status.is_terminal())
 
 
 def sweep_jobs(dashboard: Dashboard) -> dict[str, list[JobDetails]]:
@@ -227,16 +233,20 @@ def stop_sweep(dashboard: Dashboard, name: str, say: Callable[[str], None]) -> N
         InputError: the cluster knows no such sweep.
         RunFailed: it does not end.
     """
-    job = _newest_that_lasts(dashboard, name)
+    job = newest_job(dashboard, name)
     if job.status.is_terminal():
         return
-    say(f"stopping sweep {name}: its trials end, and all is written …")
+    say(f"stopping sweep {name}, and waiting until its trials have ended and all is written …")
     dashboard.stop(job.submission_id)
     wait_until_ended(dashboard, job.submission_id, STOP_SECONDS + 30.0)
 
 
-def _newest_that_lasts(dashboard: Dashboard, name: str) -> JobDetails:
-    """The newest job of a sweep; one that is lost is given the time to be started again."""
+def newest_job(dashboard: Dashboard, name: str) -> JobDetails:
+    """The newest job of a sweep. If it is lost, the one that goes on, if that comes in a minute.
+
+    Raises:
+        InputError: the cluster knows no such sweep.
+    """
     until = time.monotonic() + _SECONDS_FOR_REVIVAL
     while True:
         job = jobs_of(dashboard, name)[-1]

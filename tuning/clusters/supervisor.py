@@ -69,17 +69,17 @@ class Supervisor:
                 return self._end("stopped" if code == INTERRUPTED else "ended", code)
             has_progressed = self._n_epochs() > n_epochs
             n_fruitless, n_epochs = 0 if has_progressed else n_fruitless + 1, self._n_epochs()
-            how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             if n_fruitless > _MOST_FRUITLESS_RESTARTS:
-                say(f"the driver was {how} {n_fruitless} times without an epoch between; giving up")
+                say(f"the driver {how}, {n_fruitless} times without a new epoch; giving up")
                 return self._end("given up", FAILED)
             seconds = _SECONDS_BEFORE_RESTART * 2**n_fruitless
-            say(f"the driver was {how}; it is started again in {seconds:g} s")
+            say(f"the driver {how}; it is started again in {seconds:g} s")
             self._note(n_restarts=self._state.n_restarts + 1)
             self._sleep(seconds)
 
     def _stop(self, signal_number: int, frame: Any) -> None:
-        """Ray tells the whole job to end. The driver may have been told as well; once counts."""
+        """Tell the driver to end. Ray may have told it too; a second signal changes nothing."""
         self._is_stopping = True
         if self._driver is not None:
             self._driver.send_signal(signal.SIGTERM)
@@ -118,7 +118,7 @@ class Supervisor:
         return environment
 
     def _wait_for_other_driver(self) -> bool:
-        """Wait while a driver that a lost supervisor has left still runs; True if told to stop."""
+        """Wait for the driver of a supervisor that was lost; True if told to stop meanwhile."""
         is_said = False
         while not self._is_stopping:
             sweep = self._sweep()
@@ -135,12 +135,12 @@ class Supervisor:
         return True
 
     def _is_final(self, code: int, n_fruitless: int) -> bool:
-        """Whether a driver that ended so has had its say."""
+        """Whether a driver that ended with this code has decided how the sweep ends."""
         if code in (DONE, INTERRUPTED):
             return True
         sweep = self._sweep()
         if code == WRONG_INPUT:
-            # Of a sweep that ran before, the cluster is what is wrong, and it may recover.
+            # What worked before is not wrong input: the cluster is at fault, and may recover.
             return not self._has_begun or n_fruitless >= _MOST_FRUITLESS_RESTARTS
         return code == FAILED and sweep is not None and _has_ended(sweep)
 
@@ -178,7 +178,7 @@ def n_epochs(folder: Path) -> int:
 
 
 def _has_ended(sweep: Sweep) -> bool:
-    """Whether the newest sitting came to an end of its own, and not by an error in Thaw."""
+    """Whether the newest sitting ended by itself, and not by an error in Thaw."""
     ending: Mapping[str, Any] | None = None
     with suppress(OSError, ValueError):
         for event in read_events(sweep.folder):
@@ -202,7 +202,7 @@ def find_sweep(name: str, sweeps_folder: Any) -> Sweep | None:
 
 
 def plain_environment() -> dict[str, str]:
-    """This process's, but that what it starts does not inherit the files that Ray sent it with."""
+    """This process's environment, without the files that Ray has sent with its job."""
     environment = dict(os.environ)
     if JOB_CONFIG_VARIABLE in environment:
         config = json.loads(environment[JOB_CONFIG_VARIABLE])

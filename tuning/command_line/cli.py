@@ -492,7 +492,7 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
     cluster: ClusterOption = None,
 ) -> None:
-    """Open the MLflow UI on this machine, for this machine: of its own runs, or a cluster's."""
+    """Show MLflow's web pages on this machine: those of its own runs, or of a cluster's."""
     if cluster is not None:
         if tracking_uri is not None:
             raise typer.BadParameter("--cluster and --tracking-uri can not be combined")

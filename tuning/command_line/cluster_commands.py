@@ -25,12 +25,12 @@ ClusterFile = Annotated[
     typer.Option(
         "--cluster",
         metavar="FILE",
-        help="The cluster's file, as for `ray up`; default: cluster.yaml here.",
+        help="The cluster's file for `ray up`. Default: cluster.yaml in this folder.",
     ),
 ]
 DashboardAddress = Annotated[
     str | None,
-    typer.Option("--address", metavar="URL", help="Of the cluster's dashboard, instead."),
+    typer.Option("--address", metavar="URL", help="Its dashboard's address, instead of --cluster."),
 ]
 
 _NOT_SENT = ("address", "sweeps_folder", "dry_run", "as_json")  # parameters of `thaw sweep`
@@ -48,11 +48,12 @@ def submit_command(sweep: Callable[..., None], resume: Callable[..., None]) -> C
     parameters = [*own.values(), *(p for name, p in of_both.items() if name not in own)]
 
     def submit(context: typer.Context, **values: Any) -> None:
-        """Run a sweep on a cluster; it goes on when this machine is switched off.
+        """Run a sweep on a cluster. It goes on when this machine is switched off.
 
-        Takes every option of `thaw sweep`, sends a file of your own with what it
-        imports beside it, and small data. The sweep's name is what status, logs,
-        stop and fetch know it by; `thaw submit --resume NAME` continues it there.
+        It takes every option of `thaw sweep`. If SPACE is a file of yours, the
+        modules that it imports from its folder are sent along, and small data too.
+        The commands status, logs, stop and fetch take the sweep's name;
+        `thaw submit --resume NAME` continues it on the cluster.
         """
         given = {n for n in values if _is_given(context, n)}
         _submit(values, given, _parameters_of(context, "sweep"), _parameters_of(context, "resume"))
@@ -65,19 +66,19 @@ def _own_options(
     context: typer.Context,
     space: Annotated[
         str | None,
-        typer.Argument(help="A built-in search space, or a .py file; with --resume a changed one."),
+        typer.Argument(help="A built-in search space or a .py file; with --resume, a changed one."),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Go on with a sweep of the cluster.")
+        str | None, typer.Option(metavar="NAME", help="Continue a sweep that was submitted before.")
     ] = None,
     send: Annotated[
         list[Path] | None,
-        typer.Option(help="Another file or folder that the training reads. May be repeated."),
+        typer.Option(help="A further file or folder that training reads. May be repeated."),
     ] = None,
     cluster: ClusterFile = None,
     address: DashboardAddress = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Show it as it runs; Ctrl-C leaves it running.")
+        bool, typer.Option("--follow", help="Show the sweep as it runs. Ctrl-C leaves it running.")
     ] = False,
 ) -> None:
     """The options that are not those of ``sweep``, or differ from them."""
@@ -102,9 +103,9 @@ def _submit(
     if values["resume"] is not None:
         submitted, package = _continued(values, given, of_resume)
     elif values["space"] is None:
-        raise InputError("SPACE is missing: a built-in one or a .py file, or --resume NAME")
+        raise InputError("SPACE is missing: give a built-in one, a .py file, or --resume NAME")
     elif "accept_changes" in given:
-        raise InputError("--accept-changes: is for --resume NAME; a new sweep has no changes")
+        raise InputError("--accept-changes: is for --resume NAME only; a new sweep has no changes")
     else:
         resolved = _resolved(values)
         submitted, package = _described(values, given, of_sweep, resolved)

@@ -19,7 +19,7 @@ AsJson = Annotated[
 
 def status(
     name: Annotated[
-        str | None, typer.Argument(help="A submitted sweep's name; default: list them all.")
+        str | None, typer.Argument(help="A submitted sweep's name. Without one, all are listed.")
     ] = None,
     cluster: ClusterFile = None,
     address: DashboardAddress = None,
@@ -42,7 +42,7 @@ def status(
 def logs(
     name: SubmittedName,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Go on until the sweep has ended.")
+        bool, typer.Option("--follow", help="Keep printing until the sweep has ended.")
     ] = False,
     cluster: ClusterFile = None,
     address: DashboardAddress = None,
@@ -69,7 +69,7 @@ def stop(
     address: DashboardAddress = None,
     as_json: AsJson = False,
 ) -> None:
-    """Interrupt a submitted sweep in order; `thaw submit --resume NAME` continues it."""
+    """Stop a submitted sweep, losing nothing; `thaw submit --resume NAME` continues it."""
     from tuning.clusters.sent_sweeps import describe_sweep
     from tuning.clusters.submission import reach, stop_sweep
     from tuning.command_line.tables import sweep_status
@@ -88,13 +88,14 @@ def stop(
 def fetch(
     name: SubmittedName,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="FOLDER", help="Default: sweeps/NAME.")
+        Path | None,
+        typer.Option("--to", metavar="FOLDER", help="Where to copy it. Default: sweeps/NAME."),
     ] = None,
     cluster: ClusterFile = None,
     address: DashboardAddress = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a submitted sweep's record and best checkpoint here, for trials, best and predict."""
+    """Copy a submitted sweep's record and best checkpoint to this machine."""
     from tuning.clusters.sent_sweeps import fetch_sweep
     from tuning.clusters.submission import reach
     from tuning.command_line.tables import fetched_table

@@ -265,7 +265,7 @@ def test_what_was_fetched_predicts_here(head, cluster, thaw, workplace):
     (workplace / "other").mkdir()
     code, _, err = cluster("fetch", "mine", "--to", "other")
     assert code == 2
-    assert "is there, and is no fetched sweep" in err
+    assert "exists, and is not a fetched sweep" in err
 
 
 def test_a_sweep_is_stopped_in_order_and_continued(head, cluster):

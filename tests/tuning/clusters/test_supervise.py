@@ -105,7 +105,7 @@ def test_a_driver_that_only_dies_is_given_up(head, workplace, capfd):
     assert record.state().phase == "given up"
     out = capfd.readouterr().out
     assert out.count("supervisor: thaw sweep toy") == 4
-    assert "4 times without an epoch between; giving up" in out
+    assert "4 times without a new epoch; giving up" in out
 
 
 def test_wrong_input_is_the_last_word(head, workplace, capfd):

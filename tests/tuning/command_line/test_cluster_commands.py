@@ -155,6 +155,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "bad setting": (["digits", "--set", "epochs=none"], "epochs = 'none': must be"),
     "bad metric": ([TOY_SPACE, "--metric", "value"], "say which way is better"),
     "no such data": (["image_folder", "--set", "data=flowers"], "no data set's name and no folder"),
+    "device to send": (["digits", "--send", "/dev/zero"], "--send /dev/zero: is a device"),
     "bad MLflow": (["digits", "--tracking-uri", "mlruns"], "--tracking-uri = 'mlruns'"),
     "bad name": (["digits", "--name", "a b"], "--name 'a b': must be"),
     "nothing to send": (["digits", "--send", "nothing"], "--send 'nothing': there is no such"),
