@@ -108,13 +108,13 @@ class JobRecord:
         write_whole(self.folder / STATE_FILE, json.dumps(asdict(state)))
 
     def install(self, submitted: Submitted, files: Path) -> None:
-        """Keep what was submitted, and copies of its ``files``, in place of what there was."""
+        """Keep what was submitted and a copy of its ``files``, in place of what there was."""
         with whole_folder(self.folder) as partial:
             _copy_files(files, partial / FILES)
             self._write(partial, submitted)
 
     def go_on_with(self, submitted: Submitted, files: Path) -> None:
-        """Keep that it was submitted again; new files join those that there are."""
+        """Note that it was submitted again, and add its new files to the earlier ones."""
         _copy_files(files, self.files)
         before = self.submitted()
         again = replace(
@@ -155,7 +155,7 @@ def all_records() -> Iterator[JobRecord]:
 
 
 def job_id(name: str, n: int) -> str:
-    """The id of the ``n``-th Ray job of a sweep; no sweep's name can hold the sign in it."""
+    """The id of the ``n``-th Ray job of a sweep. No sweep's name can hold a ``~``."""
     return name if n == 1 else f"{name}~{n}"
 
 

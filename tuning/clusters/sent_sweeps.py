@@ -90,7 +90,7 @@ def describe_sweep(dashboard: Dashboard, name: str) -> dict[str, Any]:
 
 
 def _summary_there(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
-    """A summary with the cluster's paths; only there is known which checkpoints are kept."""
+    """A summary with the cluster's paths. Only the cluster knows which checkpoints are kept."""
     summary = summarize(sweep, history)
     if summary["best"] is not None:
         summary["best"]["checkpoint"] = None
@@ -104,7 +104,10 @@ def _summary_there(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
 
 def last_lines(dashboard: Dashboard, job: JobDetails) -> list[str]:
     """The end of what a job has printed, without what Ray adds."""
-    lines = [line for line in dashboard.log(job.submission_id) if line.strip()]
+    try:
+        lines = [line for line in dashboard.log(job.submission_id) if line.strip()]
+    except RunFailed as error:
+        return [f"its log can not be read: {error}"]
     return [line for line in lines if not is_of_ray(line)][-_N_LAST_LINES:]
 
 
@@ -162,7 +165,7 @@ def fetch_sweep(dashboard: Dashboard, name: str, target: Path) -> dict[str, Any]
 
 
 def _fetched(name: str, target: Path, checkpoint: Path | None) -> dict[str, Any]:
-    """What was fetched, as a document; the summary of it is left in the folder, too."""
+    """What was fetched, as a document. Its summary is also written into the folder."""
     sweep = open_sweep(str(target), target.parent)
     summary = summarize(sweep, read_history(target))
     (target / SUMMARY_FILE).write_text(json.dumps(summary, indent=1))

@@ -52,7 +52,7 @@ def entrypoint(name: str, job_id: str, *, is_sent: bool) -> str:
 
 
 def job_environment() -> dict[str, Any]:
-    """The part of a job's runtime environment that all have."""
+    """What the runtime environments of all jobs have in common."""
     return {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
 
 
@@ -139,7 +139,7 @@ def _logs_folder() -> Path:
 
 
 def show_versions(logs: Path) -> None:
-    """Let people read what is installed here before they send anything."""
+    """Show what is installed here to those who are about to submit something."""
     path = logs / VERSIONS_FILE
     path.parent.mkdir(exist_ok=True)
     write_whole(path, json.dumps(installed_versions()))
@@ -186,8 +186,8 @@ def look_after(record: JobRecord, dashboard: Dashboard) -> None:
 
 
 def _revived(record: JobRecord, state: State, *, is_known: bool) -> State:
-    """The state with one more life, or without hope where five have led to nothing."""
-    if not is_known:  # by a Ray that was started anew, or has not taken it the last time
+    """The state with a new job, or given up after five jobs without a new epoch."""
+    if not is_known:  # Ray was started anew, or did not take the job the last time
         return state
     submitted = record.submitted()
     folder = state.folder or str(Path(sweeps_folder_of(submitted)) / submitted.name)

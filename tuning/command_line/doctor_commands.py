@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from tuning.command_line.sent_commands import AsJson
 from tuning.doctor.findings import Finding
 
 ClusterOption = Annotated[
@@ -36,9 +37,7 @@ def doctor(
     mend: Annotated[
         bool, typer.Option("--mend", help="Make the token file if it is missing, for you alone.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find out what is wrong with this machine or a running cluster, and how to mend it."""
     from tuning.doctor.findings import is_well, to_document

@@ -37,7 +37,7 @@ class Relay:
         self._uploads: dict[str, tuple[str, Path]] = {}  # token -> key, what has come so far
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """A method of the folder's own store that takes and gives little."""
+        """Call a method of the folder's own store."""
         return getattr(self._store, method)(*arguments)
 
     def begin(self, key: str, folders: list[str]) -> str:
@@ -103,7 +103,7 @@ class RelayStore:
         self._relay = call
         self._folder = folder
         self._staging = staging
-        # What takes and gives little is done by the folder's own store.
+        # The folder's own store does these: little is sent to it, and little comes back.
         self.peek = partial(call, "call", "peek")
         self.find = partial(call, "call", "find")
         self.set_aside = partial(call, "call", "set_aside")
@@ -161,7 +161,7 @@ class RelayStore:
 
 
 def start_relay(folder: Path) -> tuple[str, Any]:
-    """Start the actor on this node, where ``folder`` is; its name, and what keeps it alive."""
+    """Start the actor on this node, where ``folder`` is; its name, and what keeps it."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -182,7 +182,7 @@ def start_relay(folder: Path) -> tuple[str, Any]:
 
 
 def find_relay(name: str) -> Call:
-    """What calls the actor of that name. Any trouble with Ray or the node is an OSError."""
+    """A function that calls the actor of that name; it raises OSError where that fails."""
     import ray
 
     actors: list[Any] = []

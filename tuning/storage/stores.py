@@ -30,43 +30,43 @@ class CheckpointStore(Protocol):
     """Every method may raise OSError: a disk is full, a network or a node is gone."""
 
     def put(self, key: str, save: Save) -> None:
-        """Keep what ``save`` fills an empty folder with, in place of what ``key`` has."""
+        """Let ``save`` fill an empty folder, and keep it in place of what ``key`` has."""
 
     def get(self, key: str) -> Path | None:
-        """A local folder with what was put, not to be written; None if there is nothing whole."""
+        """A local folder with the checkpoint, only to be read; None if there is no whole one."""
 
     def retry(self, *, is_last: bool = False) -> None:
-        """Put what could not be put when it was to be, if there is such, and if it is time."""
+        """Try again to put what could not be put, unless that failed just now."""
 
     def release(self, key: str) -> None:
-        """Say that the folder which ``get`` gave is needed no longer."""
+        """Give back the folder that ``get`` has returned."""
 
     def peek(self, key: str, name: str) -> bytes | None:
-        """One small file of what was put."""
+        """The content of a small file in a checkpoint; None if there is none."""
 
     def find(self, key: str) -> str | None:
-        """The path or URI of what was put, for a person; None if there is nothing whole."""
+        """The path or URI of a checkpoint, for a person; None if there is no whole one."""
 
     def name(self, key: str) -> str:
         """Where a key's checkpoint is or would be, for a person."""
 
     def set_aside(self, key: str) -> str:
-        """Let what was put, which is damaged, count no more; where it is now, for a person."""
+        """Take a damaged checkpoint out of use; where it is now, for a person."""
 
     def recover(self, key: str) -> None:
         """Clean up after a writer that was killed; only while nobody writes to ``key``."""
 
     def delete(self, key: str) -> None:
-        """Delete what was put."""
+        """Delete a checkpoint."""
 
     def clear(self, folder: str, keep: str | None = None) -> None:
-        """Delete all below ``folder``, unfinished and damaged too, but what is whole of a key."""
+        """Delete all below ``folder``, damaged or not, but for a whole checkpoint of ``keep``."""
 
     def sizes(self) -> dict[str, int]:
         """The bytes of each checkpoint of the sweep's trials, unfinished and damaged ones too."""
 
     def free_bytes(self) -> float:
-        """What may still be written."""
+        """How much may still be written."""
 
     def read(self, path: str) -> bytes | None:
         """A small file outside of checkpoints."""

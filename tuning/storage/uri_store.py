@@ -39,7 +39,7 @@ class UriStore:
         self._failed_at = -math.inf  # by time.monotonic()
 
     def put(self, key: str, save: Save) -> None:
-        """As any store; what can not be uploaded waits here for ``retry``, or for a newer one."""
+        """As any store. What can not be uploaded waits for ``retry``, or for a newer checkpoint."""
         self._forget(key)
         folder = self._staging.make()
         try:
