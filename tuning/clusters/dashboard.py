@@ -112,6 +112,9 @@ class Dashboard:
         except RuntimeError as error:
             last_line = str(error).strip().splitlines()[-1]
             raise RunFailed(f"the cluster at {self.url} refuses: {last_line}") from None
+        except (ValueError, TypeError) as error:  # of an older or newer Ray there
+            reason = str(error).strip().splitlines()[0]
+            raise RunFailed(f"the answer of {self.url} is not understood: {reason}") from None
 
     # Files. Ray's client has nothing for them.
 

@@ -35,6 +35,12 @@ def test_a_job_is_started_found_and_gone(server):
         dashboard.stop("another")
 
 
+def test_an_answer_that_rays_client_does_not_understand_is_told(server):
+    server.jobs = [{"submission_id": "of-another-ray"}]
+    with pytest.raises(RunFailed, match=r"the answer of http://\S+ is not understood: "):
+        Dashboard(server.url, None).jobs()
+
+
 def test_the_address_that_is_given_is_the_one_that_is_asked(server, free_port, monkeypatch):
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port}")
