@@ -64,15 +64,17 @@ def prepare() -> None:
     prepare_ray()
     import ray
 
-    ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
-    logs = _logs_folder()
+    context = ray.init(
+        address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR"
+    )
+    logs = Path(context.address_info["session_dir"]) / "logs"
     show_versions(logs)
     for record in all_records():
         show_sweep(record, logs)
-    _ensure_watcher()
+    _ensure_watcher(logs)
 
 
-def _ensure_watcher() -> None:
+def _ensure_watcher(logs: Path) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -88,7 +90,7 @@ def _ensure_watcher() -> None:
             max_restarts=-1,
             scheduling_strategy=here,
         )
-        .remote()
+        .remote(logs)
     )
     ray.get(watcher.is_watching.remote(), timeout=120)
 
@@ -96,8 +98,8 @@ def _ensure_watcher() -> None:
 class Watcher:
     """Looks after submitted sweeps for as long as Ray runs."""
 
-    def __init__(self) -> None:
-        logs = _logs_folder()
+    def __init__(self, logs: Path) -> None:
+        """Begin; ``logs`` is where Ray keeps this head's logs in this session."""
         self._thread = threading.Thread(target=_watch, args=(logs,), daemon=True)
         self._thread.start()
 
@@ -129,13 +131,6 @@ def _own_dashboard() -> Dashboard:
 
     address = ray.get_runtime_context().gcs_address
     return Dashboard(ray_address_to_api_server_url(address), read_token())
-
-
-def _logs_folder() -> Path:
-    """Where Ray keeps this node's logs in this session."""
-    from ray._private.worker import global_worker
-
-    return Path(global_worker.node.get_logs_dir_path())
 
 
 def show_versions(logs: Path) -> None:
