@@ -30,7 +30,7 @@ from tuning.session.farewell import farewell
 from tuning.session.workplace import ENGINES, NO_ENGINE, workplace
 from tuning.storage.driver_lock import sole_driver
 from tuning.storage.open_store import store_of
-from tuning.tracking.mlflow_runs import check_mlflow
+from tuning.tracking.mlflow_client import check_mlflow
 
 ERROR_FILE = "error.txt"  # beside what a configuration's trainings leave
 
