@@ -95,3 +95,14 @@ def refuse_special(path: Path, what: str) -> None:
     if path.exists() and not path.is_file() and not path.is_dir():
         kind = "pipe" if path.is_fifo() else "socket" if path.is_socket() else "device"
         raise InputError(f"{what}: is a {kind}; must be a regular file or a folder")
+
+
+def cut_incomplete_line(path: Path) -> None:
+    """Take away what a killed writer has left of a last line."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)

@@ -17,7 +17,8 @@ from tuning.before_start.options import SweepOptions, resolve
 from tuning.command_line.cli import main
 from tuning.control.confirm import FIRST_NUMBER
 from tuning.hosting.assignment import EpochResult, Outcome
-from tuning.record.events import EVENTS_FILE, ConfirmationPlan, Record, read_history
+from tuning.record.events import EVENTS_FILE, Record, read_history
+from tuning.record.plans import ConfirmationPlan
 from tuning.record.resources import Resources
 from tuning.record.standings import best_trial
 from tuning.search.study_storage import JOURNAL_FILE, open_journal
