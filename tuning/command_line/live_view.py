@@ -10,7 +10,8 @@ from rich.live import Live
 from rich.table import Table
 
 from tuning.after.results import progress, searched
-from tuning.record.events import ENDED_STATES, Best, Event, SweepHistory, describe_packing
+from tuning.record.events import ENDED_STATES, Event, SweepHistory, describe_packing
+from tuning.record.ranking import Best
 from tuning.record.standings import count_states
 from tuning.record.sweep import Sweep
 

@@ -21,8 +21,8 @@ from tuning.record.events import (
     SweepHistory,
     TrialRecord,
     TrialState,
-    ranked,
 )
+from tuning.record.ranking import ranked
 from tuning.record.sweep import Sweep
 from tuning.storage.stores import trial_key
 

@@ -123,13 +123,11 @@ class Controller:
     def _assignment(
         self, run: TrialRecord, slot: Slot, orders: Orders, *, is_new: bool
     ) -> Assignment:
-        sweep = self.sweep
-        micro_batch = self._micro_batches.of(run)
+        sweep, micro_batch = self.sweep, self._micro_batches.of(run)
+        changed = {} if micro_batch is None else {"micro_batch_size": micro_batch}
         return Assignment(
             trial=run.number,
-            config=run.config
-            if micro_batch is None
-            else {**run.config, "micro_batch_size": micro_batch},
+            config={**run.config, **changed},
             task=sweep.space.task,
             train_file=None if sweep.train_file is None else str(sweep.train_file),
             cache_folder=str(sweep.cache_folder),

@@ -40,6 +40,11 @@ class Assignment:
     is_new: bool = False  # no process has run it before
     strategy: Strategy = "ddp"  # of several workers
 
+    @property
+    def compared_by(self) -> tuple[str, ...]:
+        """The metrics that each report must have."""
+        return () if self.evaluates is not None else (self.metric, *self.other_metrics)
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ from trainables.task import EpochReport, TrainingRun
 from trainables.training.process_state import ProcessState
 from tuning.hosting.assignment import Assignment, EpochResult, Outcome, Place
 from tuning.hosting.node_needs import Needs, Unfit, check_fitness, here
+from tuning.hosting.reports import checked_metrics
 from tuning.hosting.testing import evaluate_checkpoint
 from tuning.storage.code_archive import train_file_here
 from tuning.storage.open_store import open_store
@@ -209,26 +208,6 @@ class TrialHost:
             return Outcome("failed", "the training function ended without a single epoch report")
         return Outcome("completed")
 
-    def _check(self, report: EpochReport, measured_seconds: float) -> dict[str, float]:
-        if not isinstance(report, EpochReport):
-            raise InputError(
-                f"the training function yielded a {type(report).__name__}; "
-                "it must yield EpochReport"
-            )
-        reported = {name: float(value) for name, value in report.metrics.items()}
-        metrics = {"seconds": measured_seconds, **reported}  # a user's training need not measure it
-        compared = (self._assignment.metric, *self._assignment.other_metrics)
-        for metric in compared if self._assignment.evaluates is None else ():
-            if metric not in metrics:
-                raise InputError(
-                    f"metric {metric!r} is not in the epoch report; "
-                    f"reported: {', '.join(sorted(metrics))}"
-                )
-            if not math.isfinite(metrics[metric]):
-                raise TrialInfeasible(f"{metric} is {metrics[metric]} after epoch {report.epoch}")
-        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        return {**_gpu_memory(), **metrics}
-
     def _judge(
         self, report: EpochReport, measured_seconds: float
     ) -> tuple[dict[str, float], list[str]]:
@@ -239,7 +218,8 @@ class TrialHost:
         verdict: Any = None
         if self._place.rank == 0:
             try:
-                verdict = self._check(report, measured_seconds), self._targets(report)
+                metrics = checked_metrics(report, self._assignment, measured_seconds)
+                verdict = metrics, self._targets(report)
             except (InputError, TrialInfeasible) as error:
                 verdict = error
         verdict = self._place.share(verdict)
@@ -292,14 +272,3 @@ def _patiently(action: Callable[[], Result]) -> Result:
             if not error.may_pass or time.monotonic() > give_up:
                 raise
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-
-
-def _gpu_memory() -> dict[str, float]:
-    """What the GPU has and what tensors took of it at their peak; nothing where none is used."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return {}
-    return {
-        "gpu_memory_bytes": float(torch.cuda.get_device_properties(0).total_memory),
-        "peak_memory_bytes": float(torch.cuda.max_memory_allocated()),
-    }

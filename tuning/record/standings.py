@@ -6,12 +6,8 @@ import statistics
 from dataclasses import dataclass
 
 from trainables.errors import InputError
-from tuning.record.events import (
-    ENDED_STATES,
-    SweepHistory,
-    TrialRecord,
-    ranked,
-)
+from tuning.record.events import ENDED_STATES, SweepHistory, TrialRecord
+from tuning.record.ranking import ranked
 from tuning.record.sweep import Sweep
 
 
