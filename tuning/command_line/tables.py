@@ -314,19 +314,15 @@ def space_table(space: SearchSpace) -> None:
 
 def tasks_table() -> None:
     """The tasks, and the settings of each."""
+    from trainables.setting_types import readable_types
     from trainables.tasks.table import TASKS
 
     for name, row in TASKS.items():
-        table = _table(f"{name}: {row.summary}", "setting", "default", "type")
-        for field_name, field in row.config_type.model_fields.items():
-            kind = (
-                str(field.annotation)
-                .replace("typing.", "")
-                .removeprefix("<class '")
-                .removesuffix("'>")
-            )
-            default = "required" if field.is_required() else show(field.default)
-            table.add_row(field_name, default, kind)
+        table = _table(f"{name}: {row.summary}", "setting", "default", "type", "meaning")
+        types = readable_types(row.config_type)
+        for setting, field in row.config_type.model_fields.items():
+            default = "required" if field.is_required() else str(field.default).lower()
+            table.add_row(setting, default, types[setting], field.description)
         _print(table)
 
 
