@@ -15,9 +15,10 @@ from toy_space import SPACE as TOY
 from search_spaces.domains import Choice, Float, SearchSpace
 from trainables.errors import InputError
 from trainables.tasks.table import task_row
-from tuning.before_start.options import OF_ONE_OBJECTIVE, SEARCHER_NAMES, SweepOptions, resolve
+from tuning.before_start.options import SweepOptions, resolve
 from tuning.before_start.spaces import load_space, space_names
 from tuning.record.events import TrialRecord, read_history
+from tuning.record.options import OF_ONE_OBJECTIVE, SEARCHER_NAMES
 from tuning.search.samplers import KNOW_FROM_TRIALS, SEARCHERS, own_sampler, sampled_by_itself
 from tuning.search.starting_points import with_defaults_first
 from tuning.search.study import Study

@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tuning.command_line.parameters import (
+    INTERRUPTED,
+    AsJson,
+    from_command_line,
+    stdout_for_json_only,
+)
+from tuning.record.option_checks import read_values
+from tuning.record.options import RESUMABLE
+
 if TYPE_CHECKING:
     from tuning.clusters.jobs import Submitted
     from tuning.clusters.package import Package
     from tuning.clusters.submission import Cluster
 
-INTERRUPTED = 130
 _FAILED_CODES = {"failed": 1, "lost": 1, "wrong input": 2, "stopped": INTERRUPTED}
 
 ClusterFile = Annotated[
@@ -30,12 +38,11 @@ ClusterFile = Annotated[
 ]
 DashboardAddress = Annotated[
     str | None,
-    typer.Option("--address", metavar="URL", help="Of the cluster's dashboard, instead."),
+    typer.Option(
+        "--address", metavar="URL", help="Address of the cluster's dashboard, instead of --cluster."
+    ),
 ]
 SubmittedName = Annotated[str, typer.Argument(help="A submitted sweep's name.", show_default=False)]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")
-]
 
 _NOT_SENT = ("address", "sweeps_folder", "dry_run", "as_json")  # parameters of `thaw sweep`
 
@@ -49,6 +56,7 @@ def submit_command(sweep: Callable[..., None], resume: Callable[..., None]) -> C
     of_resume = inspect.signature(resume, eval_str=True).parameters
     own = dict(inspect.signature(_own_options, eval_str=True).parameters)
     of_both = {**of_sweep, "accept_changes": of_resume["accept_changes"]}
+    own = {name: p.replace(kind=p.KEYWORD_ONLY) for name, p in own.items()}
     parameters = [*own.values(), *(p for name, p in of_both.items() if name not in own)]
 
     def submit(context: typer.Context, **values: Any) -> None:
@@ -69,7 +77,7 @@ def _own_options(
     context: typer.Context,
     space: Annotated[
         str | None,
-        typer.Argument(help="A built-in search space, or a .py file; with --resume a changed one."),
+        typer.Argument(help="Name of a search space, or a .py file; with --resume a changed one."),
     ] = None,
     resume: Annotated[
         str | None, typer.Option(metavar="NAME", help="Go on with a sweep of the cluster.")
@@ -81,7 +89,7 @@ def _own_options(
     cluster: ClusterFile = None,
     address: DashboardAddress = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Show it as it runs; Ctrl-C leaves it running.")
+        bool, typer.Option("--follow", help="Show the sweep as it runs; Ctrl-C leaves it running.")
     ] = False,
 ) -> None:
     """The options that are not those of ``sweep``, or differ from them."""
@@ -113,10 +121,11 @@ def _submit(
         resolved = _resolved(values)
         submitted, package = _described(values, given, of_sweep, resolved)
         if values["dry_run"]:
-            from tuning.command_line.cli import show_dry_run
+            from tuning.command_line.sweep_commands import show_dry_run
 
             folder = Path(submitted.sweeps_folder or "~/sweeps") / submitted.name
-            show_dry_run(replace(resolved, folder=folder), values["as_json"])
+            note = "the cluster reads the data when the sweep starts"
+            show_dry_run(replace(resolved, folder=folder), [note], values["as_json"])
             return
     from tuning.clusters.submission import reach
 
@@ -134,10 +143,9 @@ def _submit(
 def _resolved(values: Mapping[str, Any]) -> Any:
     """The sweep, checked as far as this machine can."""
     from tuning.before_start.options import resolve
-    from tuning.command_line.cli import stdout_for_json_only, sweep_options
 
     with stdout_for_json_only():  # a user's file may print
-        return resolve(sweep_options(values), elsewhere=True)
+        return resolve(from_command_line(values), elsewhere=True)
 
 
 def _described(
@@ -171,7 +179,7 @@ def _continued(
         InputError: an option is not one that a sweep can be continued with.
     """
     from trainables.errors import InputError
-    from tuning.before_start.resume_options import check_goals
+    from tuning.before_start.resume_options import check_changes
     from tuning.before_start.spaces import load_space
     from tuning.clusters.jobs import Submitted
     from tuning.clusters.sending import as_arguments
@@ -185,7 +193,7 @@ def _continued(
             f"--{wrong[0].replace('_', '-')}: can not be given with --resume; valid: "
             f"{', '.join(names)}"
         )
-    check_goals(**{n: values[n] for n in inspect.signature(check_goals).parameters})
+    check_changes(read_values({name: values[name] for name in RESUMABLE if name in given}))
     package = _package(values)
     there = dict(values)
     if values["space"] is not None:
@@ -248,7 +256,7 @@ def _show_submitted(document: Mapping[str, Any], option: str) -> None:
 
 
 def _show_commands(option: str, *commands: str) -> None:
-    from tuning.command_line.tables import thaw_command
+    from tuning.command_line.printing import thaw_command
 
     print("\nnext")
     for command in commands:
@@ -266,7 +274,7 @@ def status(
     """List the sweeps that were submitted to a cluster, or show how one of them stands."""
     from tuning.clusters.sent_sweeps import describe_sweep, list_sweeps
     from tuning.clusters.submission import reach
-    from tuning.command_line.tables import submitted_table, sweep_status
+    from tuning.command_line.cluster_tables import submitted_table, sweep_status
 
     with reach(cluster, address) as reached:
         if name is None:
@@ -310,7 +318,7 @@ def stop(
     """Interrupt a submitted sweep in order; `thaw submit --resume NAME` continues it."""
     from tuning.clusters.sent_sweeps import describe_sweep
     from tuning.clusters.submission import reach, stop_sweep
-    from tuning.command_line.tables import sweep_status
+    from tuning.command_line.cluster_tables import sweep_status
 
     with reach(cluster, address) as reached:
         stop_sweep(reached.dashboard, name, lambda message: print(message, file=sys.stderr))
@@ -326,7 +334,8 @@ def stop(
 def fetch(
     name: SubmittedName,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="FOLDER", help="Default: sweeps/NAME.")
+        Path | None,
+        typer.Option("--to", metavar="FOLDER", help="Folder to write; default: sweeps/NAME."),
     ] = None,
     cluster: ClusterFile = None,
     address: DashboardAddress = None,
@@ -335,7 +344,7 @@ def fetch(
     """Bring a submitted sweep's record and best checkpoint here, for trials, best and predict."""
     from tuning.clusters.sent_sweeps import fetch_sweep
     from tuning.clusters.submission import reach
-    from tuning.command_line.tables import fetched_table
+    from tuning.command_line.cluster_tables import fetched_table
 
     target = to or Path("sweeps") / name
     with reach(cluster, address) as reached:
@@ -347,8 +356,9 @@ def _follow(cluster: Cluster, name: str, as_json: bool) -> None:
     """Show a sweep until it has ended, and exit as it did."""
     from tuning.clusters.follow import Follower
     from tuning.clusters.sent_sweeps import describe_sweep
+    from tuning.command_line.cluster_tables import sweep_status
     from tuning.command_line.live_view import make_view
-    from tuning.command_line.tables import sweep_status, thaw_command
+    from tuning.command_line.printing import thaw_command
 
     print(f"submitted sweep {name}; Ctrl-C leaves it running", file=sys.stderr)
     try:

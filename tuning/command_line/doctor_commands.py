@@ -9,33 +9,34 @@ from typing import Annotated
 
 import typer
 
+from tuning.command_line.parameters import AsJson
 from tuning.doctor.findings import Finding
 
 ClusterOption = Annotated[
-    Path | None, typer.Option("--cluster", help="A cluster file, as `ray up` takes it.")
+    Path | None,
+    typer.Option("--cluster", metavar="FILE", help="The cluster's file, as for `ray up`."),
 ]
 
 
 def doctor(
     cluster: ClusterOption = None,
     address: Annotated[
-        str | None, typer.Option(help="Of a running cluster's dashboard: http://HOST:8265.")
+        str | None, typer.Option(help="Address of a running cluster's dashboard: http://HOST:8265.")
     ] = None,
     sweeps_folder: Annotated[
         str | None,
         typer.Option(
-            "--sweeps-folder", help="Path or URI of sweeps, which every node must be able to write."
+            "--sweeps-folder", help="Path or URI of sweeps that every node must be able to write."
         ),
     ] = None,
     tracking_uri: Annotated[
-        str | None, typer.Option("--tracking-uri", help="MLflow, as for a sweep on this machine.")
+        str | None,
+        typer.Option("--tracking-uri", help="Address of MLflow, as for a sweep on this machine."),
     ] = None,
     mend: Annotated[
-        bool, typer.Option("--mend", help="Make the token if it is missing; keep it private.")
+        bool, typer.Option("--mend", help="Make the token if it is missing, and make it private.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find out what is wrong with this machine, or with a running cluster, and how to mend it."""
     from tuning.doctor.findings import is_well, to_document

@@ -12,8 +12,8 @@ from helpers import reopened
 
 from search_spaces.domains import Choice, Float, Int, SearchSpace
 from trainables.errors import InputError
-from tuning.before_start.options import COST_AWARE_NAMES
 from tuning.record.events import TrialRecord, read_history
+from tuning.record.options import COST_AWARE_NAMES
 from tuning.search.cost import SECONDS, seconds_of_all_epochs
 from tuning.search.curve_search import CurveSearch, _log_expected_improvement
 from tuning.search.samplers import COST_AWARE, SEARCHERS
@@ -207,6 +207,6 @@ def test_only_some_searchers_can(toy_sweep):
     ):
         toy_sweep(searcher="random", cost_aware=True)
     with pytest.raises(InputError, match=r"--cost-aware: .* one metric, and 2 are given"):
-        toy_sweep(cost_aware=True, metric="value:max", more_metrics=["seconds:min"])
+        toy_sweep(cost_aware=True, metric=["value:max", "seconds:min"])
     assert tuple(COST_AWARE) == COST_AWARE_NAMES
     assert set(COST_AWARE) <= set(SEARCHERS)

@@ -1,0 +1,124 @@
+"""The commands for what came of a sweep: trials, best, retrain and predict."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from tuning.command_line.parameters import (
+    AsJson,
+    SweepName,
+    SweepsFolder,
+    TrackingUri,
+    show,
+    stdout_for_json_only,
+)
+
+
+def trials(
+    name: SweepName,
+    sweeps_folder: SweepsFolder = "sweeps",
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV and nothing else.")] = False,
+) -> None:
+    """List a sweep's trials."""
+    from tuning.after.results import to_csv, trial_rows
+    from tuning.command_line.tables import trials_table
+    from tuning.record.events import read_history
+    from tuning.storage.saved_sweeps import open_sweep
+
+    if as_json and as_csv:
+        raise typer.BadParameter("--json and --csv can not be combined")
+    found = open_sweep(name, sweeps_folder)
+    rows = trial_rows(found, read_history(found.folder))
+    if as_csv:
+        print(to_csv(rows), end="")
+    else:
+        show(rows, as_json, partial(trials_table, found))
+
+
+def best(name: SweepName, sweeps_folder: SweepsFolder = "sweeps", as_json: AsJson = False) -> None:
+    """Show a sweep's best configuration; with several metrics, the Pareto front too."""
+    from tuning.command_line.tables import best_table
+    from tuning.record.events import read_history
+    from tuning.session.summary import describe_best
+    from tuning.storage.saved_sweeps import open_sweep
+
+    found = open_sweep(name, sweeps_folder)
+    document = describe_best(found, read_history(found.folder))
+    show(document, as_json, partial(best_table, found))
+
+
+def retrain(
+    name: SweepName,
+    trial: Annotated[
+        int | None, typer.Option(help="Number of the trial to retrain; default: the best.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Number of processes that train together; default: that of the trials."),
+    ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            help="Number of trainings: one repeats the trial, more take a fresh seed each."
+        ),
+    ] = 1,
+    no_baseline: Annotated[
+        bool,
+        typer.Option(
+            "--no-baseline",
+            help="Do not train the default configuration for comparison.",
+        ),
+    ] = False,
+    sweeps_folder: SweepsFolder = "sweeps",
+    as_json: AsJson = False,
+) -> None:
+    """Train the best configuration again, test it once, and register it as the champion."""
+    from trainables.errors import RunFailed
+    from tuning.after.retrain import retrain as run
+    from tuning.command_line.live_view import make_view
+    from tuning.command_line.tables import champion_table
+    from tuning.record.events import Record
+    from tuning.storage.saved_sweeps import open_sweep
+    from tuning.storage.working_copy import at_home
+
+    found, view = open_sweep(name, sweeps_folder), make_view()
+    with (
+        stdout_for_json_only(),
+        at_home(found.name, found.home, found.folder, view.say) as uploads,
+    ):
+        uploads.start()
+        record = Record(found.folder)
+        document = run(
+            found,
+            record,
+            trial_number=trial,
+            n_workers=workers,
+            n_seeds=seeds,
+            view=view,
+            baseline=not no_baseline,
+        )
+        record.close()
+    show(document, as_json, champion_table)
+    if document["failure"]:
+        raise RunFailed(f"{document['failure']}; it is in {document['checkpoint']}")
+
+
+def predict(
+    model: Annotated[str, typer.Argument(help="A checkpoint folder, or models:/NAME@champion.")],
+    inputs: Annotated[
+        list[str], typer.Argument(help="Image files, texts, or files with one text in each line.")
+    ],
+    tracking_uri: TrackingUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict with a trained model."""
+    from tuning.after.predict import predict as run
+    from tuning.command_line.tables import predictions_table
+
+    with stdout_for_json_only():
+        rows = run(model, inputs, tracking_uri)
+    show(rows, as_json, predictions_table)
