@@ -41,7 +41,9 @@ def check_changes(changes: Mapping[str, Any]) -> None:
     check_values(changes)
 
 
-def change_space(sweep: Sweep, name_or_path: str | None, settings: Sequence[str]) -> Sweep:
+def change_space(
+    sweep: Sweep, name_or_path: str | None, settings: Sequence[str] | Mapping[str, Any]
+) -> Sweep:
     """A saved sweep that goes on in another space: the one given, else its own, with ``settings``.
 
     Domains may be widened, narrowed, fixed or added. What is fixed before and after may not change:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,16 @@ from trainables.errors import InputError, unknown
 from trainables.tasks.table import TaskRow
 
 
-def override_space(space: SearchSpace, settings: Sequence[str], row: TaskRow | None) -> SearchSpace:
+def override_space(
+    space: SearchSpace, settings: Sequence[str] | Mapping[str, Any], row: TaskRow | None
+) -> SearchSpace:
+    """The space with settings fixed: ``key=value`` as on a command line, or key -> value.
+
+    Raises:
+        InputError: a setting is unknown, not a value of its type, or nothing is left to search.
+    """
+    if isinstance(settings, Mapping):
+        settings = [f"{name}={value}" for name, value in settings.items()]
     values: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")

@@ -22,12 +22,24 @@ Command = TypeVar("Command", bound=Callable[..., None])
 _DEFAULTS = {each.name: each.default for each in fields(SweepOptions)}
 
 
+def _type(name: str) -> Any:
+    """The type of what the command line has for an option: text where it is read later."""
+    declared = TYPES[name]
+    kinds = get_args(declared) or (declared,)
+    if OPTIONS[name].read is not None:
+        return str
+    if Sequence in (get_origin(declared), *map(get_origin, kinds)):
+        return list[str]
+    return next((kind for kind in (bool, int, float) if kind in kinds), str)
+
+
 def _info(name: str, *, resume: bool = False, **more: Any) -> Any:
     """What the parser of command lines is told of an option."""
     declared = OPTIONS[name]
+    text = (declared.resume if resume else None) or declared.help
     return typer.Option(
         flag_of(name),
-        help=(declared.resume if resume else None) or declared.help,
+        help=f"{text} May be repeated." if _type(name) == list[str] else text,
         metavar=declared.metavar,
         envvar=declared.env,
         show_envvar=False,
@@ -75,17 +87,6 @@ def _keyword(
 ) -> inspect.Parameter:
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=default, annotation=annotation)
-
-
-def _type(name: str) -> Any:
-    """The type of what the command line has for an option: text where it is read later."""
-    declared = TYPES[name]
-    kinds = get_args(declared) or (declared,)
-    if OPTIONS[name].read is not None:
-        return str
-    if Sequence in (get_origin(declared), *map(get_origin, kinds)):
-        return list[str]
-    return next((kind for kind in (bool, int, float) if kind in kinds), str)
 
 
 def from_command_line(values: Mapping[str, Any]) -> SweepOptions:

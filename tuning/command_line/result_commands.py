@@ -78,30 +78,21 @@ def retrain(
 ) -> None:
     """Train the best configuration again, test it once, and register it as the champion."""
     from trainables.errors import RunFailed
-    from tuning.after.retrain import retrain as run
+    from tuning.after.retraining import retrain_sweep
     from tuning.command_line.live_view import make_view
     from tuning.command_line.tables import champion_table
-    from tuning.record.events import Record
     from tuning.storage.saved_sweeps import open_sweep
-    from tuning.storage.working_copy import at_home
 
-    found, view = open_sweep(name, sweeps_folder), make_view()
-    with (
-        stdout_for_json_only(),
-        at_home(found.name, found.home, found.folder, view.say) as uploads,
-    ):
-        uploads.start()
-        record = Record(found.folder)
-        document = run(
+    found = open_sweep(name, sweeps_folder)
+    with stdout_for_json_only():
+        document = retrain_sweep(
             found,
-            record,
             trial_number=trial,
             n_workers=workers,
             n_seeds=seeds,
-            view=view,
             baseline=not no_baseline,
+            view=make_view(),
         )
-        record.close()
     show(document, as_json, champion_table)
     if document["failure"]:
         raise RunFailed(f"{document['failure']}; it is in {document['checkpoint']}")

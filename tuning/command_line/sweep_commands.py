@@ -74,18 +74,12 @@ def resume(
 
 
 def _run(resolved: Sweep, as_json: bool, accept_changes: bool = False) -> None:
-    from tuning.before_start.space_checks import prepare_data
     from tuning.command_line.live_view import make_view
     from tuning.command_line.tables import sweep_report
+    from tuning.session.start import start
 
-    view = make_view()
     with stdout_for_json_only():
-        resolved, notes = prepare_data(resolved)
-        for note in notes:
-            view.say(note)
-        from tuning.session.runner import run_sweep
-
-        result = run_sweep(resolved, view, accept_changes=accept_changes)
+        resolved, result = start(resolved, make_view(), accept_changes=accept_changes)
     if as_json:
         print(json.dumps(result.summary, indent=1))
     else:

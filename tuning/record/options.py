@@ -9,7 +9,7 @@ and the code that acts on it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -234,13 +234,13 @@ class SweepOptions(KeptOptions):
         "Name of the sweep; default: space, date, time.", KEPT,
     )] = None
 
-    settings: Annotated[Sequence[str], Option(
-        "Fix a setting to a value. May be repeated.", SEARCH, flag="--set", metavar="KEY=VALUE",
-        resume="Fix a setting to a value from now on. May be repeated.",
+    settings: Annotated[Sequence[str] | Mapping[str, Any], Option(
+        "Fix a setting to a value, so that it is not searched.", SEARCH, flag="--set",
+        metavar="KEY=VALUE", resume="Fix a setting to a value from now on.",
     )] = ()
     metric: Annotated[str | Sequence[str] | None, Option(
-        "Metric to compare trials by: NAME, NAME:max or NAME:min. May be repeated; the first one "
-        "then decides which trials stop and which is the best.", SEARCH, metavar="METRIC",
+        "Metric to compare trials by: NAME, NAME:max or NAME:min. With several, the first decides "
+        "which trials stop and which is the best.", SEARCH, metavar="METRIC",
     )] = None
     warm_start: Annotated[str | None, Option(
         "Let the searcher learn from the finished trials of an earlier sweep or Optuna study.",

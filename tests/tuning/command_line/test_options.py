@@ -41,11 +41,14 @@ def test_every_option_is_in_the_help_of_the_commands_that_take_it():
     sweep, resume, submit = (help_of(command) for command in ("sweep", "resume", "submit"))
     for name, declared in OPTIONS.items():
         flag = ["space"] if name == "space" else [flag_of(name)]
-        assert sweep[name] == (flag, declared.help)
+        flags, text = sweep[name]
+        assert (flags, text.removesuffix(" May be repeated.")) == (flag, declared.help)
         if name not in ("address", "space"):  # the cluster's, and optional with --resume
             assert submit[name] == sweep[name]
         if name in RESUMABLE:
-            assert resume[name] == ([flag_of(name)], declared.resume or declared.help)
+            flags, text = resume[name]
+            assert flags == [flag_of(name)]
+            assert text.removesuffix(" May be repeated.") == (declared.resume or declared.help)
         elif name != "sweeps_folder":  # where a resume finds the sweep; it does not change it
             assert name not in resume or name == "name"
     assert set(RESUMABLE) >= {"space", "settings", "trials", "address"}
