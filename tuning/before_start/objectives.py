@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from search_spaces.domains import SearchSpace
 from trainables.errors import InputError, unknown
-from trainables.metrics import METRIC_ALIASES, METRIC_DIRECTIONS, Direction
-from trainables.tasks.table import TaskRow
+from trainables.metrics import METRIC_ALIASES, Direction
+from trainables.tasks.row import TaskRow
+from trainables.tasks.table import known_metrics
 
 
 def read_objectives(
@@ -28,18 +29,18 @@ def read_objectives(
 
 
 def _metric(given: str | None, space: SearchSpace, row: TaskRow | None) -> tuple[str, Direction]:
-    name, colon, direction = (given or str(space.fixed.get("monitor", "val_accuracy"))).partition(
-        ":"
-    )
+    directions = known_metrics() if row is None else row.metrics
+    first = str(space.fixed.get("monitor", next(iter(directions))))
+    name, colon, direction = (given or first).partition(":")
     if row is not None:  # a user's own training reports what it likes
         name = METRIC_ALIASES.get(name, name)
     if colon and direction not in ("max", "min"):
         raise InputError(f"--metric {given!r}: after the colon must be max or min")
-    if row is not None and name not in METRIC_DIRECTIONS:
-        raise InputError(unknown("metric", name, METRIC_DIRECTIONS))
-    if not colon and name not in METRIC_DIRECTIONS:
+    if row is not None and name not in directions:
+        raise InputError(unknown("metric", name, directions))
+    if not colon and name not in directions:
         raise InputError(f"--metric {name!r}: say which way is better: {name}:max or {name}:min")
-    natural = METRIC_DIRECTIONS.get(name)
+    natural = directions.get(name)
     if row is not None and colon and direction != natural:
-        raise InputError(f"--metric {given!r}: of {name}, the better is the {natural}imum")
+        raise InputError(f"--metric {given!r}: {name} is better at its {natural}imum")
     return name, "min" if (direction or natural) == "min" else "max"

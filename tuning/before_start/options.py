@@ -10,15 +10,11 @@ from typing import Any
 
 from search_spaces.domains import SearchSpace
 from trainables.errors import InputError
-from trainables.tasks.table import TaskRow, task_row
+from trainables.tasks.row import TaskRow
+from trainables.tasks.table import task_row
 from tuning.before_start.objectives import read_objectives
 from tuning.before_start.settings import override_space, with_absolute_paths, with_monitor
-from tuning.before_start.space_checks import (
-    check_gpu_hours,
-    check_population,
-    check_space,
-    mutable_domains,
-)
+from tuning.before_start.space_checks import check_gpu_hours, check_space
 from tuning.before_start.spaces import LoadedSpace, load_space
 from tuning.record.option_checks import check_options
 from tuning.record.options import KEPT_NAMES, SweepOptions
@@ -57,7 +53,6 @@ def resolve(options: SweepOptions, *, elsewhere: bool = False) -> Sweep:
     _check_new(sweep)
     resources = local_resources(sweep) if sweep.address is None else None
     check_space(sweep, row, resources)
-    check_population(sweep, row)
     check_gpu_hours(sweep, resources)
     if sweep.storage is not None:
         from tuning.tracking.optuna_storage import check_study  # imports optuna
@@ -109,7 +104,6 @@ def _assemble(
         mode=mode,
         other_metrics=dict(others),
         cache_folder=cache_folder,
-        mutable=mutable_domains(space, row, loaded.mutable) if options.scheduler == "pbt" else (),
     )
 
 

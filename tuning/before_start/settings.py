@@ -10,7 +10,7 @@ from typing import Any
 from search_spaces.domains import SearchSpace
 from trainables.config import parse_setting
 from trainables.errors import InputError, unknown
-from trainables.tasks.table import TaskRow
+from trainables.tasks.row import TaskRow
 
 
 def override_space(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from tuning.after.results import searched
-from tuning.record.schedules import Segment, describe_schedule
 from tuning.record.sweep import Sweep
 from tuning.search.study_storage import study_address
 
@@ -46,7 +46,6 @@ def sweep_report(sweep: Sweep, result: SweepResult) -> None:
         _confirmed_table(sweep, summary["confirmed"])
         title = f"best: trial {best['trial']}, {sweep.metric} {best['value']:.4f}"
         print_all(settings_table(title, searched(sweep, best["config"])))
-        _schedule(best)
     _pareto_table(sweep, summary)
     print_all(
         f"folder      {near(sweep.place)}",
@@ -106,7 +105,7 @@ def trials_table(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> None:
     table = _trials_table(title, sweep, ("trial", "state"), ("epochs", "training\nseconds"))
     for row in ordered:
         chosen = [f"{n}={show(row[n])}" for n in sweep.space.domains if row[n] is not None]
-        error = [f"[{row[name]}]" for name in ("schedule", "packing", "error") if row[name]]
+        error = [f"[{row[name]}]" for name in ("packing", "error") if row[name]]
         numbers = [row[name] for name in (*sweep.objectives, "epochs", "training_seconds")]
         if row["confirmed"] is not None:
             error.append(f"[{row['confirmed']:.4f} with fresh seeds]")
@@ -121,7 +120,6 @@ def best_table(sweep: Sweep, document: Mapping[str, Any]) -> None:
     rest = {name: value for name, value in document["config"].items() if name not in chosen}
     title = f"sweep {sweep.name}, trial {document['trial']}: {sweep.metric} {document['value']:.4f}"
     print_all(settings_table(title, chosen), settings_table("not searched", rest))
-    _schedule(document)
     _pareto_table(sweep, document)
     print_all(
         f"checkpoint  {near(document['checkpoint'])}",
@@ -130,13 +128,6 @@ def best_table(sweep: Sweep, document: Mapping[str, Any]) -> None:
     if (confirmed := document["confirmed"]) is not None and confirmed["mean"] is not None:
         mean, seeds = show(confirmed["mean"]), " ".join(map(show, confirmed["values"]))
         print_all(f"confirmed   mean {mean} over fresh seeds ({seeds}), which decided")
-
-
-def _schedule(trial: Mapping[str, Any]) -> None:
-    """How the settings changed on the way to the best weights, where they did."""
-    if trial["schedule"]:
-        segments = [Segment(*segment) for segment in trial["schedule"]]
-        print_all(f"schedule    {describe_schedule(segments)}")
 
 
 def _pareto_table(sweep: Sweep, document: Mapping[str, Any]) -> None:
@@ -195,7 +186,14 @@ def champion_table(document: Mapping[str, Any]) -> None:
 
 def predictions_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """One line per input."""
-    table = make_table("", "input", "class", "probability")
+    table = make_table("", *(name.replace("_", " ") for name in rows[0]) if rows else ())
     for row in rows:
-        table.add_row(row["input"], row["label"], f"{row['probability']:.4f}")
+        table.add_row(*(_cell_of(value) for value in row.values()))
     print_all(table)
+
+
+def _cell_of(value: Any) -> str:
+    """A value of an answer: a number, a text, or JSON."""
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -24,7 +24,7 @@ SEARCHER_NAMES = ("curves", "tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "rand
 OF_ONE_OBJECTIVE = ("curves", "cmaes")
 COST_AWARE_NAMES = ("curves", "tpe")  # of samplers.COST_AWARE
 # of schedulers.SCHEDULERS, likewise
-SCHEDULER_NAMES = ("freeze-thaw", "asha", "hyperband", "median", "pbt", "none")
+SCHEDULER_NAMES = ("freeze-thaw", "asha", "hyperband", "median", "none")
 
 SEARCH, END = "What is searched, and how", "When it ends"
 PLACE, KEPT = "Where and how trials run", "What is kept, and where"
@@ -116,8 +116,7 @@ class KeptOptions:
     )] = None
     scheduler: Annotated[str, Option(
         "What to do with poor trials: freeze-thaw pauses them and may go on with them later; "
-        "asha, hyperband and median stop them for good; pbt continues the worst from the weights "
-        "of the best, with other settings; none lets all trials finish.",
+        "asha, hyperband and median stop them for good; none lets all trials finish.",
         SEARCH, choices=SCHEDULER_NAMES, is_logged=True,
     )] = "freeze-thaw"
     cost_aware: Annotated[bool, Option(

@@ -13,7 +13,8 @@ from typing import Any
 from search_spaces.domains import SearchSpace
 from trainables.config import check_config
 from trainables.metrics import Direction
-from trainables.tasks.table import TaskRow, task_row
+from trainables.tasks.row import TaskRow
+from trainables.tasks.table import task_row
 from tuning.record.moved_paths import Moved
 from tuning.record.options import KeptOptions
 from tuning.record.resources import Node, Resources, share_out, this_machine
@@ -46,8 +47,6 @@ class Sweep(KeptOptions):
     tracking_uri: str
     experiment: str
     warm_start: Mapping[str, Any] = field(default_factory=dict)  # as warm_start.py has it
-    # Searched settings that may change in the middle of a training: see population.py
-    mutable: Sequence[str] = ()
     # The settings that decide the data, as ``data_key`` has them -> the data's fingerprint
     data_fingerprints: Mapping[str, str] = field(default_factory=dict)
     train_source: Path | None = None  # where the user keeps it; ``train_file`` may be our copy
