@@ -23,7 +23,8 @@ FLOORS = {
     ),
     "tuning": (
         "record", "storage", "user_code", "search", "hosting", "control", "tracking", "engines",
-        "before_start", "session", "after", "doctor", "clusters", "command_line", "",
+        "before_start", "session", "after", "doctor", "clusters", "command_line", "scripting",
+        "",
     ),
 }  # fmt: skip
 HEAVY = {"torch", "torchvision", "transformers", "ray", "optuna", "mlflow", "sklearn"}
