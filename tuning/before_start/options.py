@@ -68,7 +68,7 @@ def resolve(options: SweepOptions, *, elsewhere: bool = False) -> Sweep:
 def _assemble(
     options: SweepOptions, loaded: LoadedSpace, row: TaskRow | None, *, elsewhere: bool
 ) -> Sweep:
-    """The sweep with every choice made that was left to Thaw."""
+    """The sweep, with a value wherever the choice was left to Thaw."""
     space = override_space(loaded.space, options.settings, row)
     objectives = read_objectives(options.metrics, space, row)
     (metric, mode), *others = objectives.items()
@@ -108,7 +108,7 @@ def _assemble(
 
 
 def _searcher(name: str, space: SearchSpace, n_objectives: int) -> str:
-    """A searcher's name; a user's own by its file's whole path, once it is seen to work."""
+    """A searcher's name; a user's own sampler is tried, and named by its file's absolute path."""
     file, colon, sampler = name.rpartition(":")
     if not colon:
         return name
@@ -119,7 +119,7 @@ def _searcher(name: str, space: SearchSpace, n_objectives: int) -> str:
 
 
 def _storage(url: str) -> str:
-    """A study's storage; a SQLite file by its whole path, for a resume from elsewhere."""
+    """The study's database; a SQLite file by its absolute path, for a resume from elsewhere."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.partition("+")[0] not in ("sqlite", "postgresql"):
         raise InputError(

@@ -44,10 +44,10 @@ def check_changes(changes: Mapping[str, Any]) -> None:
 def change_space(
     sweep: Sweep, name_or_path: str | None, settings: Sequence[str] | Mapping[str, Any]
 ) -> Sweep:
-    """A saved sweep that goes on in another space: the one given, else its own, with ``settings``.
+    """A saved sweep in another space: the given one, or its own with some settings fixed.
 
-    Domains may be widened, narrowed, fixed or added. What is fixed before and after may not change:
-    the trials so far could not be compared with those to come.
+    Domains may be widened, narrowed, fixed or added. A setting that is fixed before and after must
+    keep its value, so that earlier trials can be compared with later ones.
 
     Raises:
         InputError: the space is not valid, or not for this sweep.
@@ -56,8 +56,8 @@ def change_space(
         return sweep
     if sweep.searcher == "grid":
         raise InputError(
-            f"--space, --set: sweep {sweep.name} searches a grid, which is another one in another "
-            "space; `thaw sweep` begins a new one"
+            f"--space, --set: sweep {sweep.name} searches a grid, and another space has "
+            "another grid; `thaw sweep` begins a new sweep"
         )
     loaded = LoadedSpace(sweep.space, sweep.train_file)
     if name_or_path is not None:

@@ -47,7 +47,7 @@ def override_space(
 
 
 def _literal(text: str) -> Any:
-    """Text as the number, truth value or None it spells, else as itself."""
+    """The number, truth value or None that a text spells; else the text itself."""
     names = {"true": True, "false": False, "none": None}
     if text.lower() in names:
         return names[text.lower()]
@@ -60,12 +60,12 @@ def _literal(text: str) -> Any:
 
 
 def with_monitor(space: SearchSpace, metric: str) -> SearchSpace:
-    """The space whose trainings watch the metric that the sweep compares them by."""
+    """The space with trainings that watch the metric by which the sweep compares them."""
     return replace(space, fixed={**space.fixed, "monitor": metric})
 
 
 def with_absolute_paths(space: SearchSpace, row: TaskRow) -> SearchSpace:
-    """The space with its files named from the root: workers and later commands run elsewhere."""
+    """The space with absolute paths, because workers and later commands run in other folders."""
 
     def absolute(name: str, value: Any) -> Any:
         known = row.path_fields.get(name)

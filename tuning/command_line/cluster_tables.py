@@ -25,7 +25,7 @@ def submitted_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def sweep_status(document: Mapping[str, Any]) -> None:
-    """How a submitted sweep stands."""
+    """The state of a submitted sweep, and its best trial so far."""
     summary = document["summary"]
     progress = "" if summary is None else f": {progress_line(summary)}"
     print_all(f"sweep {document['sweep']} is {document['state']}{progress}")
@@ -58,5 +58,5 @@ def fetched_table(document: Mapping[str, Any]) -> None:
     if checkpoint is not None:
         commands.append(f"predict {near(checkpoint)} FILE…")
     else:
-        print_all("without a checkpoint: none of its best trial is kept")
+        print_all("no checkpoint was fetched: the sweep has not kept that of its best trial")
     print_all("", "next", *(f"  {thaw_command()} {command}" for command in commands))

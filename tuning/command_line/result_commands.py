@@ -62,16 +62,11 @@ def retrain(
     ] = None,
     seeds: Annotated[
         int,
-        typer.Option(
-            help="Number of trainings: one repeats the trial, more take a fresh seed each."
-        ),
+        typer.Option(help="Number of trainings: one repeats the trial, more take fresh seeds."),
     ] = 1,
     no_baseline: Annotated[
         bool,
-        typer.Option(
-            "--no-baseline",
-            help="Do not train the default configuration for comparison.",
-        ),
+        typer.Option("--no-baseline", help="Do not train the default configuration as well."),
     ] = False,
     sweeps_folder: SweepsFolder = "sweeps",
     as_json: AsJson = False,

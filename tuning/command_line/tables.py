@@ -28,7 +28,7 @@ from tuning.command_line.printing import (
 
 
 def _trials_table(title: str, sweep: Sweep, before: Sequence[str], after: Sequence[str]) -> Table:
-    """A column for each objective, as narrow as the parts of its name; what was chosen last."""
+    """A table with a narrow column for each metric, and the configuration in the last one."""
     metrics = [name.replace("_", "_\n") for name in sweep.objectives]
     table = make_table(title, *before, *metrics, *after)
     table.add_column("configuration", overflow="fold", ratio=1)
@@ -65,7 +65,7 @@ def sweep_report(sweep: Sweep, result: SweepResult) -> None:
 
 
 def _confirmed_table(sweep: Sweep, confirmed: Sequence[Mapping[str, Any]]) -> None:
-    """The best trials with fresh seeds, and in a sentence which of them it is; nothing if none."""
+    """The trials that ran again with fresh seeds, and which one is best; nothing if none did."""
     if not confirmed:
         return
     table = make_table(
@@ -131,7 +131,7 @@ def best_table(sweep: Sweep, document: Mapping[str, Any]) -> None:
 
 
 def _pareto_table(sweep: Sweep, document: Mapping[str, Any]) -> None:
-    """With several objectives: the completed trials that none beats in all of them."""
+    """The trials that no other beats in every metric; nothing with a single metric."""
     front = document.get("pareto_front")
     if not front:
         return
@@ -171,8 +171,8 @@ def champion_table(document: Mapping[str, Any]) -> None:
         numbers = ", ".join(map(str, document["test_read_for_trials"]))
         print_all(
             f"the test split had been read {'once' if reads == 1 else f'{reads} times'} before, "
-            f"to retrain trial{'s' if reads > 1 else ''} {numbers}: a choice made since may owe to "
-            "what it said"
+            f"to retrain trial{'s' if reads > 1 else ''} {numbers}: choices made since then may "
+            "depend on it"
         )
     print_all(f"champion    seed {document['champion_seed']}, {near(document['checkpoint'])}")
     if document["model_uri"]:
@@ -185,7 +185,7 @@ def champion_table(document: Mapping[str, Any]) -> None:
 
 
 def predictions_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """One line per input."""
+    """One row for each input."""
     table = make_table("", *(name.replace("_", " ") for name in rows[0]) if rows else ())
     for row in rows:
         table.add_row(*(_cell_of(value) for value in row.values()))

@@ -58,12 +58,12 @@ class Sweep(KeptOptions):
 
     @property
     def place(self) -> str:
-        """Where the sweep is kept, to be shown."""
+        """Where the sweep is kept, for a person to read."""
         return self.home or str(self.folder)
 
     @property
     def reference(self) -> str:
-        """What to call it on a command line that is typed here."""
+        """How to name the sweep on a command line in this folder."""
         if self.home is not None:
             return shlex.quote(self.home)
         usual = Path(os.environ.get("THAW_SWEEPS_FOLDER") or "sweeps") / self.name
@@ -77,12 +77,12 @@ class Sweep(KeptOptions):
 
     @property
     def objectives(self) -> dict[str, Direction]:
-        """What trials are compared by. By the first alone they are stopped, kept and ranked."""
+        """The metrics that trials are compared by; the first decides which are stopped and best."""
         return {self.metric: self.mode, **self.other_metrics}
 
     @property
     def task(self) -> str:
-        """The task's name; a user's own training goes by its file's."""
+        """The task's name; for a user's own training, the name of its file."""
         return self.space.task or (self.train_file.stem if self.train_file else "")
 
     def configuration(self, point: Mapping[str, Any]) -> dict[str, Any]:
