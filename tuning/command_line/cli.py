@@ -17,6 +17,7 @@ from tuning.command_line import (
     doctor_commands,
     listing_commands,
     result_commands,
+    sent_commands,
     sweep_commands,
 )
 from tuning.command_line.parameters import DONE, FAILED, INTERRUPTED, WRONG_INPUT
@@ -34,10 +35,10 @@ COMMANDS = (
     listing_commands.spaces,
     listing_commands.tasks,
     cluster_commands.submit_command(sweep_commands.sweep, sweep_commands.resume),
-    cluster_commands.status,
-    cluster_commands.logs,
-    cluster_commands.stop,
-    cluster_commands.fetch,
+    sent_commands.status,
+    sent_commands.logs,
+    sent_commands.stop,
+    sent_commands.fetch,
     doctor_commands.doctor,
 )
 

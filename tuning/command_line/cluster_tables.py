@@ -58,5 +58,5 @@ def fetched_table(document: Mapping[str, Any]) -> None:
     if checkpoint is not None:
         commands.append(f"predict {near(checkpoint)} FILE…")
     else:
-        print_all("no checkpoint was fetched: the sweep has not kept that of its best trial")
+        print_all("there is no checkpoint: the cluster keeps none of the best trial")
     print_all("", "next", *(f"  {thaw_command()} {command}" for command in commands))

@@ -68,10 +68,16 @@ def retrain(
         bool,
         typer.Option("--no-baseline", help="Do not train the default configuration as well."),
     ] = False,
+    engine: Annotated[
+        str | None, typer.Option(help="ray or inprocess; default: that of the sweep.")
+    ] = None,
     sweeps_folder: SweepsFolder = "sweeps",
     as_json: AsJson = False,
 ) -> None:
-    """Train the best configuration again, test it once, and register it as the champion."""
+    """Train the best configuration again, test it once, and register it as the champion.
+
+    If it is killed, the same command goes on where it was.
+    """
     from trainables.errors import RunFailed
     from tuning.after.retraining import retrain_sweep
     from tuning.command_line.live_view import make_view
@@ -86,6 +92,7 @@ def retrain(
             n_workers=workers,
             n_seeds=seeds,
             baseline=not no_baseline,
+            engine=engine,
             view=make_view(),
         )
     show(document, as_json, champion_table)

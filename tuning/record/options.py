@@ -16,15 +16,19 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from trainables.task import STRATEGY_NAMES, Strategy
 from tuning.record import quantities
+from tuning.record.methods import (
+    COST_AWARE_NAMES,
+    OF_ONE_OBJECTIVE,
+    SCHEDULER_NAMES,
+    SCHEDULERS,
+    SEARCHER_NAMES,
+    SEARCHERS,
+    Scheduler,
+    Searcher,
+)
 from tuning.record.resources import Gpus
 
 ENGINE_NAMES = ("ray", "inprocess")
-# of samplers.SEARCHERS, which imports optuna
-SEARCHER_NAMES = ("curves", "tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid")
-OF_ONE_OBJECTIVE = ("curves", "cmaes")
-COST_AWARE_NAMES = ("curves", "tpe")  # of samplers.COST_AWARE
-# of schedulers.SCHEDULERS, likewise
-SCHEDULER_NAMES = ("freeze-thaw", "asha", "hyperband", "median", "none")
 
 SEARCH, END = "What is searched, and how", "When it ends"
 PLACE, KEPT = "Where and how trials run", "What is kept, and where"
@@ -50,6 +54,10 @@ class Option:
     is_logged: bool = False  # as a parameter of the sweep's MLflow run
     # What is wrong with its value beside the other options; None if nothing is
     conflict: Callable[[SweepOptions], str | None] | None = None
+
+
+def _in_words(table: Mapping[str, Searcher | Scheduler]) -> str:
+    return "; ".join(f"{name}: {row.summary}" for name, row in table.items())
 
 
 def _cost_conflict(options: SweepOptions) -> str | None:
@@ -109,14 +117,12 @@ class KeptOptions:
 
     # fmt: off
     searcher: Annotated[str | None, Option(
-        "How to propose configurations: curves (the default; learns from whole learning curves), "
-        "tpe (the default with several metrics), gp, cmaes, nsga2, nsga3, qmc, random, grid, or "
-        "FILE.py:NAME for a sampler of your own.",
+        "How to propose configurations; default: curves, or tpe with several metrics. "
+        f"{_in_words(SEARCHERS)}. FILE.py:NAME is a sampler of your own.",
         SEARCH, choices=SEARCHER_NAMES, own_file=True, is_logged=True, conflict=_searcher_conflict,
     )] = None
     scheduler: Annotated[str, Option(
-        "What to do with poor trials: freeze-thaw pauses them and may go on with them later; "
-        "asha, hyperband and median stop them for good; none lets all trials finish.",
+        f"Which trials may go on. {_in_words(SCHEDULERS)}.",
         SEARCH, choices=SCHEDULER_NAMES, is_logged=True,
     )] = "freeze-thaw"
     cost_aware: Annotated[bool, Option(

@@ -109,6 +109,7 @@ class OpenSweep:
         trial: int | None = None,
         workers: int | None = None,
         baseline: bool = True,
+        engine: str | None = None,
         show: bool = False,
     ) -> dict[str, Any]:
         """Train the best configuration again, test it once, and register it as the champion.
@@ -118,6 +119,7 @@ class OpenSweep:
             trial: number of the trial to retrain; None: the best.
             workers: number of processes that train together; None: that of the trials.
             baseline: with two seeds or more, also train the default configuration for comparison.
+            engine: ray or inprocess; None: that of the sweep.
             show: print how it goes on stderr.
 
         Returns:
@@ -135,6 +137,7 @@ class OpenSweep:
             n_workers=workers,
             n_seeds=seeds,
             baseline=baseline,
+            engine=engine,
             view=_view(show),
         )
         if document["failure"]:
