@@ -51,26 +51,30 @@ def best(name: SweepName, sweeps_folder: SweepsFolder = "sweeps", as_json: AsJso
     show(document, as_json, partial(best_table, found))
 
 
+TrialNumber = Annotated[
+    int | None, typer.Option("--trial", help="Number of the trial to retrain; default: the best.")
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="Processes that train together; default: as before.")
+]
+Seeds = Annotated[
+    int, typer.Option("--seeds", help="Trainings: one repeats the trial, more take fresh seeds.")
+]
+NoBaseline = Annotated[
+    bool, typer.Option("--no-baseline", help="Do not train the default configuration as well.")
+]
+EngineName = Annotated[
+    str | None, typer.Option("--engine", help="ray or inprocess; default: that of the sweep.")
+]
+
+
 def retrain(
     name: SweepName,
-    trial: Annotated[
-        int | None, typer.Option(help="Number of the trial to retrain; default: the best.")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Number of processes that train together; default: that of the trials."),
-    ] = None,
-    seeds: Annotated[
-        int,
-        typer.Option(help="Number of trainings: one repeats the trial, more take fresh seeds."),
-    ] = 1,
-    no_baseline: Annotated[
-        bool,
-        typer.Option("--no-baseline", help="Do not train the default configuration as well."),
-    ] = False,
-    engine: Annotated[
-        str | None, typer.Option(help="ray or inprocess; default: that of the sweep.")
-    ] = None,
+    trial: TrialNumber = None,
+    workers: Workers = None,
+    seeds: Seeds = 1,
+    no_baseline: NoBaseline = False,
+    engine: EngineName = None,
     sweeps_folder: SweepsFolder = "sweeps",
     as_json: AsJson = False,
 ) -> None:

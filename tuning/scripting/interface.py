@@ -131,14 +131,9 @@ class OpenSweep:
         """
         from tuning.after.retraining import retrain_sweep
 
+        counts = {"trial_number": trial, "n_workers": workers, "n_seeds": seeds}
         document = retrain_sweep(
-            self.description,
-            trial_number=trial,
-            n_workers=workers,
-            n_seeds=seeds,
-            baseline=baseline,
-            engine=engine,
-            view=_view(show),
+            self.description, view=_view(show), baseline=baseline, engine=engine, **counts
         )
         if document["failure"]:
             raise RunFailed(f"{document['failure']}; it is in {document['checkpoint']}")
