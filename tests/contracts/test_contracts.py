@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from trainables.adapting.freezing import STRATEGIES, set_training_mode, thaw, tr
 from trainables.blocks import check_blocks
 from trainables.config import check_config
 from trainables.prepared import gather
+from trainables.setting_types import readable_types
 from trainables.task import TrainingRun
 from trainables.tasks.predictor import Predictor
 from trainables.tasks.table import TASKS
@@ -189,9 +191,27 @@ def test_every_space_is_valid_for_its_task(name):
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
-def test_every_setting_is_explained(name):
+def test_every_setting_is_explained_in_a_users_words(name):
     fields = TASKS[name].config_type.model_fields
+    types = readable_types(TASKS[name].config_type)
+    assert set(types) == set(fields)
     assert len(fields) > 20
     for setting, field in fields.items():
         assert field.description, f"{name}: {setting} has no description"
         assert not field.description.endswith("."), setting  # it is a phrase
+        assert re.match("text|number|whole number|one of|true or false|list of", types[setting])
+        assert not re.search(r"[\[\](){}'\"|]|None", types[setting]), types[setting]
+
+
+def test_types_are_told_in_words():
+    types = readable_types(TASKS["image_classification"].config_type)
+    wanted = {
+        "dropout": "number from 0 to below 1, or none",
+        "optimizer": "one of adamw, sgd",
+        "epochs": "whole number, at least 1",
+        "learning_rate": "number, above 0",
+        "layer_decay": "number, above 0, at most 1",
+        "image_size": "whole number from 4 to 1024",
+        "data": "text",
+    }
+    assert {name: types[name] for name in wanted} == wanted

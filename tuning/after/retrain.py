@@ -13,7 +13,6 @@ from trainables.errors import InputError, RunFailed
 from tuning.after.champion import log_champion
 from tuning.after.comparison import default_configuration
 from tuning.after.seed_results import SeedResult, compare, describe_results, read_results
-from tuning.before_start.options import check_engine_workers
 from tuning.control.retraining import (
     FIRST_NUMBER,
     Readings,
@@ -23,6 +22,8 @@ from tuning.control.retraining import (
 )
 from tuning.control.view import View
 from tuning.record.events import Event, Record, SweepHistory, TrialRecord
+from tuning.record.option_checks import check_options
+from tuning.record.options import SweepOptions
 from tuning.record.plans import RetrainingPlan
 from tuning.record.standings import best_trial, find_trial
 from tuning.record.sweep import Sweep
@@ -70,7 +71,7 @@ def retrain(
     trial = _trial(sweep, record.history, trial_number)
     n_workers = sweep.n_workers if n_workers is None else n_workers
     _check_counts(n_workers, n_seeds, trial)
-    check_engine_workers(engine or sweep.engine, n_workers)
+    check_options(SweepOptions(space="", engine=engine or sweep.engine, n_workers=n_workers))
     # Not beside a running sweep: the best is not known yet, and the test split is read only once.
     with sole_driver(sweep.name, sweep.folder), farewell(_LAST_WORD):
         check_mlflow(sweep)

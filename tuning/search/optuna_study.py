@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from tuning.record.events import TrialRecord, TrialState
+from tuning.record.methods import SCHEDULERS
 from tuning.search.convert import suggest_point
 from tuning.search.optuna_trials import (
     INFEASIBLE,
@@ -22,7 +23,6 @@ from tuning.search.optuna_trials import (
 )
 from tuning.search.plan import SearchPlan
 from tuning.search.samplers import make_sampler
-from tuning.search.table import SCHEDULERS
 
 # What Optuna says to people who wrote the calls themselves
 _SILENCED = (

@@ -13,12 +13,12 @@ from typing import Any
 
 from search_spaces.domains import SearchSpace
 from tuning.record.events import ENDED_STATES, TrialRecord, TrialState
+from tuning.record.methods import SCHEDULERS
 from tuning.search.curve_search import CurveSearch
 from tuning.search.freeze_thaw import FreezeThaw
 from tuning.search.optuna_study import OptunaStudy
 from tuning.search.optuna_trials import Objectives, values_by_epoch
 from tuning.search.plan import SearchPlan
-from tuning.search.table import SCHEDULERS
 
 Point = Mapping[str, Any]
 

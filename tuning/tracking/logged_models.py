@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import trainables
 from trainables.errors import InputError
 from trainables.task import Column
 from trainables.tasks.table import task_row
@@ -57,7 +57,7 @@ def log_model(
             name="model",
             python_model=str(Path(__file__).with_name("served_model.py")),
             artifacts={"checkpoint": str(checkpoint)},
-            code_paths=[trainables.__path__[0]],
+            code_paths=[str(files("trainables"))],
             pip_requirements=requirements,
             signature=_signature(column),
             input_example=_table([{column.name: column.example()}]),

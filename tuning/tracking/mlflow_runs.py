@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from tuning.record.events import Event, Record, SweepHistory, TrialRecord
+from tuning.record.options import KEPT_NAMES, OPTIONS
 from tuning.record.standings import confirmed
 from tuning.record.sweep import Sweep
 from tuning.tracking.follower import Follower, Item
@@ -95,7 +96,7 @@ class _Writer:
                     tags={**sweep_tags(sweep), TRIAL_TAG: "parent"},
                 ).info.run_id
             )
-            self._log_params(run_id, _sweep_params(sweep))
+            self._log_params(run_id, sweep_params(sweep))
             self._record.append(
                 "mlflow_run", trial=None, run_id=run_id, experiment=sweep.experiment
             )
@@ -223,28 +224,11 @@ def _chunks(items: list[Item], size: int) -> Iterable[list[Item]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _sweep_params(sweep: Sweep) -> dict[str, Any]:
-    names = (
-        "metric",
-        "mode",
-        "trials",
-        "time_budget_seconds",
-        "searcher",
-        "scheduler",
-        "seed",
-        "engine",
-        "n_workers",
-        "strategy",
-        "gpus_per_trial",
-        "gpu_hours",
-        "target",
-        "patience",
-        "confirm",
-        "confirm_seeds",
-        "cost_aware",
-    )
+def sweep_params(sweep: Sweep) -> dict[str, Any]:
     return {
         "task": sweep.task,
         "space": sweep.space.name,
-        **{name: getattr(sweep, name) for name in names},
+        "metric": sweep.metric,
+        "mode": sweep.mode,
+        **{name: getattr(sweep, name) for name in KEPT_NAMES if OPTIONS[name].is_logged},
     }

@@ -364,7 +364,7 @@ def test_a_budget_holds_at_a_uri(toy_sweep, run, home):
         trials=6,
         scheduler="none",
         searcher="random",
-        checkpoint_budget="250KB",
+        checkpoint_budget_bytes=250_000,
     )
     run(sweep)
     sizes = [file.n_bytes for path, file in RemoteFolder(sweep.home or "").files("trials").items()]
