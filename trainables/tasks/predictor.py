@@ -13,8 +13,9 @@ from trainables.config import check_config
 from trainables.task import TrainingRun
 from trainables.tasks.table import task_row
 from trainables.torch_settings import n_threads
-from trainables.training.checkpoint import ASSETS, load_model_weights, read_description
+from trainables.training.checkpoint import ASSETS, read_description
 from trainables.training.loop import Evaluation, evaluate
+from trainables.training.models import saved_model
 
 _BATCH = 64  # items encoded and predicted at once
 
@@ -44,9 +45,8 @@ class Predictor:
         self._info = description.info
         self._assets = folder / ASSETS
         self._device = device
-        self._model = self._task.build(self._config, self._info, self._assets, False).to(device)
-        load_model_weights(folder, self._model)
-        self._model.eval()
+        built = saved_model(self._task, self._config, self._info, self._assets, folder, description)
+        self._model = built.module.to(device).eval()
 
     @property
     def task_name(self) -> str:

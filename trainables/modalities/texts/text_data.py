@@ -17,6 +17,7 @@ from trainables.data.text_splits import class_names, columns_of, data_files, rea
 from trainables.errors import InputError, unknown
 from trainables.modalities.texts import pretrained, tokenization
 from trainables.prepared import SPLITS, DataInfo, PreparedData, Split
+from trainables.strategies import check_block_numbers
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,8 @@ def _check_model(config: TextClassificationConfig, folder: Path) -> None:
 
 
 def _check_n_blocks(config: TextClassificationConfig, n_layers: int) -> None:
-    if config.frozen_blocks is not None and config.frozen_blocks > n_layers + 1:
-        layers = "layer.0" + (f" … layer.{n_layers - 1}" if n_layers > 1 else "")
-        raise InputError(
-            f"frozen_blocks = {config.frozen_blocks}: must be from 1 to {n_layers + 1}; model"
-            f" {config.model!r} has {n_layers + 2} blocks (embeddings, {layers}, head), of which"
-            " the head always trains"
-        )
+    layers = (f"layer.{i}" for i in range(n_layers))
+    check_block_numbers(config, ["embeddings", *layers, "head"])
 
 
 def prepare(config: TextClassificationConfig, cache_folder: Path) -> PreparedData:
