@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import trainables
 from trainables.errors import InputError
+from trainables.tasks.merging import self_contained
 from trainables.training.checkpoint import DESCRIPTION, read_description
 from tuning.record.sweep import default_cache_folder
 from tuning.record.uris import SCHEMES
@@ -40,6 +42,8 @@ def log_model(
 ) -> Any:
     """Log the checkpoint under an MLflow run as a model with signature and input example.
 
+    One that holds adapters alone is logged with all of its weights, so that it needs nothing else.
+
     Args:
         registered_name: also register it, as a new version of that model.
 
@@ -50,11 +54,12 @@ def log_model(
     mlflow.set_tracking_uri(tracking_uri)
     task = read_description(checkpoint).task
     requirements = [f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS]
-    with mlflow.start_run(run_id=run_id):
+    with tempfile.TemporaryDirectory() as place, mlflow.start_run(run_id=run_id):
+        whole = self_contained(checkpoint, Path(place) / "checkpoint")
         return mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={"checkpoint": str(checkpoint)},
+            artifacts={"checkpoint": str(whole)},
             code_paths=[trainables.__path__[0]],
             pip_requirements=requirements,
             signature=_signature(task),
