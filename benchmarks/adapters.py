@@ -59,8 +59,8 @@ def train(values: dict[str, Any], run: TrainingRun, folder: Path) -> Result:
     """Train once, and measure the last checkpoint on the test split."""
     row = task_row(_TASK)
     started = time.perf_counter()
-    for report in fit(row.load(), check_config(values, row.config_type), run):
-        seconds = time.perf_counter() - started
+    *_, report = fit(row.load(), check_config(values, row.config_type), run)
+    seconds = time.perf_counter() - started
     report.save(folder)
     accuracy = Predictor(folder).evaluate("test", run).metrics["accuracy"]
     size = (folder / "model.safetensors").stat().st_size / 1e6
