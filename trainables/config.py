@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from trainables.errors import InputError, unknown, valid_choices
-from trainables.metrics import METRIC_DIRECTIONS
+from trainables.metrics import LOOP_METRICS, Direction
 from trainables.strategies import STRATEGIES, check_settings
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ class TrainingConfig(BaseModel):
 
     # Fields that decide what the prepared data is; configurations that agree on them share it.
     DATA_FIELDS: ClassVar[tuple[str, ...]] = ("data", "split_seed", "val_fraction", "test_fraction")
+
+    # What the task measures on the validation split, and which way is better. Trials are compared
+    # by the first, which is also the default of ``monitor``.
+    METRICS: ClassVar[dict[str, Direction]] = {}
 
     # Data
     data: str = Field(description="the data to train on")
@@ -110,9 +114,6 @@ class TrainingConfig(BaseModel):
     warmup_fraction: Fraction = Field(
         default=0.0, description="share of all optimiser steps in which the learning rate rises"
     )
-    label_smoothing: Fraction = Field(
-        default=0.0, description="share of the target that is spread over all classes"
-    )
     gradient_clip_norm: float | None = Field(
         default=None, gt=0, description="largest norm of the gradient; none does not clip"
     )
@@ -125,7 +126,7 @@ class TrainingConfig(BaseModel):
         description="epochs without a better `monitor` that end a training; none trains on",
     )
     monitor: str = Field(
-        default="val_accuracy", description="metric that says which epoch of a training was best"
+        default="train_loss", description="metric that says which epoch of a training was best"
     )
     seed: int = Field(
         default=0, ge=0, description="seed of the weights, the order and augmentation"
@@ -133,8 +134,8 @@ class TrainingConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
-        if self.monitor not in METRIC_DIRECTIONS:
-            raise ValueError(unknown("metric", self.monitor, METRIC_DIRECTIONS))
+        if self.monitor not in self.metrics():
+            raise ValueError(unknown("metric", self.monitor, self.metrics()))
         if self.val_fraction == 0:
             raise ValueError(
                 "val_fraction = 0: must be greater than 0; trials are compared on that split"
@@ -152,69 +153,14 @@ class TrainingConfig(BaseModel):
             )
         return self
 
+    @classmethod
+    def metrics(cls) -> dict[str, Direction]:
+        """Every metric of an epoch report, the task's own first, and which way is better."""
+        return {**cls.METRICS, **LOOP_METRICS}
 
-class ImageClassificationConfig(TrainingConfig):
-    """Settings of image classification."""
-
-    DATA_FIELDS: ClassVar[tuple[str, ...]] = (*TrainingConfig.DATA_FIELDS, "image_size")
-
-    data: str = Field(
-        description="digits, mnist, fashion_mnist, or a folder of class folders or of IDX files"
-    )
-    model: str = Field(default="resnet18", description="name of a torchvision model")
-    weights: str = Field(
-        default="none",
-        description="none, default (torchvision's), or a path to a .safetensors, .pt or .pth file",
-    )
-    image_size: int = Field(
-        default=64, ge=4, le=1024, description="pixels on a side that images are resized to"
-    )
-    stem: Literal["auto", "small", "standard"] = Field(
-        default="auto",
-        description="small keeps the resolution of small images; auto decides by image_size",
-    )
-    augmentation: Literal["none", "digits", "photo"] = Field(
-        default="none", description="random changes of training images: for digits, or for photos"
-    )
-    augmentation_strength: float = Field(
-        default=0.5, ge=0, le=1, description="how far augmentation changes an image"
-    )
-    cached_views: int = Field(
-        default=0,
-        ge=0,
-        le=100,
-        description="augmented versions of each image to choose from while blocks are frozen, so "
-        "that their output can be kept; 0 makes new ones in each epoch and keeps nothing",
-    )
-
-
-class TextClassificationConfig(TrainingConfig):
-    """Settings of text classification."""
-
-    DATA_FIELDS: ClassVar[tuple[str, ...]] = (
-        *TrainingConfig.DATA_FIELDS,
-        "text_column",
-        "label_column",
-        "split_column",
-        "model",
-        "max_tokens",
-    )
-
-    data: str = Field(
-        description="a CSV, TSV or JSONL file, or a folder with train, val and test files"
-    )
-    model: str = Field(
-        default="scratch:bert-mini",
-        description="a model's name on the Hugging Face hub, a local folder, or scratch:NAME",
-    )
-    text_column: str = Field(default="text", description="column that holds the texts")
-    label_column: str = Field(default="label", description="column that holds the labels")
-    split_column: str | None = Field(
-        default=None, description="column that says train, val or test for each row"
-    )
-    max_tokens: int = Field(
-        default=128, ge=8, le=8192, description="tokens of a text that the model reads at most"
-    )
+    def for_evaluation(self) -> Self:
+        """The configuration under which a trained model is measured."""
+        return self
 
 
 Config = TypeVar("Config", bound=TrainingConfig)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import random
 from dataclasses import replace
@@ -24,6 +25,7 @@ from search_spaces.domains import SearchSpace
 from trainables.adapting.freezing import parts, set_training_mode, thaw, trainable
 from trainables.blocks import check_blocks
 from trainables.config import check_config
+from trainables.prepared import gather
 from trainables.strategies import STRATEGIES
 from trainables.task import TrainingRun
 from trainables.tasks.predictor import Predictor
@@ -126,13 +128,12 @@ def test_what_a_strategy_names_trains_and_all_else_stays_as_it_is(case, freezing
         assert not any(m.training for top in block.modules(model) for m in top.modules())
     before = {key: value.clone() for key, value in model.state_dict().items()}
     split = data.splits["train"]
-    raw = {key: torch.from_numpy(np.array(array[:8])) for key, array in split.inputs.items()}
-    targets = torch.from_numpy(np.array(split.targets[:8]))
+    raw = gather(split.arrays, np.arange(8), torch.device("cpu"))
     optimizer = make_optimizer(model, blocks, config)
-    inputs = task.transform(raw, config, data.info, torch.Generator().manual_seed(0))
+    batch = task.transform(raw, config, data.info, torch.Generator().manual_seed(0))
     for _ in range(2):  # the second of two adapters has nothing to pass on before the first step
         optimizer.zero_grad()
-        task.loss(task.forward(model, inputs), targets, config).backward()
+        task.loss(task.forward(model, batch), batch, config).backward()
         optimizer.step()
     changed = {key for key, value in model.state_dict().items() if not value.equal(before[key])}
     buffers = {key for key, _ in model.named_buffers()}
@@ -151,17 +152,19 @@ def test_a_checkpoint_predicts_what_the_training_measured(case, tmp_path):
             report.save(tmp_path / "checkpoint")
     predictor = Predictor(tmp_path / "checkpoint")
     evaluation = predictor.evaluate("val", run)
-    assert evaluation.metrics["loss"] == pytest.approx(report.metrics["val_loss"], rel=1e-6)
-    assert evaluation.metrics["accuracy"] == report.metrics["val_accuracy"]
-    predictions = predictor.predict(example.items)
-    assert len(predictions) == len(example.items)
-    for prediction in predictions:
-        assert prediction.label in predictor.classes
-        assert sum(prediction.probabilities) == pytest.approx(1, abs=1e-5)
-        assert prediction.probability == max(prediction.probabilities)
+    for metric, value in evaluation.metrics.items():
+        assert value == pytest.approx(report.metrics[f"val_{metric}"], rel=1e-6)
+    rows = predictor.predict(example.items)
+    assert len(rows) == len(example.items)
+    assert all(row.keys() == predictor.column.answer.keys() for row in rows)
+    assert json.loads(json.dumps(rows)) == rows
     # one at a time or together, an item gets the same answer
-    alone = [predictor.predict([item])[0].probability for item in example.items]
-    assert alone == pytest.approx([prediction.probability for prediction in predictions], abs=1e-5)
+    for item, row in zip(example.items, rows, strict=True):
+        (alone,) = predictor.predict([item])
+        assert alone == pytest.approx(row, abs=1e-5)
+    assert predictor.predict([predictor.column.example()])
+    for name, content in predictor.artifacts(evaluation).items():
+        assert content, name
 
 
 @pytest.mark.parametrize("name", space_names())

@@ -28,11 +28,11 @@ from trainables.blocks import check_blocks
 from trainables.config import TrainingConfig, check_config
 from trainables.errors import DamagedCheckpoint, InputError
 from trainables.modalities.images.blocks import blocks as image_blocks
+from trainables.modalities.texts.backbones import blocks as text_blocks
 from trainables.task import TrainingRun
 from trainables.tasks.merging import self_contained
 from trainables.tasks.predictor import Predictor
 from trainables.tasks.table import TASKS
-from trainables.tasks.text_classification import blocks as text_blocks
 from trainables.training.checkpoint import MODEL, read_description
 from trainables.training.loop import fit
 
@@ -198,11 +198,11 @@ def test_a_checkpoint_holds_adapters_and_head_alone(trained):
     assert json.loads((folder / "checkpoint.json").read_text())["base"]
 
 
-def test_the_merged_checkpoint_needs_nothing_and_predicts_the_same(trained, tmp_path, monkeypatch):
+def test_the_merged_checkpoint_needs_nothing_and_predicts_the_same(trained, tmp_path):
     folder, config, metrics = trained
     whole = self_contained(folder, tmp_path / "whole")
     items = ["a good film", "a bad film"]
-    expected = [prediction.probabilities for prediction in Predictor(folder).predict(items)]
+    expected = Predictor(folder).predict(items)
     Path(config.model).rename(tmp_path / "away")
     try:
         with pytest.raises(InputError, match="model"):
@@ -213,8 +213,7 @@ def test_the_merged_checkpoint_needs_nothing_and_predicts_the_same(trained, tmp_
     assert whole == tmp_path / "whole"
     assert read_description(whole).base is None
     assert not any("lora" in name for name in load_file(whole / MODEL))
-    found = [prediction.probabilities for prediction in predictor.predict(items)]
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(predictor.predict(items), expected, strict=True):
         assert one == pytest.approx(other, abs=1e-5)
     loss = predictor.evaluate("val", TrainingRun(folder.parent / "cache")).metrics["loss"]
     assert loss == pytest.approx(metrics["val_loss"], abs=1e-5)
@@ -224,7 +223,7 @@ def test_the_merged_checkpoint_needs_nothing_and_predicts_the_same(trained, tmp_
         next(fit(task, config, TrainingRun(folder.parent / "cache", resume_from=whole)))
 
 
-def test_a_base_of_other_weights_is_refused(trained, monkeypatch):
+def test_a_base_of_other_weights_is_refused(trained):
     folder, config, _ = trained
     task = TASKS["text_classification"].load()
 
