@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import RunFailed
-from tuning.after.seeds import SeedResult
+from tuning.after.seed_results import SeedResult
 from tuning.record.events import Record, TrialRecord
 from tuning.record.sweep import Sweep
 from tuning.storage.open_store import store_of

@@ -24,6 +24,12 @@ from tuning.record.sweep import SWEEP_FILE, Sweep, default_cache_folder, local_r
 from tuning.record.uris import split_uri
 from tuning.search.starting_points import with_defaults_first
 from tuning.search.study_storage import check_no_password, masked
+from tuning.search.table import (
+    COST_AWARE_NAMES,
+    OF_ONE_OBJECTIVE,
+    SCHEDULER_NAMES,
+    SEARCHER_NAMES,
+)
 from tuning.storage.addresses import (
     check_writable,
     resolve_address,
@@ -34,16 +40,6 @@ from tuning.storage.remote import RemoteError, RemoteFolder, check_writable_uri
 from tuning.storage.saved_sweeps import place_of
 
 ENGINE_NAMES = ("ray", "inprocess")
-
-# of samplers.SEARCHERS, which imports optuna
-SEARCHER_NAMES = ("curves", "tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid")
-
-OF_ONE_OBJECTIVE = ("curves", "cmaes")
-
-COST_AWARE_NAMES = ("curves", "tpe")  # of samplers.COST_AWARE
-
-# of schedulers.SCHEDULERS, likewise
-SCHEDULER_NAMES = ("freeze-thaw", "asha", "hyperband", "median", "none")
 
 
 @dataclass(frozen=True)
@@ -257,16 +253,23 @@ def check_workers(options: SweepOptions) -> None:
                 "--workers = 1; valid: --workers 2 or more"
             )
         return
-    if options.engine == "inprocess":
-        raise InputError(
-            f"--workers = {options.workers}: --engine inprocess has one process; valid: 1, or "
-            "--engine ray"
-        )
+    check_engine_workers(options.engine, options.workers)
     gpus = options.gpus_per_trial
     if gpus not in (None, 0, 1):
         raise InputError(
             f"--gpus-per-trial = {gpus}: with --workers = {options.workers} it is of each worker, "
             "and workers of one trial can not share a GPU; valid: 0 or 1"
+        )
+
+
+def check_engine_workers(engine: str, n_workers: int) -> None:
+    """Raise InputError where the engine is unknown, or can not run so many workers together."""
+    if engine not in ENGINE_NAMES:
+        raise InputError(unknown("engine", engine, ENGINE_NAMES))
+    if engine == "inprocess" and n_workers > 1:
+        raise InputError(
+            f"--workers = {n_workers}: --engine inprocess has one process; valid: 1, or "
+            "--engine ray"
         )
 
 

@@ -10,7 +10,8 @@ from rich.live import Live
 from rich.table import Table
 
 from tuning.after.results import progress, searched
-from tuning.record.events import ENDED_STATES, Best, Event, SweepHistory, describe_packing
+from tuning.record.events import ENDED_STATES, Event, SweepHistory, describe_packing
+from tuning.record.ranking import Best
 from tuning.record.standings import count_states
 from tuning.record.sweep import Sweep
 
@@ -36,7 +37,7 @@ class _Progress:
     def update(self, event: Event) -> None:
         if event["event"] == "trial_ended" and event["state"] in _AT_REST:
             trial = self._history.trial(event["trial"])
-            if trial.confirms is None:
+            if trial.kind == "trial":
                 self._best.add(trial)
 
     def _news(self, event: Event) -> str | None:
@@ -172,7 +173,7 @@ class LiveView(_Progress):
         for trial in running + self._best.trials[: max(0, _N_SHOWN - len(running))]:
             value = trial.value(sweep.metric, sweep.mode)
             table.add_row(
-                str(trial.number) if trial.confirms is None else f"{trial.confirms} again",
+                str(trial.number) if trial.repeats is None else f"{trial.repeats} again",
                 trial.state,
                 str(max(list(trial.curve), default=0)),
                 "" if value is None else f"{value:.4f}",

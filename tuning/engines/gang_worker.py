@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tuning.engines.gang_coordinator import BEGIN, CLOSE, END, STEP, Answer
-from tuning.hosting.trial_host import Assignment, Place, TrialHost
+from tuning.hosting.assignment import Assignment, Place
+from tuning.hosting.trial_host import TrialHost
 
 _SECONDS_BETWEEN_SIGNS = 1.0
 _SECONDS_TO_HEAR = 60.0  # of the exchange: then its process is taken for dead (assumed)

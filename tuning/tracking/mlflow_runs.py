@@ -285,9 +285,9 @@ class _Writer:
         sweep = self._sweep
         name = f"{sweep.name}-{trial.number:04d}"
         confirms = {}
-        if trial.confirms is not None:
-            name = f"{sweep.name}-{trial.confirms:04d}-seed-{trial.config['seed']}"
-            confirms = {CONFIRMS_TAG: str(trial.confirms)}
+        if trial.repeats is not None:
+            name = f"{sweep.name}-{trial.repeats:04d}-seed-{trial.config['seed']}"
+            confirms = {CONFIRMS_TAG: str(trial.repeats)}
         found = self._find(
             f"tags.{SWEEP_TAG} = '{_sweep_id(sweep)}' and tags.{TRIAL_TAG} = '{trial.number}'"
         )

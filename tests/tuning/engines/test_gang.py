@@ -15,8 +15,10 @@ from helpers import BENCHMARKS, SUPPORT, sole_ray
 
 from tuning.before_start.options import SweepOptions, resolve
 from tuning.engines import gang_coordinator
-from tuning.hosting.trial_host import Assignment, EpochResult, TrialHost
+from tuning.hosting.assignment import Assignment, EpochResult
+from tuning.hosting.trial_host import TrialHost
 from tuning.record.events import read_events, read_history
+from tuning.storage.open_store import address_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 GANG_SPACE = str(SUPPORT / "gang_space.py")
@@ -123,7 +125,8 @@ def one_worker(sweep, config, n_epochs: int) -> dict[int, dict[str, float]]:
             config=config,
             task=sweep.space.task,
             train_file=None,
-            trial_folder=str(sweep.folder / "alone"),
+            key="alone",
+            store=address_of(sweep).to_json(),
             cache_folder=str(sweep.cache_folder),
             metric="val_accuracy",
             mode="max",

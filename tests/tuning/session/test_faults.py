@@ -17,14 +17,13 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from helpers import RecordingView
+from helpers import RecordingView, sweep_controller
 from mlflow import MlflowClient
 from records import runs_of, start_server, wait_for
 
 from tuning.before_start.options import SweepOptions, resolve
 from tuning.before_start.space_checks import prepare_data
-from tuning.control.controller import Controller
-from tuning.hosting.trial_host import EpochResult
+from tuning.hosting.assignment import EpochResult
 from tuning.record.events import Event, Record, read_history
 from tuning.record.resources import Resources
 from tuning.session.runner import run_sweep
@@ -100,7 +99,7 @@ def test_a_trial_fails_when_its_process_dies_again_and_again_without_an_epoch(to
     sweep = toy_sweep(trials=1)
     save_sweep(sweep)
     record = Record(sweep.folder)
-    controller = Controller(sweep, record, Resources(1.0, 0.0, 1))
+    controller = sweep_controller(sweep, record, Resources(1.0, 0.0, 1))
     for epoch in (0, 0, 1, 1):
         assert controller.propose().trial == 0
         assert not controller.exhausted
