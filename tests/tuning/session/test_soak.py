@@ -13,6 +13,7 @@ from soak import soak_sweep
 
 
 @pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_nothing_is_lost_or_doubled_under_fire():
     document = soak_sweep(n_trials=12, n_kills=4, seed=1, epoch_seconds=0.4)
