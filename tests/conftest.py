@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import shutil
+import signal
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -32,6 +33,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the other process needs the other cor
 os.environ["PATH"] = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
 
 take_folder()
+# A shell that starts something in the background has it ignore Ctrl-C, and its children too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Read when Ray is imported, which a test may do first. Without it, under `uv run`, Ray starts each
 # worker through uv, in an environment of its own.

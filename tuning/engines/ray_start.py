@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import signal
 import threading
-import time
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import ray
-from ray._private.node import Node as RayNode
+from ray._private import services
+from ray._raylet import persist_port  # type: ignore[attr-defined]
 
 from trainables.errors import InputError, RunFailed
 from tuning.engines.autoscaling import nodes_to_come
-from tuning.engines.ray_watch import RayWatch, dead_processes
+from tuning.engines.ports import free_ports
+from tuning.engines.ray_watch import RayWatch
 from tuning.record.resources import Node, Resources, describe_nodes, n_fitting
 from tuning.record.sweep import Sweep, resources_of
 from tuning.storage.addresses import resolve_address
 from tuning.user_code.sent_files import runtime_env
 
-# Ray waits 30 s for its node manager, which on a busy machine takes longer, and fails. What it has
-# started goes on starting, and can be joined.
-_SECONDS_FOR_A_SLOW_START = 300.0
-
-_slow: RayNode | None = None  # a Ray of our own that was joined: it does not end when it is left
+# Ray's names of them
+_AGENTS_PORTS = (
+    "metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port",
+    "runtime_env_agent_port",
+)  # fmt: skip
 _watch: RayWatch | None = None  # over a Ray of our own
 
 
@@ -57,39 +58,38 @@ def _join(address: str) -> None:
 
 
 def _start_here() -> None:
-    global _slow
     try:
-        _init(address="local", include_dashboard=False)
-    except Exception as error:  # a plain one where Ray takes too long
-        _slow = _half_started(error)
-        if _slow is None or not _join_slow(_slow):
-            disconnect()
-            raise RunFailed(
-                f"Ray did not start on this machine: {error} Nothing was lost; give the same "
-                "command again when the machine has less to do, or look into "
-                "/tmp/ray/session_latest/logs"
-            ) from error
+        with _agents_may_start_slowly():
+            _init(address="local", include_dashboard=False)
+    except Exception as error:  # a plain one where Ray takes more than 30 s
+        raise RunFailed(
+            f"Ray did not start on this machine: {error} Nothing was lost; give the same command "
+            "again when the machine has less to do, or look into /tmp/ray/session_latest/logs"
+        ) from error
 
 
-def _half_started(error: Exception) -> RayNode | None:
-    """The Ray that took too long to start: only the frames that failed know it."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        node = frame.f_locals.get("self")
-        if isinstance(node, RayNode):
-            return node
-    return None
+@contextmanager
+def _agents_may_start_slowly() -> Iterator[None]:
+    """Choose the ports of the node manager's agents, which else has to hear of them.
 
+    It would wait 15 s for each, and then end: on a busy machine agents take longer to start. Ray
+    has no option for all of these ports.
+    """
+    start_raylet = services.start_raylet
+    signature = inspect.signature(start_raylet)
 
-def _join_slow(node: RayNode) -> bool:
-    """Join a Ray when it has started; False if it does not."""
-    until = time.monotonic() + _SECONDS_FOR_A_SLOW_START
-    while time.monotonic() < until and not dead_processes(node):
-        try:
-            _init(address=node.gcs_address)
-            return True
-        except Exception:
-            ray.shutdown()
-    return False
+    def start_with_ports(*arguments: Any, **options: Any) -> Any:
+        place = signature.bind(*arguments, **options).arguments
+        ports = dict(zip(_AGENTS_PORTS, free_ports(len(_AGENTS_PORTS)), strict=True))
+        for name, port in ports.items():  # as the agent does itself when it listens
+            persist_port(place["session_dir"], place["node_id"], name, port)
+        return start_raylet(*arguments, **{**options, **ports})
+
+    services.start_raylet = start_with_ports
+    try:
+        yield
+    finally:
+        services.start_raylet = start_raylet
 
 
 def _init(**options: Any) -> None:
@@ -159,7 +159,8 @@ def connect(sweep: Sweep) -> Resources:
     was_running = ray.is_initialized()
     alive = start(sweep)
     if not sweep.address and not was_running:
-        node = _slow or ray._private.worker._global_node  # no public name leads to it
+        # No public name leads to its processes, and only their parent, this one, learns how they end.
+        node = ray._private.worker._global_node
         _watch = RayWatch(node, f"thaw resume {sweep.reference}")
     extent = largest_extent(alive, to_come(sweep))
     resources = resources_of(sweep, extent)
@@ -181,13 +182,10 @@ def check_alive() -> None:
 
 def disconnect() -> None:
     """Stop Ray if it was started here, else leave the cluster."""
-    global _slow, _watch
+    global _watch
     if _watch is not None:
         _watch.expect_end()
     ray.shutdown()
-    if _slow is not None:
-        _slow.kill_all_processes(check_alive=False)
-        _slow = None
     if _watch is not None:
         _watch.close()
         _watch = None

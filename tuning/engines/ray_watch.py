@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-
-from ray._private.node import Node
+from typing import Any
 
 from trainables.errors import RunFailed
 
@@ -25,11 +24,11 @@ _VITAL = {"raylet": "its node manager", "gcs_server": "its control store"}
 class RayWatch:
     """Looks after the processes of this driver's own Ray, from its start to its end."""
 
-    def __init__(self, node: Node, go_on: str) -> None:
+    def __init__(self, node: Any, go_on: str) -> None:
         """Begin.
 
         Args:
-            node: what has started Ray's processes; only their parent learns how they end.
+            node: Ray's own account of the processes that it has started.
             go_on: the command that continues what the driver does.
         """
         self._node = node
@@ -67,14 +66,10 @@ class RayWatch:
             os._exit(1)
 
     def _find_cause(self) -> str | None:
-        for kind, code in dead_processes(self._node).items():
-            if not self._is_expected:
+        for kind, process in self._node.dead_processes():
+            if kind in _VITAL and not self._is_expected:
+                code = process.returncode
                 how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
                 logs = self._node.get_logs_dir_path()
                 return f"Ray has ended: {_VITAL[kind]} ({kind}) {how}; its logs are in {logs}"
         return None
-
-
-def dead_processes(node: Node) -> dict[str, int]:
-    """How those have ended which Ray can not do without: their return codes, by Ray's names."""
-    return {kind: process.returncode for kind, process in node.dead_processes() if kind in _VITAL}

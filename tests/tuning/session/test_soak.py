@@ -22,4 +22,7 @@ def test_nothing_is_lost_or_doubled_under_fire():
     assert document["trials_lost"] == 0
     assert document["runs_doubled"] == 0
     assert document["wrong"] == []
-    assert document["drivers"] == 2
+    assert document["drivers"] in (
+        2,
+        3,
+    )  # a third one if MLflow was not back before the second ended
