@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import random
 from typing import Any
@@ -15,6 +16,7 @@ from search_spaces.domains import SearchSpace
 from trainables.adapting.freezing import STRATEGIES, set_training_mode, thaw, trainable_blocks
 from trainables.blocks import check_blocks
 from trainables.config import check_config
+from trainables.prepared import gather
 from trainables.task import TrainingRun
 from trainables.tasks.predictor import Predictor
 from trainables.tasks.table import TASKS
@@ -122,11 +124,10 @@ def test_frozen_blocks_give_the_same_output_all_epoch(case, freezing):
     frozen = {key: value.clone() for key, value in frozen_state(model, blocks, trainable).items()}
     set_training_mode(model, blocks, trainable)
     split = data.splits["train"]
-    raw = {key: torch.from_numpy(np.array(array[:8])) for key, array in split.inputs.items()}
-    targets = torch.from_numpy(np.array(split.targets[:8]))
+    raw = gather(split.arrays, np.arange(8), torch.device("cpu"))
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    inputs = task.transform(raw, config, data.info, torch.Generator().manual_seed(0))
-    task.loss(task.forward(model, inputs), targets, config).backward()
+    batch = task.transform(raw, config, data.info, torch.Generator().manual_seed(0))
+    task.loss(task.forward(model, batch), batch, config).backward()
     optimizer.step()
     after = frozen_state(model, blocks, trainable)
     assert len(after) == len(frozen) > 0
@@ -141,17 +142,19 @@ def test_a_checkpoint_predicts_what_the_training_measured(case, tmp_path):
             report.save(tmp_path / "checkpoint")
     predictor = Predictor(tmp_path / "checkpoint")
     evaluation = predictor.evaluate("val", run)
-    assert evaluation.metrics["loss"] == pytest.approx(report.metrics["val_loss"], rel=1e-6)
-    assert evaluation.metrics["accuracy"] == report.metrics["val_accuracy"]
-    predictions = predictor.predict(example.items)
-    assert len(predictions) == len(example.items)
-    for prediction in predictions:
-        assert prediction.label in predictor.classes
-        assert sum(prediction.probabilities) == pytest.approx(1, abs=1e-5)
-        assert prediction.probability == max(prediction.probabilities)
+    for metric, value in evaluation.metrics.items():
+        assert value == pytest.approx(report.metrics[f"val_{metric}"], rel=1e-6)
+    rows = predictor.predict(example.items)
+    assert len(rows) == len(example.items)
+    assert all(row.keys() == predictor.column.answer.keys() for row in rows)
+    assert json.loads(json.dumps(rows)) == rows
     # one at a time or together, an item gets the same answer
-    alone = [predictor.predict([item])[0].probability for item in example.items]
-    assert alone == pytest.approx([prediction.probability for prediction in predictions], abs=1e-5)
+    for item, row in zip(example.items, rows, strict=True):
+        (alone,) = predictor.predict([item])
+        assert alone == pytest.approx(row, abs=1e-5)
+    assert predictor.predict([predictor.column.example()])
+    for name, content in predictor.artifacts(evaluation).items():
+        assert content, name
 
 
 @pytest.mark.parametrize("name", space_names())
@@ -169,3 +172,12 @@ def test_every_space_is_valid_for_its_task(name):
         values = space.configuration(point)
         values.setdefault("data", "given by the user")
         check_config(values, row.config_type)
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_every_setting_is_explained(name):
+    fields = TASKS[name].config_type.model_fields
+    assert len(fields) > 20
+    for setting, field in fields.items():
+        assert field.description, f"{name}: {setting} has no description"
+        assert not field.description.endswith("."), setting  # it is a phrase

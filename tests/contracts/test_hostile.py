@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from search_spaces.domains import Float, SearchSpace
-from trainables.config import ImageClassificationConfig
 from trainables.prepared import DataInfo
+from trainables.tasks.image_classification import ImageClassificationConfig
 from trainables.training.checkpoint import CheckpointDescription, save_checkpoint
 from tuning.record.events import EVENTS_FILE, Record
 from tuning.record.sweep import SWEEP_FILE, Sweep
@@ -456,17 +456,18 @@ def _make_sweeps(folder: Path) -> None:
 
 
 def _make_checkpoints(folder: Path) -> None:
-    from trainables.tasks.image_classification import TASK
+    from trainables.tasks.image_classification import load
 
+    task = load()
     config = ImageClassificationConfig(data="digits", model="squeezenet1_1", image_size=17)
     info = DataInfo(
         ("0", "1"), details={"channels": 1, "image_size": 17, "mean": [0.5], "std": [0.3]}
     )
     assets = folder / "assets"
     assets.mkdir()
-    model = TASK.build(config, info, assets, False)
+    model = task.build(config, info, assets, False)
     for name in ("whole", "damaged", "incomplete", "garbled"):
-        description = CheckpointDescription(TASK.name, config.model_dump(), info, 1, {}, {})
+        description = CheckpointDescription(task.name, config.model_dump(), info, 1, {}, {})
         save_checkpoint(folder / name, description, model, {}, assets)
     with (folder / "damaged" / "model.safetensors").open("r+b") as file:
         file.truncate(1000)

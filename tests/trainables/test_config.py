@@ -6,13 +6,10 @@ import json
 
 import pytest
 
-from trainables.config import (
-    ImageClassificationConfig,
-    TextClassificationConfig,
-    check_config,
-    parse_setting,
-)
+from trainables.config import check_config, parse_setting
 from trainables.errors import InputError
+from trainables.tasks.image_classification import ImageClassificationConfig
+from trainables.tasks.text_classification import TextClassificationConfig
 
 VALID = {"data": "digits"}
 WRONG = [

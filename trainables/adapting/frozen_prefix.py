@@ -13,9 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from trainables.adapting.prefix_cache import Entry, NotCached, PrefixCache
 from trainables.blocks import Block
 from trainables.config import TrainingConfig
-from trainables.prepared import PreparedData, gather
+from trainables.prepared import Array, PreparedData, gather
 from trainables.task import Cut, Task, TrainingRun
 from trainables.torch_settings import autocast, mix_seed
 
@@ -49,7 +50,7 @@ class _Cost:
 
 
 class FrozenPrefix:
-    """Gives the logits of any samples while the blocks of one phase are frozen."""
+    """Gives the outputs of any samples while the blocks of one phase are frozen."""
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class FrozenPrefix:
         config: TrainingConfig,
         run: TrainingRun,
         data: PreparedData,
+        labels: Collection[str],
     ) -> None:
         self._cut = cut
         self._n_threads = run.n_threads
@@ -66,7 +68,11 @@ class FrozenPrefix:
         self._data = data
         self._device = torch.device(run.device)
         self._chunk = _CHUNK.get(self._device.type, _CHUNK["cuda"])
-        self._groups = {name: cut.groups(data.splits[name].inputs) for name in ("train", "val")}
+        self._inputs: dict[str, Mapping[str, Array]] = {
+            name: {key: each for key, each in data.splits[name].arrays.items() if key not in labels}
+            for name in ("train", "val")
+        }
+        self._groups = {name: cut.groups(arrays) for name, arrays in self._inputs.items()}
         self._rows = {name: _rows_within(groups) for name, groups in self._groups.items()}
         train_views = range(n_views) if n_views > 1 else (_AS_IT_IS,)
         self._arrays = [("val", _AS_IT_IS), *(("train", view) for view in train_views)]
@@ -79,12 +85,12 @@ class FrozenPrefix:
         """What this training did not spend, less what reading and filling the cache took it."""
         return self._seconds_saved - self._seconds_reading - self._seconds_filling
 
-    def logits(self, split: str, indices: np.ndarray, epoch: int) -> Tensor:
-        """Logits of the samples ``indices`` of a split; gradients reach the blocks that train."""
+    def outputs(self, split: str, indices: np.ndarray, epoch: int) -> Any:
+        """What the model gives for samples of a split; gradients reach the blocks that train."""
         activations = self.activations(split, indices, epoch)
         raw = None
         if self._cut.suffix_needs_inputs:
-            raw = gather(self._data.splits[split].inputs, indices, self._device)
+            raw = gather(self._inputs[split], indices, self._device)
         return self._cut.suffix(activations, raw)
 
     def activations(self, split: str, indices: np.ndarray, epoch: int) -> Tensor:
@@ -127,7 +133,7 @@ class FrozenPrefix:
             if view != _AS_IT_IS:
                 seeds = (mix_seed(self._config.seed, 3, view, int(i)) for i in full)
                 generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-            raw = gather(self._data.splits[split].inputs, full, self._device)
+            raw = gather(self._inputs[split], full, self._device)
             with torch.no_grad(), autocast(self._config.precision, self._device):
                 yield self._cut.prefix(raw, group, generators)[: len(part)]
 
@@ -244,7 +250,7 @@ def freeze_prefix(
     cut = task.cut(model, k, config, data.info)
     if cut is None:
         return None, f"{config.model} can not be cut before its block {blocks[k].name}"
-    prefix = FrozenPrefix(cut, n_views, config, run, data)
+    prefix = FrozenPrefix(cut, n_views, config, run, data, task.labels)
     if run.prefix_cache_bytes == 0:
         return prefix, "it is switched off"
     cache = PrefixCache(activations_folder(run.cache_folder), run.prefix_cache_bytes)

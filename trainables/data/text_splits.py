@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from trainables.config import TextClassificationConfig
 from trainables.data.prepare import stratified_split
 from trainables.data.text_files import DELIMITERS, Columns, Reading, Row, read_rows
 from trainables.errors import InputError, unknown
@@ -24,12 +24,12 @@ _SPLIT_NAMES = {
 }
 
 
-def columns_of(config: TextClassificationConfig) -> Columns:
+def columns_of(config: Any) -> Columns:
     """The columns that ``config`` names."""
     return Columns(config.text_column, config.label_column, config.split_column)
 
 
-def data_files(config: TextClassificationConfig) -> dict[str, Path]:
+def data_files(config: Any) -> dict[str, Path]:
     """The files of ``config.data`` by split; a single file is all "train".
 
     Raises:
@@ -70,9 +70,7 @@ def data_files(config: TextClassificationConfig) -> dict[str, Path]:
     return found
 
 
-def read_splits(
-    config: TextClassificationConfig, files: Mapping[str, Path]
-) -> tuple[dict[str, list[Row]], list[str]]:
+def read_splits(config: Any, files: Mapping[str, Path]) -> tuple[dict[str, list[Row]], list[str]]:
     """The rows of each of SPLITS, and what was skipped or repaired, for a person to read.
 
     Raises:
@@ -110,7 +108,7 @@ def _drop_duplicates(reading: Reading) -> None:
     reading.note_rows("kept although their text occurs with different labels", sorted(conflicts))
 
 
-def _by_split_column(rows: Iterable[Row], config: TextClassificationConfig) -> dict[str, list[Row]]:
+def _by_split_column(rows: Iterable[Row], config: Any) -> dict[str, list[Row]]:
     groups: dict[str, list[Row]] = {"train": []}
     for row in rows:
         split = _SPLIT_NAMES.get(row.split.lower())
@@ -144,7 +142,7 @@ def _drop_leaks(given: dict[str, list[Row]]) -> list[str]:
 
 
 def _cut_missing(
-    given: Mapping[str, list[Row]], config: TextClassificationConfig, notes: list[str]
+    given: Mapping[str, list[Row]], config: Any, notes: list[str]
 ) -> dict[str, list[Row]]:
     fractions = {"val": config.val_fraction, "test": config.test_fraction}
     missing = [split for split in fractions if split not in given]
@@ -168,9 +166,7 @@ def _cut_missing(
     return {split: cut.get(split, given.get(split, [])) for split in SPLITS}
 
 
-def class_names(
-    rows: Mapping[str, Sequence[Row]], config: TextClassificationConfig
-) -> tuple[str, ...]:
+def class_names(rows: Mapping[str, Sequence[Row]], config: Any) -> tuple[str, ...]:
     """The labels of the training split, sorted; by number if all are whole numbers.
 
     Raises:

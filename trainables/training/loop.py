@@ -28,9 +28,8 @@ from trainables.adapting.frozen_prefix import FrozenPrefix, freeze_prefix
 from trainables.blocks import Block
 from trainables.config import TrainingConfig
 from trainables.errors import Diverged, InputError, OutOfMemory
-from trainables.metrics import METRIC_DIRECTIONS, Meter
-from trainables.prepared import PreparedData, gather, rows
-from trainables.task import EpochReport, Task, TrainingRun
+from trainables.prepared import Batch, PreparedData, Split, gather
+from trainables.task import EpochReport, Evaluation, Task, TrainingRun
 from trainables.torch_settings import (
     autocast,
     mix_seed,
@@ -46,10 +45,11 @@ from trainables.training.checkpoint import (
     read_description,
     save_checkpoint,
 )
-from trainables.training.optim import configure_again, configured, make_optimizer, make_schedule
+from trainables.training.optim import make_optimizer, make_schedule
 from trainables.training.parallel import (
     Parallelism,
     fail_together,
+    gather_over_workers,
     parallelism,
     share_buffers,
     sum_over_workers,
@@ -76,6 +76,7 @@ class _Training:
     micro_batch_size: int
     parallel: Parallelism
     replica: nn.Module  # the model as it is run in training
+    units: np.ndarray  # how often each training sample counts in the loss [n]
     trainable: range | None = None
     prefix: FrozenPrefix | None = None  # of the blocks that are frozen now
     prefix_note: str = ""  # whether the prefix cache was used, and why not
@@ -150,6 +151,7 @@ def _start(task: Task, config: TrainingConfig, run: TrainingRun) -> _Training:
         micro_batch_size=config.micro_batch_size or config.batch_size,
         parallel=parallel,
         replica=model,
+        units=_units(task, data.splits["train"]),
     )
     if checkpoint is not None:
         _resume(training, *checkpoint)
@@ -206,10 +208,8 @@ def _read_checkpoint(
 
 
 def _resume(training: _Training, description: CheckpointDescription, state: dict[str, Any]) -> None:
-    groups = configured(training.optimizer)
     training.parallel.load_state(training.optimizer, state["optimizer"])
     training.schedule.load_state_dict(state["schedule"])
-    configure_again(training.optimizer, training.schedule, groups)
     training.scaler.load_state_dict(state["scaler"])
     training.epochs_done = description.epoch
     training.history = dict(description.history)
@@ -258,7 +258,7 @@ def _train_and_validate(training: _Training) -> dict[str, float]:
             training.task, training.model, config, training.data, "val", run, training.prefix
         ).metrics
     training.epochs_done = epoch + 1
-    if not math.isfinite(validation["loss"]):
+    if not math.isfinite(validation.get("loss", 0.0)):
         raise Diverged(f"the validation loss is {validation['loss']} after epoch {epoch + 1}")
     parameters = (parameter for parameter in training.model.parameters() if parameter.requires_grad)
     metrics: dict[str, float] = {
@@ -337,11 +337,12 @@ def _batches(
 
 
 def _train_epoch(training: _Training, epoch: int) -> tuple[float, int]:
-    """Mean training loss over the epoch, and the number of samples trained on."""
+    """Mean training loss over the epoch per unit, and the number of samples trained on."""
     config, run = training.config, training.run
     generator = torch.Generator().manual_seed(mix_seed(config.seed, epoch, run.rank, 1))
     batches = _batches(config, run, len(training.data.splits["train"]), epoch)
     n_samples = sum(len(batch) for batch in batches)
+    n_units = sum(int(training.units[batch].sum()) for batch in batches)
     total = torch.zeros((), device=training.device)
     is_free = run.world_size == 1 and training.device.type == "cpu"
     interval = _STEPS_BETWEEN_CHECKS if is_free else _STEPS_BETWEEN_COSTLY_CHECKS
@@ -355,7 +356,7 @@ def _train_epoch(training: _Training, epoch: int) -> tuple[float, int]:
                     f"the training loss is {float(found)} in epoch {epoch + 1}, step {step + 1}, "
                     f"with learning_rate = {config.learning_rate:g}"
                 )
-    return float(found) / n_samples, n_samples
+    return float(found) / n_units, n_samples
 
 
 def _step(training: _Training, batch: np.ndarray, generator: torch.Generator) -> Tensor:
@@ -390,32 +391,55 @@ def _step(training: _Training, batch: np.ndarray, generator: torch.Generator) ->
 
 
 def _accumulate(training: _Training, batch: np.ndarray, generator: torch.Generator) -> Tensor:
-    config, run, task = training.config, training.run, training.task
-    split = training.data.splits["train"]
+    config, run = training.config, training.run
+    n_units = max(1, int(training.units[batch].sum()))  # the same for every piece and worker
     pieces = _pieces(batch, run, training.micro_batch_size)
     training.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=training.device)
     for number, (piece, weight) in enumerate(pieces):
         last = number == len(pieces) - 1
-        targets = rows(split.targets, piece, training.device)
-        inputs = {}
-        if training.prefix is None:
-            raw = gather(split.inputs, piece, training.device)
-            inputs = task.transform(raw, config, training.data.info, generator)
+        prepared = _prepared_batch(training, piece, generator)
         with (
             training.parallel.accumulate(training.replica, last),
             autocast(config.precision, training.device),
         ):
-            if training.prefix is None:
-                logits = task.forward(training.replica, inputs)
-            else:
-                logits = training.prefix.logits("train", piece, training.epochs_done)
-            loss = task.loss(logits, targets, config) * weight
+            loss = _loss(training, prepared, piece) * weight
             # The mean over the effective batch; the workers' gradients are averaged.
-            scaled = training.scaler.scale(loss * (run.world_size / len(batch)))
+            scaled = training.scaler.scale(loss * (run.world_size / n_units))
             torch.autograd.backward(scaled)
         total += loss.detach()
     return total
+
+
+def _prepared_batch(training: _Training, piece: np.ndarray, generator: torch.Generator) -> Batch:
+    """A micro-batch; its labels alone where the cache has what the model would make of the rest."""
+    task, split = training.task, training.data.splits["train"]
+    if training.prefix is not None:
+        return gather(_labels(task, split), piece, training.device)
+    raw = gather(split.arrays, piece, training.device)
+    return task.transform(raw, training.config, training.data.info, generator)
+
+
+def _loss(training: _Training, batch: Batch, piece: np.ndarray) -> Tensor:
+    """The summed loss of a micro-batch."""
+    task = training.task
+    if task.step is not None:
+        return task.step(training.replica, batch)
+    if training.prefix is None:
+        outputs = task.forward(training.replica, batch)
+    else:
+        outputs = training.prefix.outputs("train", piece, training.epochs_done)
+    assert task.loss is not None
+    return task.loss(outputs, batch, training.config)
+
+
+def _labels(task: Task, split: Split) -> dict[str, Any]:
+    return {name: split.arrays[name] for name in task.labels}
+
+
+def _units(task: Task, split: Split) -> np.ndarray:
+    units = task.units(split)
+    return np.ones(len(split), np.int64) if units is None else units
 
 
 def _pieces(
@@ -434,14 +458,6 @@ def _pieces(
     return lacking + [(piece, 1.0) for piece in pieces]
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics of a whole split, ``loss`` among them, and the meter that holds the details."""
-
-    metrics: dict[str, float]
-    meter: Meter
-
-
 def evaluate(
     task: Task,
     model: nn.Module,
@@ -453,29 +469,33 @@ def evaluate(
 ) -> Evaluation:
     """Measure ``model`` on a split, shared out over the workers; each gets the whole result.
 
-    The loss is the plain one, without label smoothing, so that it compares across configurations.
+    The loss, per unit, is that of ``config.for_evaluation()``.
     """
-    device = torch.device(run.device)
-    plain = config.model_copy(update={"label_smoothing": 0.0})
-    split = data.splits[split_name]
+    device, split = torch.device(run.device), data.splits[split_name]
     meter = task.meter(data.info)
     total = torch.zeros((), device=device)
     model.eval()
     parallel = parallelism(run)
     with parallel.evaluation():
         for indices, counts in _evaluation_batches(len(split), run, parallel):
-            targets = rows(split.targets, indices, device)
             with autocast(config.precision, device):
                 if prefix is not None:
-                    logits = prefix.logits(split_name, indices, 0)
+                    batch = gather(_labels(task, split), indices, device)
+                    outputs = prefix.outputs(split_name, indices, 0)
                 else:
-                    raw = gather(split.inputs, indices, device)
-                    logits = task.forward(model, task.transform(raw, config, data.info, None))
+                    raw = gather(split.arrays, indices, device)
+                    batch = task.transform(raw, config, data.info, None)
+                    outputs = task.forward(model, batch)
+            if counts and task.loss is not None:
+                total += task.loss(outputs, batch, config.for_evaluation())
             if counts:
-                total += task.loss(logits.float(), targets, plain)
-                meter.update(logits, targets)
-        sum_over_workers(run, total, *([meter.totals(device)] if run.world_size > 1 else []))
-        return Evaluation({"loss": float(total) / len(split), **meter.compute()}, meter)
+                meter.update(outputs, batch)
+        sum_over_workers(run, total)
+    if run.world_size > 1:
+        meter.merge(gather_over_workers(run, meter.state()))
+    n_units = max(1, int(_units(task, split).sum()))
+    loss = {} if task.loss is None else {"loss": float(total) / n_units}
+    return Evaluation({**loss, **meter.compute()}, meter)
 
 
 def _evaluation_batches(
@@ -497,7 +517,7 @@ def _evaluation_batches(
 
 def _remember_best(training: _Training, metrics: Mapping[str, float]) -> None:
     monitor = training.config.monitor
-    sign = 1 if METRIC_DIRECTIONS[monitor] == "max" else -1
+    sign = 1 if training.config.metrics()[monitor] == "max" else -1
     best = training.history["best"]
     if best is None or sign * metrics[monitor] > sign * best:
         training.history = {"best": metrics[monitor], "epochs_since_best": 0}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -75,34 +75,3 @@ def make_schedule(
         return decay((step - n_warmup) / max(n_steps - n_warmup, 1))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-# What a parameter group has from the configuration, beside the rate that the schedule has made
-_CONFIGURED = ("initial_lr", "weight_decay", "momentum")
-
-
-def configured(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """What each parameter group of an optimiser has from the configuration."""
-    return [
-        {name: group[name] for name in _CONFIGURED if name in group}
-        for group in optimizer.param_groups
-    ]
-
-
-def configure_again(
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-    groups: Sequence[Mapping[str, Any]],
-) -> None:
-    """Give both what ``configured`` returned, after the states of a checkpoint were loaded.
-
-    Those hold the learning rates, weight decays and momentum of the configuration that the
-    checkpoint was written under, which need not be the one at hand. What was gathered stays, and
-    the schedule's factor is that of the step that was reached.
-    """
-    schedule.base_lrs = [values["initial_lr"] for values in groups]
-    for group, values, factor in zip(
-        optimizer.param_groups, groups, schedule.lr_lambdas, strict=True
-    ):
-        group.update(values, lr=values["initial_lr"] * factor(schedule.last_epoch))
-    schedule._last_lr = [group["lr"] for group in optimizer.param_groups]

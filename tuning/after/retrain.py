@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Mapping
@@ -14,7 +15,6 @@ from tuning.after.seeds import SeedResult, Training, train
 from tuning.after.workers import TEST_FILE, seed_key
 from tuning.control.view import View
 from tuning.record.events import Record, TrialRecord
-from tuning.record.schedules import configurations, schedule_of_best, schedule_to_json
 from tuning.record.standings import best_trial, find_trial
 from tuning.record.sweep import Sweep
 from tuning.session.changes import use_saved_code
@@ -82,12 +82,8 @@ def _retrain(
     key = f"retrain/{time.strftime('%Y%m%d-%H%M%S')}"
     own = int(trial.config.get("seed", sweep.seed))
     seeds = [own] if n_seeds == 1 else list(range(own + 1, own + 1 + n_seeds))
-    schedule = configurations(sweep, trial, schedule_of_best(sweep, trial))
-    config = schedule[-1][1]
-    trainings = [
-        Training(f"trial {trial.number}'s configuration", config, seeds, key, schedule=schedule)
-    ]
-    default, why_not = _baseline(sweep, config, n_seeds, wanted=baseline)
+    trainings = [Training(f"trial {trial.number}'s configuration", trial.config, seeds, key)]
+    default, why_not = _baseline(sweep, trial.config, n_seeds, wanted=baseline)
     if default is not None:
         trainings.append(Training("the default", default, seeds, f"{key}/default", may_fail=True))
     earlier_reads = list(history.test_reads)
@@ -131,11 +127,9 @@ def _describe_training(
 ) -> dict[str, Any]:
     values = [result.value for result in results]
     tests = _tests(results).items()
-    schedule = schedule_of_best(sweep, trial)
     return {
         "sweep": sweep.name,
         "trial": trial.number,
-        "schedule": schedule_to_json(schedule) if len(schedule) > 1 else None,
         "checkpoint": champion.checkpoint,
         "champion_seed": champion.seed,
         "trial_value": trial.value(sweep.metric, sweep.mode),
@@ -147,8 +141,11 @@ def _describe_training(
         "test_standard_deviation": (
             {name: _deviation(each) for name, each in tests} if len(results) > 1 else None
         ),
-        "confusion": champion.confusion,
-        "classes": list(champion.classes),
+        "artifacts": {
+            name: json.loads(content)
+            for name, content in champion.artifacts.items()
+            if name.endswith(".json")
+        },
         "seeds": [_describe(sweep, result) for result in results],
     }
 
@@ -158,7 +155,7 @@ def _check_counts(n_workers: int, n_seeds: int, trial: TrialRecord) -> None:
         raise InputError(f"--workers = {n_workers}: must be at least 1")
     if n_seeds < 1:
         raise InputError(f"--seeds = {n_seeds}: must be at least 1")
-    batch_size = trial.settings.get("batch_size", trial.config.get("batch_size"))
+    batch_size = trial.config.get("batch_size")
     if isinstance(batch_size, int) and batch_size < n_workers:
         raise InputError(
             f"--workers = {n_workers}: must be at most the batch size, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import tempfile
 import threading
@@ -40,8 +41,7 @@ class SeedResult:
     value: float  # best value of the sweep's metric
     curve: Mapping[int, Mapping[str, float]]
     test: Mapping[str, float] | None
-    classes: tuple[str, ...]
-    confusion: list[list[int]]
+    artifacts: dict[str, bytes]  # of the test: a file's name -> its content
     checkpoint: str  # where it is, for a person
     key: str  # of it, in the sweep's store
 
@@ -55,8 +55,6 @@ class Training:
     seeds: list[int]
     key: str  # of what it leaves, in the sweep's store
     may_fail: bool = False  # then its results are None, and the others stand
-    # (first epoch, configuration), where that changes in the middle of the training
-    schedule: Sequence[tuple[int, Mapping[str, Any]]] = ()
 
 
 def train(
@@ -151,7 +149,6 @@ def _repetition(
         may_fail=training.may_fail,
         needs=None if needs is None else needs.to_json(),
         data_fingerprint=sweep.data_fingerprint(training.config),
-        schedule=[(first, dict(config)) for first, config in training.schedule],
     )
 
 
@@ -243,8 +240,11 @@ def _read(store: CheckpointStore, key: str, seed: int, sweep: Sweep) -> SeedResu
         value=max(values) if sweep.mode == "max" else min(values),
         curve=curve,
         test=None if test is None else test["metrics"],
-        classes=() if test is None else tuple(test["classes"]),
-        confusion=[] if test is None else test["confusion"],
+        artifacts={} if test is None else _decoded(test["artifacts"]),
         checkpoint=store.find(best) or store.name(best),
         key=best,
     )
+
+
+def _decoded(artifacts: Mapping[str, str]) -> dict[str, bytes]:
+    return {name: base64.b64decode(content) for name, content in artifacts.items()}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from trainables.metrics import Direction
 from trainables.task import EpochReport, Strategy, TrainingRun
 from trainables.training.checkpoint import DESCRIPTION
 from tuning.hosting.node_needs import Needs, check_fitness
-from tuning.hosting.segments import replay
 from tuning.storage.code_archive import train_file_here
 from tuning.storage.open_store import open_store
 from tuning.storage.stores import CheckpointStore
@@ -43,7 +43,6 @@ class Repetition:
     may_fail: bool = False  # then its traceback is written to a file, and the others go on
     needs: Mapping[str, Any] | None = None  # this and the next as Assignment has them
     data_fingerprint: str | None = None
-    schedule: Sequence[tuple[int, dict[str, Any]]] = ()  # (first epoch, config), where that changes
 
 
 def seed_key(key: str, seed: int) -> str:
@@ -103,10 +102,7 @@ def _train_seeds(repetition: Repetition, run: TrainingRun) -> None:
     train = training_function(repetition.task, _prepare_node(repetition, store))
     for seed in repetition.seeds:
         curve: dict[int, dict[str, float]] = {}
-        configs = repetition.schedule or [(1, repetition.config)]
-        schedule = [(first, {**config, "seed": seed}) for first, config in configs]
-        handed_over = f"{seed_key(repetition.key, seed)}/replay"
-        for report in replay(train, schedule, run, store, handed_over):
+        for report in train({**repetition.config, "seed": seed}, run):
             curve[report.epoch] = dict(report.metrics)
             _keep_best(report, curve, seed, repetition, store, run)
             if run.rank == 0:
@@ -143,8 +139,10 @@ def _test(repetition: Repetition, seed: int, run: TrainingRun) -> None:
     evaluation = predictor.evaluate("test", run)
     result = {
         "metrics": evaluation.metrics,
-        "classes": list(predictor.classes),
-        "confusion": evaluation.meter.confusion().tolist(),
+        "artifacts": {
+            name: base64.b64encode(content).decode()
+            for name, content in predictor.artifacts(evaluation).items()
+        },
     }
     _write(store, f"{seed_key(repetition.key, seed)}/{TEST_FILE}", result)
     store.release(key)

@@ -13,15 +13,11 @@ from typing import Any
 from search_spaces.domains import SearchSpace
 from trainables.config import parse_setting
 from trainables.errors import InputError, unknown
-from trainables.metrics import METRIC_ALIASES, METRIC_DIRECTIONS, Direction
+from trainables.metrics import METRIC_ALIASES, Direction
 from trainables.task import STRATEGY_NAMES, Strategy
-from trainables.tasks.table import TaskRow, task_row
-from tuning.before_start.space_checks import (
-    check_gpu_hours,
-    check_population,
-    check_space,
-    mutable_domains,
-)
+from trainables.tasks.row import TaskRow
+from trainables.tasks.table import known_metrics, task_row
+from tuning.before_start.space_checks import check_gpu_hours, check_space
 from tuning.before_start.spaces import load_space
 from tuning.record.resources import Gpus
 from tuning.record.sweep import SWEEP_FILE, Sweep, default_cache_folder, local_resources
@@ -47,7 +43,7 @@ OF_ONE_OBJECTIVE = ("curves", "cmaes")
 COST_AWARE_NAMES = ("curves", "tpe")  # of samplers.COST_AWARE
 
 # of schedulers.SCHEDULERS, likewise
-SCHEDULER_NAMES = ("freeze-thaw", "asha", "hyperband", "median", "pbt", "none")
+SCHEDULER_NAMES = ("freeze-thaw", "asha", "hyperband", "median", "none")
 
 
 @dataclass(frozen=True)
@@ -179,7 +175,6 @@ def resolve(options: SweepOptions, *, elsewhere: bool = False) -> Sweep:
         cost_aware=options.cost_aware,
         n_workers=options.workers,
         strategy=options.strategy,
-        mutable=mutable_domains(space, row, loaded.mutable) if options.scheduler == "pbt" else (),
     )
     _check_name(sweep)
     if elsewhere:
@@ -188,7 +183,6 @@ def resolve(options: SweepOptions, *, elsewhere: bool = False) -> Sweep:
     _check_new(sweep)
     resources = local_resources(sweep) if sweep.address is None else None
     check_space(sweep, row, resources)
-    check_population(sweep, row)
     check_gpu_hours(sweep, resources)
     if sweep.storage is not None:
         from tuning.tracking.optuna_storage import check_study  # imports optuna
@@ -345,18 +339,18 @@ def _literal(text: str) -> Any:
 
 
 def _metric(given: str | None, space: SearchSpace, row: TaskRow | None) -> tuple[str, Direction]:
-    name, colon, direction = (given or str(space.fixed.get("monitor", "val_accuracy"))).partition(
-        ":"
-    )
+    directions = known_metrics() if row is None else row.metrics
+    first = str(space.fixed.get("monitor", next(iter(directions))))
+    name, colon, direction = (given or first).partition(":")
     if row is not None:  # a user's own training reports what it likes
         name = METRIC_ALIASES.get(name, name)
     if colon and direction not in ("max", "min"):
         raise InputError(f"--metric {given!r}: after the colon must be max or min")
-    if row is not None and name not in METRIC_DIRECTIONS:
-        raise InputError(unknown("metric", name, METRIC_DIRECTIONS))
-    if not colon and name not in METRIC_DIRECTIONS:
+    if row is not None and name not in directions:
+        raise InputError(unknown("metric", name, directions))
+    if not colon and name not in directions:
         raise InputError(f"--metric {name!r}: say which way is better: {name}:max or {name}:min")
-    natural = METRIC_DIRECTIONS.get(name)
+    natural = directions.get(name)
     if row is not None and colon and direction != natural:
         raise InputError(f"--metric {given!r}: of {name}, the better is the {natural}imum")
     return name, "min" if (direction or natural) == "min" else "max"

@@ -99,11 +99,6 @@ def change_space(sweep: Sweep, name_or_path: str | None, settings: Sequence[str]
             f"--space, --set: sweep {sweep.name} searches a grid, which is another one in another "
             "space; `thaw sweep` begins a new one"
         )
-    if sweep.scheduler == "pbt":
-        raise InputError(
-            f"--space, --set: sweep {sweep.name} is a population, whose trials take over each "
-            "other's settings, so one space has to hold all of them; `thaw sweep` begins a new one"
-        )
     loaded = LoadedSpace(sweep.space, sweep.train_file)
     if name_or_path is not None:
         loaded = load_space(name_or_path)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import search_spaces
 from search_spaces.domains import SearchSpace
@@ -21,8 +19,6 @@ class LoadedSpace:
 
     space: SearchSpace
     train_file: Path | None = None  # set where the file defines ``train``
-    # As the user's file says: what may change in the middle of a training; None: it does not say
-    mutable: tuple[str, ...] | None = None
 
 
 def space_names() -> list[str]:
@@ -69,23 +65,4 @@ def load_space(name_or_path: str) -> LoadedSpace:
         )
     if not defines_train:
         return LoadedSpace(space)
-    return LoadedSpace(space, path.resolve(), _mutable(name_or_path, module, space))
-
-
-def _mutable(file: str, module: ModuleType, space: SearchSpace) -> tuple[str, ...] | None:
-    """The MUTABLE of a user's training file, if it has one."""
-    names = getattr(module, "MUTABLE", None)
-    if names is None:
-        return None
-    if isinstance(names, str) or not isinstance(names, Collection):
-        raise InputError(
-            f"search space file {file!r}: MUTABLE = {names!r} must be a list of settings that may "
-            "change in the middle of a training"
-        )
-    for name in names:
-        if name not in space.domains:
-            raise InputError(
-                f"search space file {file!r}: MUTABLE: "
-                + unknown("domain", name, list(space.domains))
-            )
-    return tuple(names)
+    return LoadedSpace(space, path.resolve())

@@ -8,7 +8,8 @@ from typing import Any
 
 from search_spaces.domains import Choice, SearchSpace
 from trainables.errors import InputError
-from trainables.tasks.table import TaskRow, task_row
+from trainables.tasks.row import TaskRow
+from trainables.tasks.table import task_row
 from tuning.clusters.package import Package
 
 

@@ -202,8 +202,7 @@ def sweep(
         str,
         typer.Option(
             help="freeze-thaw pauses poor trials and lets the promising go on; asha, hyperband and "
-            "median stop them for good; pbt lets the worst go on from the weights of the best, "
-            "with other settings; none stops nothing."
+            "median stop them for good; none stops nothing."
         ),
     ] = "freeze-thaw",
     cost_aware: Annotated[

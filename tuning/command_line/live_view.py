@@ -10,14 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from tuning.after.results import progress, searched
-from tuning.record.events import (
-    ENDED_STATES,
-    Best,
-    Event,
-    SweepHistory,
-    describe_packing,
-    describe_takeover,
-)
+from tuning.record.events import ENDED_STATES, Best, Event, SweepHistory, describe_packing
 from tuning.record.standings import count_states
 from tuning.record.sweep import Sweep
 
@@ -54,13 +47,11 @@ class _Progress:
             return f"confirming the best, trials {numbers}, with fresh seeds {seeds}"
         if event["event"] == "trouble":
             return str(event["message"])
-        if event["event"] not in ("trial_retried", "packing", "taken_over", "epoch"):
+        if event["event"] not in ("trial_retried", "packing", "epoch"):
             return None
         label = self._history.trial(event["trial"]).label
         if event["event"] == "trial_retried":
             return f"{label} starts again: {event['reason']}"
-        if event["event"] == "taken_over":
-            return f"{label} {describe_takeover(event)}"
         if event["event"] == "packing":
             return f"{label}: {describe_packing(event)}"
         return f"{label}: {event['note']}" if event.get("note") else None
@@ -91,14 +82,10 @@ class _Progress:
         by_pace = self._elapsed() / (done - self._done_before) * (self._n_trials - done)
         return by_pace if by_budget is None else min(by_pace, by_budget)
 
-    def _n_done(self) -> float:
-        """In trials: a frozen one seldom goes on, but of a population all do, epoch by epoch."""
-        if self._sweep.scheduler != "pbt":
-            counts = count_states(self._history)
-            return sum(counts.get(state, 0) for state in _AT_REST)
-        n_epochs = self._sweep.max_epochs()
-        reached = (max(list(trial.curve), default=0) for trial in self._history.trials.values())
-        return sum(epoch / n_epochs for epoch in reached)
+    def _n_done(self) -> int:
+        """Trials at rest: a frozen one seldom goes on."""
+        counts = count_states(self._history)
+        return sum(counts.get(state, 0) for state in _AT_REST)
 
 
 class PlainView(_Progress):
@@ -115,7 +102,7 @@ class PlainView(_Progress):
         super().update(event)
         if event["event"] == "trial_started":
             trial = self._history.trial(event["trial"])
-            chosen = " ".join(f"{name}={_short(value)}" for name, value in trial.settings.items())
+            chosen = " ".join(f"{name}={_short(value)}" for name, value in trial.point.items())
             begins = f"goes on after epoch {max(trial.curve)}" if trial.curve else "starts"
             self.say(f"[{self._elapsed():6.1f} s] {trial.label} {begins}: {chosen}")
             self._frozen.discard(event["trial"])
@@ -191,7 +178,7 @@ class LiveView(_Progress):
                 "" if value is None else f"{value:.4f}",
                 " ".join(
                     f"{name}={_short(chosen)}"
-                    for name, chosen in searched(sweep, trial.settings).items()
+                    for name, chosen in searched(sweep, trial.point).items()
                 ),
             )
         return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,6 @@ from rich.table import Table
 
 from search_spaces.domains import SearchSpace
 from tuning.after.results import progress_line, searched
-from tuning.record.schedules import Segment, describe_schedule
 from tuning.record.sweep import Sweep, seen_from_here
 from tuning.search.study_storage import study_address
 from tuning.storage.disk import show_bytes
@@ -76,7 +76,6 @@ def sweep_report(sweep: Sweep, result: SweepResult) -> None:
         _confirmed_table(sweep, summary["confirmed"])
         title = f"best: trial {best['trial']}, {sweep.metric} {best['value']:.4f}"
         _print(_settings_table(title, searched(sweep, best["config"])))
-        _schedule(best)
     _pareto_table(sweep, summary)
     _print(
         f"folder      {_near(sweep.place)}",
@@ -146,7 +145,7 @@ def trials_table(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> None:
     table = _trials_table(title, sweep, ("trial", "state"), ("epochs", "training\nseconds"))
     for row in ordered:
         chosen = [f"{n}={show(row[n])}" for n in sweep.space.domains if row[n] is not None]
-        error = [f"[{row[name]}]" for name in ("schedule", "packing", "error") if row[name]]
+        error = [f"[{row[name]}]" for name in ("packing", "error") if row[name]]
         numbers = [row[name] for name in (*sweep.objectives, "epochs", "training_seconds")]
         if row["confirmed"] is not None:
             error.append(f"[{row['confirmed']:.4f} with fresh seeds]")
@@ -161,7 +160,6 @@ def best_table(sweep: Sweep, document: Mapping[str, Any]) -> None:
     rest = {name: value for name, value in document["config"].items() if name not in chosen}
     title = f"sweep {sweep.name}, trial {document['trial']}: {sweep.metric} {document['value']:.4f}"
     _print(_settings_table(title, chosen), _settings_table("not searched", rest))
-    _schedule(document)
     _pareto_table(sweep, document)
     _print(
         f"checkpoint  {_near(document['checkpoint'])}",
@@ -170,13 +168,6 @@ def best_table(sweep: Sweep, document: Mapping[str, Any]) -> None:
     if (confirmed := document["confirmed"]) is not None and confirmed["mean"] is not None:
         mean, seeds = show(confirmed["mean"]), " ".join(map(show, confirmed["values"]))
         _print(f"confirmed   mean {mean} over fresh seeds ({seeds}), which decided")
-
-
-def _schedule(trial: Mapping[str, Any]) -> None:
-    """How the settings changed on the way to the best weights, where they did."""
-    if trial["schedule"]:
-        segments = [Segment(*segment) for segment in trial["schedule"]]
-        _print(f"schedule    {describe_schedule(segments)}")
 
 
 def _pareto_table(sweep: Sweep, document: Mapping[str, Any]) -> None:
@@ -281,10 +272,17 @@ def fetched_table(document: Mapping[str, Any]) -> None:
 
 def predictions_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """One line per input."""
-    table = _table("", "input", "class", "probability")
+    table = _table("", *(name.replace("_", " ") for name in rows[0]) if rows else ())
     for row in rows:
-        table.add_row(row["input"], row["label"], f"{row['probability']:.4f}")
+        table.add_row(*(_cell_of(value) for value in row.values()))
     _print(table)
+
+
+def _cell_of(value: Any) -> str:
+    """A value of an answer: a number, a text, or JSON."""
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def spaces_table(found: Sequence[SearchSpace]) -> None:

@@ -17,7 +17,6 @@ from tuning.record.events import (
     TrialRecord,
     ranked,
 )
-from tuning.record.schedules import config_of_best, schedule_of_best
 from tuning.record.sweep import Sweep
 
 FIRST_NUMBER = 1_000_000  # of confirmation runs: a sweep's trials are numbered without gaps
@@ -66,9 +65,8 @@ class Confirmation:
             for trial in candidates:
                 run = known.get((trial.number, seed))
                 if run is None:
-                    config = {**config_of_best(sweep, trial), "seed": seed}
-                    point = schedule_of_best(sweep, trial)[-1].settings
-                    yield TrialRecord(number, config, point, confirms=trial.number)
+                    config = {**trial.config, "seed": seed}
+                    yield TrialRecord(number, config, trial.point, confirms=trial.number)
                     number += 1
                 elif run.state not in ENDED_STATES:
                     yield run

@@ -12,14 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuning.control.confirm import Confirmation
-from tuning.control.exploiting import Exploiter
 from tuning.control.goals import OF_FAILURE, UNFIT, Ending, Goals, all_tried
 from tuning.control.gpu_packing import Packing
 from tuning.hosting.node_needs import Needs
 from tuning.hosting.trial_host import Assignment, EpochResult, Outcome
 from tuning.record.events import ENDED_STATES, Record, TrialRecord, TrialState
 from tuning.record.resources import Resources, Slot
-from tuning.record.schedules import configurations, schedule_of_best
 from tuning.record.sweep import Sweep
 from tuning.search.cost import seconds_of_all_epochs
 from tuning.search.space_changes import split_by_fit
@@ -69,7 +67,6 @@ class Controller:
             sweep.mode,
             budget_bytes=sweep.checkpoint_budget_bytes,
             warn=lambda message: record.append("trouble", message=message),
-            keeps_milestones=sweep.scheduler == "pbt",
         )
         self._study = Study(
             sweep.space,
@@ -83,9 +80,6 @@ class Controller:
             other_directions=tuple(sweep.other_metrics.values()),
             cost_aware=sweep.cost_aware,
         )
-        self._exploiter: Exploiter | None = None
-        if sweep.scheduler == "pbt":
-            self._exploiter = Exploiter(sweep, record, self._study, self._keeper)
         self._unfinished: list[TrialRecord] = []
         self._running: dict[int, Slot] = {}
         self._heard: dict[int, float] = {}  # running trial -> time.monotonic() of its last sign
@@ -168,8 +162,7 @@ class Controller:
         else:
             known = self._known_trial()
         if known is not None:
-            number, point = known.number, known.settings
-            config = known.config if not known.takeovers else self.sweep.configuration(point)
+            number, point, config = known.number, known.point, known.config
         elif self._n_proposed >= self.n_trials:
             return None
         else:
@@ -209,7 +202,7 @@ class Controller:
             needs=None if self._needs is None else self._needs.to_json(),
             is_new=known is None,
             strategy=sweep.strategy,
-            **self._checkpoints(trial),
+            save_after=self._study.rungs[:-1] if confirms is None else (),
         )
 
     def _with_micro_batch(self, trial: TrialRecord, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,26 +215,11 @@ class Controller:
         numbers = (trial.number, -1 if trial.confirms is None else trial.confirms)
         return next((self._micro_batches[n] for n in numbers if n in self._micro_batches), None)
 
-    def _checkpoints(self, trial: TrialRecord) -> dict[str, Any]:
-        """What of an assignment says which checkpoints a trial keeps, and which it goes on from."""
-        if trial.confirms is not None:
-            confirmed = self.trials[trial.confirms]
-            schedule = configurations(
-                self.sweep, confirmed, schedule_of_best(self.sweep, confirmed)
-            )
-            seed = trial.config["seed"]
-            return {"schedule": [(first, {**each, "seed": seed}) for first, each in schedule]}
-        if self._exploiter is not None:
-            return self._exploiter.checkpoints(trial)
-        return {"save_after": self._study.rungs[:-1]}
-
     def _known_trial(self) -> TrialRecord | None:
         """One to go on with, in preference to a new one."""
         if self._unfinished:
             return self._unfinished.pop(0)
         thawed = self._study.thaw(is_last_call=self._n_proposed >= self.n_trials)
-        if thawed is not None and self._exploiter is not None:
-            self._exploiter.thawed(self.trials[thawed])
         return None if thawed is None else self.trials[thawed]
 
     def _next_confirmation(self) -> TrialRecord | None:
@@ -314,8 +292,6 @@ class Controller:
         self._record.append("trial_ended", trial=number, state="frozen", error=None)
         self._study.frozen(number, self._seconds(self.trials[number]))
         self._goals.ended(self.trials[number])
-        if self._exploiter is not None:
-            self._exploiter.drop_spent()
         for hopeless in self._study.give_up():
             self._tell(self.trials[hopeless], "pruned")
 
@@ -405,10 +381,7 @@ class Controller:
             self._record.append("trial_retried", trial=number, reason=reason)
             self._put_back(trial)
             return
-        if self._exploiter is not None and self._exploiter.goes_on_from_its_own(trial, outcome):
-            self._record.append("trial_retried", trial=number, reason=outcome.error)
-            self._put_back(trial)
-        elif trial.confirms is None:
+        if trial.confirms is None:
             self._tell(trial, outcome.state, outcome.error)
         else:
             self._record.append(
@@ -445,13 +418,9 @@ class Controller:
         self._record.append("trial_ended", trial=trial.number, state=state, error=error)
         self._keeper.ended(trial)
         self._goals.ended(trial)
-        if self._exploiter is not None:
-            self._exploiter.drop_spent()
 
     def _seconds(self, trial: TrialRecord) -> float | None:
-        """What a training of all the trial's epochs takes; None if it was of several settings."""
-        if trial.takeovers:
-            return None
+        """What a training of all the trial's epochs takes; None before the first."""
         held = self._record.history.spent.trial_seconds(trial.number, time.time())
         return seconds_of_all_epochs(trial, held, self.sweep.max_epochs())
 

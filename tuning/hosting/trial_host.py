@@ -16,7 +16,6 @@ from trainables.metrics import Direction
 from trainables.task import EpochReport, Strategy, TrainingRun
 from trainables.training.process_state import ProcessState
 from tuning.hosting.node_needs import Needs, Unfit, check_fitness, here
-from tuning.hosting.segments import replay
 from tuning.record.events import TrialState
 from tuning.storage.code_archive import train_file_here
 from tuning.storage.open_store import open_store
@@ -24,10 +23,8 @@ from tuning.storage.remote import RemoteError
 from tuning.storage.stores import CheckpointStore, FolderStore, trial_key
 from tuning.storage.trial_checkpoints import (
     BEST,
-    DONATED,
     LAST,
     TrialCheckpoints,
-    milestone,
     save_share,
 )
 from tuning.user_code.loading import training_function
@@ -66,13 +63,6 @@ class Assignment:
     needs: Mapping[str, Any] | None = None
     is_new: bool = False  # no process has run it before
     strategy: Strategy = "ddp"  # of several workers
-    keep_after: Sequence[int] = ()  # epochs whose checkpoint other trials may go on from
-    # A checkpoint of another trial to go on from, by its key in the store, and its epoch: the
-    # trial's own up to that one are of other weights.
-    donor_key: str | None = None
-    donor_epoch: int = 0
-    # (first epoch, configuration), where that changes in the middle of the training
-    schedule: Sequence[tuple[int, Mapping[str, Any]]] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -196,8 +186,6 @@ class TrialHost:
             checkpoints.set_aside(damaged)
         except OSError:
             return False
-        if damaged == DONATED:
-            return False  # from where a trial goes on then is not decided here
         older = checkpoints.newest
         left = "the start" if older is None else f"the checkpoint {checkpoints.name(older)!r}"
         # A copy's path says nothing to a person.
@@ -237,9 +225,6 @@ class TrialHost:
             checkpoints = _patiently(lambda: self._look_for_checkpoints(store, key))
             newest, self._curve = self._place.share((checkpoints.newest, checkpoints.newest_curve))
             self._resume_from = None
-            if newest is None and assignment.donor_key is not None:
-                where = checkpoints.name(DONATED)
-                raise DamagedCheckpoint(f"checkpoint {where!r}, to go on from, is not there")
             if newest is not None:
                 self._resume_from = _patiently(lambda: checkpoints.fetch(newest))
         except OSError as error:
@@ -260,20 +245,12 @@ class TrialHost:
             data_fingerprint=assignment.data_fingerprint,
             resume_from=self._resume_from,
         )
-        schedule = assignment.schedule or [(1, assignment.config)]
-        done = max(self._curve, default=0)
-        return replay(train, schedule, run, store, f"{key}/replay", done=done)
+        return train(assignment.config, run)
 
     def _look_for_checkpoints(self, store: CheckpointStore, key: str) -> TrialCheckpoints:
         """The trial's checkpoints; the first worker knows which there are."""
         if self._checkpoints is None:
-            checkpoints = TrialCheckpoints(
-                store,
-                key,
-                milestones=self._assignment.keep_after,
-                donor_key=self._assignment.donor_key,
-                donor_epoch=self._assignment.donor_epoch,
-            )
+            checkpoints = TrialCheckpoints(store, key)
             if not self._assignment.is_new and self._place.rank == 0:
                 checkpoints.look()
             self._checkpoints = checkpoints
@@ -301,7 +278,7 @@ class TrialHost:
     def _completed(self) -> Outcome:
         if self._checkpoints is not None and self._place.rank == 0:
             self._checkpoints.retry(is_last=True)
-        if not self._curve and self._assignment.donor_key is None:
+        if not self._curve:
             return Outcome("failed", "the training function ended without a single epoch report")
         return Outcome("completed")
 
@@ -351,8 +328,6 @@ class TrialHost:
             beyond = self._assignment.save_beyond
             if beyond is None or self._sign * value > self._sign * beyond:
                 targets.append(BEST)
-        if report.epoch in self._assignment.keep_after:
-            targets.append(milestone(report.epoch))
         waited = time.monotonic() - self._saved_at
         is_due = waited >= self._assignment.seconds_between_checkpoints
         if not targets and (is_due or report.epoch in self._assignment.save_after):

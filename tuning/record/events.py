@@ -1,7 +1,7 @@
 """What happened in a sweep, as lines of JSON, only ever appended: the source of every other view.
 
 Each line is an event: ``sitting_started``, ``trial_started``, ``trial_retried``, ``epoch``,
-``packing``, ``taken_over``, ``trial_ended``, ``confirmation_planned``, ``sweep_ended``,
+``packing``, ``trial_ended``, ``confirmation_planned``, ``sweep_ended``,
 ``mlflow_run``, ``test_read``, ``retrained``, ``trouble``. Reading them back gives the trials; a
 line cut short by a crash is left out.
 """
@@ -16,14 +16,13 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from trainables.errors import InputError, RunFailed
 from trainables.metrics import Direction
 from tuning.record.moved_paths import relocate
-from tuning.record.schedules import Segment, Takeover, describe_changes, describe_schedule
 from tuning.record.time_spent import Spent
 
 Event = dict[str, Any]
@@ -51,7 +50,6 @@ class TrialRecord:
     gpus: float = 0.0  # what it had the last time it started
     tags: dict[str, str] = field(default_factory=dict)  # what was said of it as a whole
     confirms: int | None = None  # the trial that this run repeats with another seed
-    takeovers: list[Takeover] = field(default_factory=list)  # of others' weights, oldest first
 
     @property
     def label(self) -> str:
@@ -59,33 +57,6 @@ class TrialRecord:
         if self.confirms is None:
             return f"trial {self.number}"
         return f"confirmation of trial {self.confirms} with seed {self.config['seed']}"
-
-    def schedule(self) -> list[Segment]:
-        """What its weights were trained with, and are now."""
-        return self.takeovers[-1].schedule if self.takeovers else [Segment(1, self.point)]
-
-    def schedule_until(self, epoch: int) -> list[Segment]:
-        """What its weights after ``epoch`` were trained with."""
-        before = [takeover for takeover in self.takeovers if takeover.epoch < epoch]
-        return before[-1].schedule if before else [Segment(1, self.point)]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The searched settings that it has now."""
-        return self.schedule()[-1].settings
-
-    def of_its_point(self) -> TrialRecord:
-        """The part of it that ``point`` explains, which is all but what follows a takeover.
-
-        To a sampler a trial that took over other weights was stopped then: it ended no worse than
-        so, and what came after says nothing of its point.
-        """
-        if not self.takeovers:
-            return self
-        last = self.takeovers[0].epoch
-        curve = {epoch: metrics for epoch, metrics in self.curve.items() if epoch <= last}
-        is_over = self.state in ("completed", "infeasible")
-        return replace(self, curve=curve, state="pruned" if is_over else self.state)
 
     def best_epoch(self, metric: str, mode: Direction) -> int | None:
         """The epoch with the best ``metric``, the earliest of equals; None before the first."""
@@ -145,10 +116,6 @@ class SweepHistory:
             trial.tags |= event.get("tags", {})
         elif kind == "packing":
             self.trial(event["trial"]).tags["packing"] = describe_packing(event)
-        elif kind == "taken_over":
-            trial = self.trial(event["trial"])
-            trial.takeovers.append(Takeover.from_json(event))
-            trial.tags["schedule"] = describe_schedule(trial.schedule())
         elif kind == "trial_ended":
             trial = self.trial(event["trial"])
             self._enter(trial, event["state"])
@@ -205,18 +172,6 @@ def describe_packing(event: Event) -> str:
     """A ``packing`` event in words."""
     n = event["trials_per_gpu"]
     return f"{n} {'trials share' if n > 1 else 'trial has'} a GPU from now on: {event['reason']}"
-
-
-def describe_takeover(event: Event) -> str:
-    """A ``taken_over`` event in words."""
-    if event["donor"] == event["trial"]:
-        return f"goes on from its own weights after epoch {event['epoch']} after all"
-    before, now = Takeover.from_json(event).schedule[-2:]
-    return (
-        f"goes on from the weights of trial {event['donor']} after epoch {event['epoch']} "
-        f"({event['donor_value']:.4f}, its own {event['value']:.4f}), with "
-        + describe_changes(before.settings, now.settings)
-    )
 
 
 class Record:

@@ -14,7 +14,8 @@ from search_spaces.domains import SearchSpace
 from trainables.config import check_config
 from trainables.metrics import Direction
 from trainables.task import Strategy
-from trainables.tasks.table import TaskRow, task_row
+from trainables.tasks.row import TaskRow
+from trainables.tasks.table import task_row
 from tuning.record.moved_paths import Moved
 from tuning.record.resources import Gpus, Node, Resources, share_out, this_machine
 from tuning.record.uris import split_uri
@@ -67,8 +68,6 @@ class Sweep:
     confirm: int = 0
     confirm_seeds: int = 3
     cost_aware: bool = False  # propose by expected improvement per second: see cost.py
-    # Searched settings that may change in the middle of a training: see population.py
-    mutable: Sequence[str] = ()
     # what decides the data, as ``data_key`` has it -> its fingerprint
     data_fingerprints: Mapping[str, str] = field(default_factory=dict)
     train_source: Path | None = None  # where the user keeps it; ``train_file`` may be our copy

@@ -80,7 +80,6 @@ def frozen_trial(
     space: SearchSpace, record: TrialRecord, objectives: Objectives
 ) -> FrozenTrial | None:
     """A trial as one of Optuna's; None if its point lies outside of ``space``."""
-    record = record.of_its_point()
     domains = space.domains
     if any(n not in domains or not domains[n].contains(v) for n, v in record.point.items()):
         return None

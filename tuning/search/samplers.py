@@ -18,7 +18,6 @@ from tuning.search.bounded_tpe import BoundedTPESampler
 from tuning.search.convert import suggest
 from tuning.search.cost import CostAwareTPESampler
 from tuning.search.freeze_thaw import rungs
-from tuning.search.population import QUARTER, intervals
 from tuning.user_code.loading import import_file
 
 MakeSampler = Callable[[int], BaseSampler]  # from a seed
@@ -127,8 +126,6 @@ def _rungs(sweep: Sweep) -> list[int]:
 
 def _pauses(sweep: Sweep) -> str | None:
     """When trials are frozen, which follows from how many there are and how long they are."""
-    if sweep.scheduler == "pbt":
-        return _population(sweep)
     if sweep.scheduler != "freeze-thaw":
         return None
     *pauses, epochs = _rungs(sweep)
@@ -136,17 +133,6 @@ def _pauses(sweep: Sweep) -> str | None:
         return f"all {sweep.trials} trials train all {epochs} epochs: they are too few to stop any"
     after = ", ".join(map(str, pauses))
     return f"trials pause after epoch {after}; of three, the most promising goes on (freeze-thaw)"
-
-
-def _population(sweep: Sweep) -> str:
-    after = intervals(sweep.max_epochs())
-    n = sweep.trials
-    return (
-        f"a population of {n} (--trials), compared after epochs {', '.join(map(str, after))}, "
-        f"an eighth of a training apart so that what is best spreads to all: each time the worst "
-        f"{n // QUARTER} go on from the weights of the best {n // QUARTER}, with their settings "
-        f"perturbed (pbt); what may change: {', '.join(sweep.mutable)}"
-    )
 
 
 def sampled_by_itself(searcher: str, space: SearchSpace) -> str | None:

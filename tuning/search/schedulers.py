@@ -72,6 +72,5 @@ SCHEDULERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
     "hyperband": lambda epochs: optuna.pruners.HyperbandPruner(1, epochs, _REDUCTION_FACTOR),
     "median": lambda epochs: optuna.pruners.MedianPruner(n_warmup_steps=first_rung(epochs)),
     "freeze-thaw": lambda epochs: optuna.pruners.NopPruner(),  # stops nothing: see freeze_thaw.py
-    "pbt": lambda epochs: optuna.pruners.NopPruner(),  # likewise: see population.py
     "none": lambda epochs: optuna.pruners.NopPruner(),
 }

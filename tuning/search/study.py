@@ -1,7 +1,7 @@
 """The study of a sweep: proposes points, hears curves, is told how each trial ended.
 
 What Optuna's samplers and pruners have of it is in ``optuna_study.py``; what learns from curves, in
-``curve_search.py``; what decides which trial goes on, in ``freeze_thaw.py`` and ``population.py``.
+``curve_search.py``; what decides which trial goes on, in ``freeze_thaw.py``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from tuning.search.curve_search import CurveSearch
 from tuning.search.freeze_thaw import FreezeThaw
 from tuning.search.optuna_study import OptunaStudy, seed_of_sitting
 from tuning.search.optuna_trials import Objectives
-from tuning.search.population import Exploit, Population
 from tuning.search.samplers import SEARCHERS
 
 __all__ = ["SEARCHERS", "Study"]
@@ -73,8 +72,7 @@ class Study:
         self._proposes = searcher == "curves"
         self._points: dict[int, Mapping[str, Any]] = {}
         self._curves: CurveSearch | None = None
-        self._freezer: FreezeThaw | Population | None = None
-        self._has_taken_over: set[int] = set()  # trials that go on from another's weights
+        self._freezer: FreezeThaw | None = None
         freezes = scheduler == "freeze-thaw"
         if self._proposes or freezes:
             self._curves = CurveSearch(
@@ -91,11 +89,6 @@ class Study:
                 n_trials=self._limit if n_trials is None else n_trials,
                 seed=seed,
                 foresee=self._curves.foresee,
-            )
-        if scheduler == "pbt":
-            sizes = [n for n in (n_trials, self._limit) if n is not None]
-            self._freezer = Population(
-                direction=direction, epochs=epochs, n_members=min(sizes, default=None), seed=seed
             )
 
     @property
@@ -140,23 +133,6 @@ class Study:
         """
         return None if self._freezer is None else self._freezer.thaw(is_last_call=is_last_call)
 
-    def exploit(self, number: int, can_give: Callable[[int, int], bool]) -> Exploit | None:
-        """From whose weights a trial goes on that was just thawed; None: from its own.
-
-        Args:
-            can_give: whether a trial's checkpoint of an epoch is there.
-        """
-        if not isinstance(self._freezer, Population):
-            return None
-        exploit = self._freezer.exploit(number, can_give)
-        if exploit is not None:
-            self._has_taken_over.add(number)
-        return exploit
-
-    def spent(self) -> list[tuple[int, int]]:
-        """Trials and epochs whose checkpoint nobody will go on from any more, each told once."""
-        return self._freezer.spent() if isinstance(self._freezer, Population) else []
-
     def give_up(self) -> list[int]:
         """Frozen trials that will never go on, each told once; ``tell`` must end them."""
         return [] if self._freezer is None else self._freezer.give_up()
@@ -172,8 +148,6 @@ class Study:
         return should_stop
 
     def _hear(self, number: int, epoch: int, value: float) -> bool:
-        if number in self._has_taken_over:
-            return False  # this says nothing of its point
         if self._curves is not None:
             self._curves.observe(number, self._points[number], epoch, value)
         return self._optuna.report(number, epoch, value)
@@ -189,9 +163,6 @@ class Study:
     ) -> None:
         """Hear how a trial ended: completed with its best value, pruned, failed or infeasible.
 
-        To the sampler one that took over another's weights was pruned then: how it ended says
-        nothing of its point.
-
         Args:
             others: at the same epoch, the values of the other objectives.
             seconds: what a training of all its epochs takes.
@@ -199,8 +170,6 @@ class Study:
         point = self._points.pop(number)
         if self._freezer is not None:
             self._freezer.ended(number, state)
-        if number in self._has_taken_over and state in ("completed", "infeasible"):
-            state, value = "pruned", None
         if self._curves is not None and state == "infeasible":
             self._curves.diverged(number, point)
         if seconds is not None:
@@ -243,8 +212,7 @@ class Study:
         Args:
             seconds_of: what a training of all of a trial's epochs takes.
         """
-        known, queue = list(records), list(self._queue)
-        records = [record.of_its_point() for record in known]
+        records, queue = list(records), list(self._queue)
         metric, mode = next(iter(objectives.items()))
         for record in records:
             self._learn_curve(record.number, record, metric)
@@ -257,9 +225,8 @@ class Study:
             for record in records:
                 self._take_in(record, objectives, seconds_of(record))
         self._queue = self._untried(queue, records)
-        self._has_taken_over |= {record.number for record in known if record.takeovers}
         if self._freezer is not None:  # last: going through it again is no news for it
-            for record in known:
+            for record in records:
                 self._freezer.restore(record, metric, mode)
 
     def restore(

@@ -70,7 +70,7 @@ def read_warm_start(text: str, sweep: Sweep) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
     for trial in source.trials:
         try:
-            used.append(_fitting(trial.of_its_point(), sweep))
+            used.append(_fitting(trial, sweep))
             ignored |= set(trial.point) - {*sweep.space.domains, *sweep.space.fixed}
         except _DoesNotFit as reason:
             dropped[str(reason)] += 1

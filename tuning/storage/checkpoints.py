@@ -1,8 +1,7 @@
 """Keeps a sweep's best few checkpoints on the disk and deletes the others, off the control loop.
 
 Only checkpoints of trials that have ended are ever deleted: one that runs, or waits to go on, keeps
-all it has; so does what others may go on from, until nobody will. The best one stays, whatever the
-budget.
+all it has. The best one stays, whatever the budget.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from trainables.metrics import Direction
 from tuning.record.events import Best, TrialRecord
 from tuning.storage.disk import LEAST_FREE_BYTES, show_bytes
 from tuning.storage.stores import TRIALS, CheckpointStore, FolderStore, trial_key
-from tuning.storage.trial_checkpoints import BEST, LAST, milestone
+from tuning.storage.trial_checkpoints import BEST
 
 _SECONDS_BETWEEN_LOOKS = 30.0  # at the disk; a look lists every trial's folder
 _SECONDS_BETWEEN_LOOKS_WITH_BUDGET = 5.0
@@ -52,13 +51,11 @@ class CheckpointKeeper:
         *,
         budget_bytes: int | None = None,
         warn: Callable[[str], None] = lambda message: None,
-        keeps_milestones: bool = False,
     ) -> None:
         """Keep the checkpoints of the best ``n_kept`` trials.
 
         Args:
             budget_bytes: of all checkpoints together; fewer are kept where they are larger.
-            keeps_milestones: of trials that have ended, until ``discard_milestone``.
             warn: told once if the disk or the budget does not suffice, in a thread of its own.
         """
         self._store = store
@@ -67,7 +64,6 @@ class CheckpointKeeper:
         self._mode = mode
         self._budget_bytes = budget_bytes
         self._warn = warn
-        self._keeps_milestones = keeps_milestones
         self._best = Best(n_kept, metric, mode)
         self._is_short = False  # of room: fewer than n_kept are kept
         self._warned: set[str] = set()
@@ -113,10 +109,6 @@ class CheckpointKeeper:
         """Delete, in the background, all checkpoints of ``trial``."""
         self._background.submit(self._clear, trial)
 
-    def discard_milestone(self, number: int, epoch: int) -> None:
-        """Delete, in the background, a trial's checkpoint that others might have gone on from."""
-        self._background.submit(self._delete, f"{trial_key(number)}/{milestone(epoch)}")
-
     def close(self) -> None:
         """Settle, and delete nothing from now on."""
         self.settle()
@@ -135,10 +127,7 @@ class CheckpointKeeper:
 
     def _take_in(self, trial: TrialRecord) -> None:
         # The newest one, damaged ones, and what a killed process left half-written.
-        if self._keeps_milestones:
-            self._delete(f"{trial_key(trial.number)}/{LAST}")
-        else:
-            self._clear(trial, keep=best_key(trial.number))
+        self._clear(trial, keep=best_key(trial.number))
         try:
             if self._store.find(best_key(trial.number)) is None:
                 return  # the disk did not take it, or it was not good enough to be saved

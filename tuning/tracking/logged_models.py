@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
-import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import trainables
 from trainables.errors import InputError
+from trainables.task import Column
+from trainables.tasks.table import task_row
 from trainables.training.checkpoint import DESCRIPTION, read_description
 from tuning.record.sweep import default_cache_folder
 from tuning.record.uris import SCHEMES
@@ -48,7 +50,7 @@ def log_model(
     """
     mlflow = quiet_mlflow()
     mlflow.set_tracking_uri(tracking_uri)
-    task = read_description(checkpoint).task
+    column = task_row(read_description(checkpoint).task).load().column
     requirements = [f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS]
     with mlflow.start_run(run_id=run_id):
         return mlflow.pyfunc.log_model(
@@ -57,32 +59,24 @@ def log_model(
             artifacts={"checkpoint": str(checkpoint)},
             code_paths=[trainables.__path__[0]],
             pip_requirements=requirements,
-            signature=_signature(task),
-            input_example=_example(task),
+            signature=_signature(column),
+            input_example=_table([{column.name: column.example()}]),
             registered_model_name=registered_name,
         )
 
 
-def _signature(task: str) -> Any:
-    from mlflow.models import ModelSignature
+def _signature(column: Column) -> Any:
+    from mlflow.models import ModelSignature, infer_signature
     from mlflow.types import ColSpec, Schema
 
-    column = (
-        ColSpec("binary", "image") if task == "image_classification" else ColSpec("string", "text")
-    )
-    outputs = Schema([ColSpec("string", "label"), ColSpec("double", "probability")])
-    return ModelSignature(inputs=Schema([column]), outputs=outputs)
+    inputs = Schema([ColSpec(column.kind, column.name)])
+    return ModelSignature(inputs, infer_signature(model_output=_table([column.answer])).outputs)
 
 
-def _example(task: str) -> Any:
+def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
     import pandas as pd
-    from PIL import Image
 
-    if task != "image_classification":
-        return pd.DataFrame({"text": ["an example of a text to classify"]})
-    file = io.BytesIO()
-    Image.new("L", (8, 8), 128).save(file, "PNG")
-    return pd.DataFrame({"image": [file.getvalue()]})
+    return pd.DataFrame(rows)
 
 
 def find_checkpoint(model: str, tracking_uri: str | None) -> Path:

@@ -47,7 +47,6 @@ TRIAL_TAG, SWEEP_TAG, STATE_TAG = "thaw.trial", "thaw.sweep", "thaw.state"
 ENDED_TAG = "thaw.ended_because"  # of the parent run
 CONFIRMS_TAG = "thaw.confirms"  # of a confirmation run: the trial
 CONFIRMED_TAG = "thaw.confirmed"  # of a trial: its mean over fresh seeds
-SETTING_PREFIX = "setting."  # of metrics: a setting that changes in the middle of a training
 
 Item = TypeVar("Item")
 
@@ -267,7 +266,7 @@ class _Writer:
             self._logged_epochs[trial.number] = epochs[-1]
         state, ended = trial.state, trial.state != "running"
         # Other tags change with every epoch; what they come to is known at the end.
-        written = (state, *(trial.tags.get(name) for name in ("packing", "schedule")))
+        written = (state, trial.tags.get("packing"))
         if self._written_states.get(trial.number) == written:
             return
         tags: dict[str, str] = {STATE_TAG: state}
@@ -316,18 +315,6 @@ class _Writer:
         )
         return run_id
 
-    def _changing(self, trial: TrialRecord, epoch: int) -> dict[str, float]:
-        """Settings that a takeover may change, as metrics: parameters can not be changed."""
-        if trial.confirms is not None:
-            return {}  # they follow another trial's schedule
-        settings = trial.schedule_until(epoch)[-1].settings
-        found = {name: settings.get(name) for name in self._sweep.mutable}
-        return {
-            f"{SETTING_PREFIX}{name}": float(value)
-            for name, value in found.items()
-            if isinstance(value, (int, float))
-        }
-
     def _find(self, query: str) -> str | None:
         runs = self._client.search_runs([self._experiment_id], query, max_results=1)
         return runs[0].info.run_id if runs else None
@@ -357,7 +344,7 @@ class _Writer:
         metrics = [
             Metric(name, value, now, epoch)
             for epoch in epochs
-            for name, value in (trial.curve[epoch] | self._changing(trial, epoch)).items()
+            for name, value in trial.curve[epoch].items()
         ]
         for chunk in _chunks(metrics, _METRICS_PER_BATCH):
             self._client.log_batch(run_id, metrics=chunk)

@@ -19,7 +19,6 @@ from optuna.trial import TrialState as OptunaState
 
 from trainables.errors import InputError
 from tuning.record.events import Event, Record, TrialRecord, cut_incomplete_line
-from tuning.record.schedules import describe_schedule
 from tuning.record.sweep import Sweep
 from tuning.search.optuna_trials import OPTUNA_DIRECTIONS, curve_of, frozen_trial
 from tuning.search.study_storage import (
@@ -36,7 +35,6 @@ from tuning.tracking.mlflow_runs import Follower
 # User attributes of a trial. Somebody may queue a trial in a dashboard, so that Optuna's numbers
 # need not be ours.
 _NUMBER_ATTRIBUTE, _ERROR_ATTRIBUTE = "thaw.trial", "thaw.error"
-_SCHEDULE_ATTRIBUTE = "thaw.schedule"
 
 
 def make_mirror(sweep: Sweep, record: Record, warn: Callable[[str], None]) -> Follower:
@@ -148,8 +146,6 @@ class _Writer:
         if record.number in self._left and found.state == OptunaState.RUNNING:
             found.state, found.datetime_start = OptunaState.WAITING, None
         found.set_user_attr(_NUMBER_ATTRIBUTE, record.number)
-        if record.takeovers:  # what followed is not of its parameters, which can not be changed
-            found.set_user_attr(_SCHEDULE_ATTRIBUTE, describe_schedule(record.schedule()))
         if record.error and found.state.is_finished():
             found.set_user_attr(_ERROR_ATTRIBUTE, record.error.strip().splitlines()[-1][:500])
         return found
@@ -157,7 +153,7 @@ class _Writer:
     def _update(self, known: FrozenTrial, record: TrialRecord, wanted: FrozenTrial) -> None:
         """Bring an unfinished trial up to date; its state comes last, for it may end it."""
         storage, trial_id = self._storage, known._trial_id
-        for epoch, value in curve_of(record.of_its_point(), self._sweep.objectives).items():
+        for epoch, value in curve_of(record, self._sweep.objectives).items():
             if epoch not in known.intermediate_values:
                 storage.set_trial_intermediate_value(trial_id, epoch, value)
         for key, value in wanted.system_attrs.items():

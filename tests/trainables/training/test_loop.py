@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score
 from toy import TASK, TIMES, ToyConfig, curve
 
 from trainables.errors import DamagedCheckpoint, Diverged, InputError, OutOfMemory
-from trainables.metrics import ClassificationMeter
+from trainables.targets.classes import ClassificationMeter
 from trainables.task import TrainingRun
 from trainables.training import loop
 from trainables.training.checkpoint import MODEL, read_description
@@ -278,7 +278,7 @@ def test_metrics_agree_with_scikit_learn(pairs):
     meter = ClassificationMeter(5)
     for start in range(0, len(pairs), 16):
         logits = torch.nn.functional.one_hot(predictions[start : start + 16], 5).float()
-        meter.update(logits, targets[start : start + 16])
+        meter.update(logits, {"label": targets[start : start + 16]})
     found = meter.compute()
     assert found["accuracy"] == pytest.approx((targets == predictions).float().mean().item())
     assert found["macro_f1"] == pytest.approx(f1_score(targets, predictions, average="macro"))

@@ -31,7 +31,6 @@ RESULT = SeedResult(
 DOCUMENT = {
     "verdict": "not compared",
     "test_reads_before": 0,
-    "schedule": None,
     "default": None,
     "seeds": [{"seed": 0, "value": 0.9, "test": None}],
     "gains": [],

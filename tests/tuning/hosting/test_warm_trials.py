@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,6 @@ def test_data_is_looked_for_once_in_a_process(assign, tmp_path, monkeypatch):
     settings = EXAMPLES["image_classification"](tmp_path / "data").settings
     task, config = "image_classification", {**settings, "epochs": 1, "freezing": "head"}
     from trainables.config import check_config
-    from trainables.tasks import image_classification
 
     checked = check_config(config, TASKS[task].config_type)
     prepared = TASKS[task].prepare(checked, tmp_path / "cache")
@@ -238,12 +238,11 @@ def test_data_is_looked_for_once_in_a_process(assign, tmp_path, monkeypatch):
 
     def counting(*arguments: Any) -> Any:
         calls.append(arguments)
-        return TASKS[task].prepare(*arguments)
+        return row.prepare(*arguments)
 
-    counted = image_classification.TASK.__class__(
-        **{**vars(image_classification.TASK), "prepare": counting}
-    )
-    monkeypatch.setattr(image_classification, "TASK", counted)
+    row = TASKS[task]
+    counted = replace(row, load=lambda: replace(row.load(), prepare=counting))
+    monkeypatch.setitem(TASKS, task, counted)
     known = {"data_fingerprint": prepared.info.fingerprint}
     for _ in range(3):
         run_to_end(assign(task, config, **known))

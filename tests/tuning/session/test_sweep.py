@@ -265,7 +265,6 @@ def test_the_summary_has_what_is_promised(toy_sweep, run):
     assert list(summary["best"]) == [
         "trial",
         "config",
-        "schedule",
         "value",
         "checkpoint",
         "mlflow_run_id",

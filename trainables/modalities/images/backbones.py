@@ -15,9 +15,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from trainables.config import ImageClassificationConfig
 from trainables.errors import InputError
 from trainables.modalities.images.blocks import blocks, last_layer
+from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.model_names import (
     check_image_size,
     family_of,
@@ -29,7 +29,7 @@ from trainables.prepared import DataInfo
 
 # Constructor arguments of some models, by the class they make.
 # The two Inceptions would return a tuple in training mode with their auxiliary classifiers.
-_ARGUMENTS: dict[str, Callable[[ImageClassificationConfig], dict[str, Any]]] = {
+_ARGUMENTS: dict[str, Callable[[ImageConfig], dict[str, Any]]] = {
     "googlenet": lambda config: _inception(config),
     "inception_v3": lambda config: _inception(config),
     "vit_": lambda config: {"image_size": config.image_size},
@@ -37,7 +37,7 @@ _ARGUMENTS: dict[str, Callable[[ImageClassificationConfig], dict[str, Any]]] = {
 }
 
 
-def _inception(config: ImageClassificationConfig) -> dict[str, Any]:
+def _inception(config: ImageConfig) -> dict[str, Any]:
     # Their pretrained weights expect pixels of another scale than the other models' do;
     # transform_input converts.
     pretrained = config.weights != "none"
@@ -45,11 +45,17 @@ def _inception(config: ImageClassificationConfig) -> dict[str, Any]:
 
 
 def build(
-    config: ImageClassificationConfig, info: DataInfo, assets: Path, load_weights: bool = True
+    config: ImageConfig,
+    info: DataInfo,
+    assets: Path,
+    load_weights: bool = True,
+    *,
+    n_outputs: Callable[[DataInfo], int],
 ) -> nn.Module:
-    """The model ``config`` describes: float [n, 3, image_size, image_size] to logits [n, classes].
+    """The model ``config`` describes: float [n, 3, image_size, image_size] to [n, outputs].
 
     Args:
+        n_outputs: of the head, as the target has it.
         load_weights: fill it with the weights that ``config`` names. Without, it is the same model
             with other values, and needs no file.
 
@@ -61,7 +67,7 @@ def build(
     small = wants_small_stem(config)
     path = weights_path(config) if load_weights else None
     state = None if path is None else read_weights(path)
-    model = construct(config, len(info.classes))
+    model = construct(config, n_outputs(info))
     if small:
         _make_stem_small(model, config)
     if state is not None:
@@ -73,7 +79,7 @@ def build(
     return model
 
 
-def check_weights(config: ImageClassificationConfig) -> None:
+def check_weights(config: ImageConfig) -> None:
     """Raise InputError unless the configured weights can be read and fill the model."""
     _check_weights(config.model, config.weights, config.image_size, config.stem)
 
@@ -82,9 +88,7 @@ def check_weights(config: ImageClassificationConfig) -> None:
 def _check_weights(
     model: str, weights: str, image_size: int, stem: Literal["auto", "small", "standard"]
 ) -> None:
-    config = ImageClassificationConfig(
-        data="", model=model, weights=weights, image_size=image_size, stem=stem
-    )
+    config = ImageConfig(data="", model=model, weights=weights, image_size=image_size, stem=stem)
     path = weights_path(config)
     assert path is not None
     state = read_weights(path)
@@ -96,14 +100,14 @@ def _check_weights(
         _fill(bare, state, config)
 
 
-def _fill(model: nn.Module, state: State, config: ImageClassificationConfig) -> None:
+def _fill(model: nn.Module, state: State, config: ImageConfig) -> None:
     if wants_small_stem(config):
         _widen_stem(model, state)
     head, _ = last_layer(model)
     fill(model, state, head, f"weights = {config.weights!r}: not those of a {config.model}")
 
 
-def construct(config: ImageClassificationConfig, n_classes: int) -> nn.Module:
+def construct(config: ImageConfig, n_classes: int) -> nn.Module:
     """A freshly initialised model of torchvision's, its stem as published."""
     arguments: dict[str, Any] = {"num_classes": n_classes}
     for prefix, function in _ARGUMENTS.items():
@@ -117,7 +121,7 @@ def construct(config: ImageClassificationConfig, n_classes: int) -> nn.Module:
     return model
 
 
-def _make_stem_small(model: nn.Module, config: ImageClassificationConfig) -> None:
+def _make_stem_small(model: nn.Module, config: ImageConfig) -> None:
     """Keep the image's resolution: the first convolution strides no more, nor does the stem pool.
 
     Without weights to fit, the convolution becomes 3x3, as for CIFAR in He et al. 2016
@@ -192,7 +196,7 @@ class LinearWithDropout(nn.Linear):
         return super().forward(self.dropout(input))
 
 
-def _try_forward(model: nn.Module, config: ImageClassificationConfig) -> None:
+def _try_forward(model: nn.Module, config: ImageConfig) -> None:
     """Raise InputError unless an image gets through; computes shapes only."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
@@ -224,12 +228,12 @@ class _MetaParameters(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def construct_without_values(config: ImageClassificationConfig, n_classes: int = 2) -> nn.Module:
+def construct_without_values(config: ImageConfig, n_classes: int = 2) -> nn.Module:
     """Like ``construct``, in a fraction of the time and memory, on the meta device."""
     with _MetaParameters():
         return construct(config, n_classes).to("meta")
 
 
-def block_names(config: ImageClassificationConfig) -> tuple[str, ...]:
+def block_names(config: ImageConfig) -> tuple[str, ...]:
     """The names of the blocks the configured model has."""
     return tuple(block.name for block in blocks(construct_without_values(config)))

@@ -14,14 +14,12 @@ from trainables.modalities.images.blocks import blocks
 from trainables.task import Cut
 
 if TYPE_CHECKING:
-    from trainables.config import ImageClassificationConfig
+    from trainables.modalities.images.config import ImageConfig
 
 Transform = Callable[[dict[str, Tensor], Generator | None], dict[str, Tensor]]
 
 
-def cut(
-    model: nn.Module, k: int, config: ImageClassificationConfig, transform: Transform
-) -> Cut | None:
+def cut(model: nn.Module, k: int, config: ImageConfig, transform: Transform) -> Cut | None:
     """Cut before block ``k``; None if more than one tensor crosses there, or none of the images."""
     all_blocks = blocks(model)
     try:
@@ -72,7 +70,7 @@ def _images(
     return torch.cat(singles)
 
 
-def _one_group(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+def _one_group(inputs: Mapping[str, Any]) -> np.ndarray:
     """All images of a split are of one size."""
     return np.zeros(len(inputs["image"]), dtype=np.int64)
 
@@ -123,9 +121,7 @@ def _called(graph: fx.Graph) -> list[str]:
 
 
 @torch.no_grad()
-def _is_whole(
-    model: nn.Module, prefix: nn.Module, suffix: nn.Module, config: ImageClassificationConfig
-) -> bool:
+def _is_whole(model: nn.Module, prefix: nn.Module, suffix: nn.Module, config: ImageConfig) -> bool:
     """Whether the two parts together give what the model gives, on two images of noise."""
     device: Any = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)

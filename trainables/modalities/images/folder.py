@@ -11,12 +11,13 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from trainables.config import ImageClassificationConfig
 from trainables.data.class_folders import Item, Layout, relative, some
 from trainables.errors import InputError
+from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.decode import UNREADABLE, decode_image, reason
 from trainables.modalities.images.store import cut_splits, make_splits, statistics, store_images
 from trainables.prepared import DataInfo, Split
+from trainables.targets.classes import summary
 
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _AT_ONCE = 512  # images decoded before they are written
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 
 def prepare_folder(
-    config: ImageClassificationConfig, layout: Layout, found: Items, scratch: Path
+    config: ImageConfig, layout: Layout, found: Items, scratch: Path
 ) -> tuple[DataInfo, Mapping[str, Split]]:
     """Decode every image of ``found`` that can be, and cut the splits that the folder lacks.
 
@@ -51,7 +52,8 @@ def prepare_folder(
         named = [f"{relative(path, layout.root)} ({why})" for path, why in sorted(skipped)]
         notes.insert(0, f"skipped, not readable as images: {some(named)}")
     details = {"channels": channels, "image_size": config.image_size, **statistics(images["train"])}
-    return DataInfo(layout.classes, tuple(notes), details), make_splits(images, targets)
+    info = DataInfo(layout.classes, tuple(notes), details, summary=summary(layout.classes))
+    return info, make_splits(images, targets)
 
 
 def _readable(found: Items, skipped: list[tuple[Path, str]]) -> tuple[dict[str, list[Item]], bool]:
@@ -97,7 +99,7 @@ def _check_decoded(layout: Layout, split: str, targets: np.ndarray) -> None:
         )
 
 
-def _cut(config: ImageClassificationConfig, items: Items) -> dict[str, Sequence[Item]]:
+def _cut(config: ImageConfig, items: Items) -> dict[str, Sequence[Item]]:
     wanted = {"val": config.val_fraction, "test": config.test_fraction}
     fractions = {name: fraction for name, fraction in wanted.items() if name not in items}
     train = items["train"]

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from trainables.adapting.freezing import check_frozen_blocks
-from trainables.config import ImageClassificationConfig
 from trainables.data.class_folders import read_layout
 from trainables.data.prepare import file_identity, prepare_once
 from trainables.errors import InputError, unknown, valid_choices
+from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.folder import prepare_folder
 from trainables.modalities.images.known_sources import (
     IDX_SOURCES,
@@ -33,7 +33,7 @@ KNOWN_DATA = ("digits", *IDX_SOURCES)
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".tar", ".bin")
 
 
-def check(config: ImageClassificationConfig) -> None:
+def check(config: ImageConfig) -> None:
     """Find what is wrong with a configuration, without torch, web access or reading images.
 
     Raises:
@@ -50,7 +50,7 @@ def check(config: ImageClassificationConfig) -> None:
         check_frozen_blocks(config, _block_names(config))
 
 
-def _check_data(config: ImageClassificationConfig) -> None:
+def _check_data(config: ImageConfig) -> None:
     if config.data in KNOWN_DATA:
         return
     folder = Path(config.data).expanduser()
@@ -64,7 +64,7 @@ def _check_data(config: ImageClassificationConfig) -> None:
         read_layout(folder)
 
 
-def _check_weights(config: ImageClassificationConfig) -> None:
+def _check_weights(config: ImageConfig) -> None:
     if config.weights in ("none", "default"):
         return
     path = Path(config.weights).expanduser()
@@ -79,7 +79,7 @@ def _check_weights(config: ImageClassificationConfig) -> None:
         )
 
 
-def _block_names(config: ImageClassificationConfig) -> tuple[str, ...]:
+def _block_names(config: ImageConfig) -> tuple[str, ...]:
     if family := family_of(config.model):
         return family.blocks
     from trainables.modalities.images.backbones import (
@@ -89,7 +89,7 @@ def _block_names(config: ImageClassificationConfig) -> tuple[str, ...]:
     return block_names(config)
 
 
-def prepare(config: ImageClassificationConfig, cache_folder: Path) -> PreparedData:
+def prepare(config: ImageConfig, cache_folder: Path) -> PreparedData:
     """The splits, decoded and resized once per machine.
 
     Each split holds ``image``, uint8 [n, channels, image_size, image_size]; one channel if every
@@ -109,7 +109,7 @@ def prepare(config: ImageClassificationConfig, cache_folder: Path) -> PreparedDa
     return prepare_once(cache_folder, {**fields, "files": identity}, make_in)
 
 
-def _source(config: ImageClassificationConfig, cache_folder: Path) -> tuple[Make, str]:
+def _source(config: ImageConfig, cache_folder: Path) -> tuple[Make, str]:
     """What makes the splits, and a digest of the files it makes them from."""
     if config.data == "digits":
         return partial(prepare_digits, config), ""
@@ -128,7 +128,7 @@ def _source(config: ImageClassificationConfig, cache_folder: Path) -> tuple[Make
     return partial(prepare_idx, config, paths), file_identity(paths.values())
 
 
-def fetch(config: ImageClassificationConfig) -> None:
+def fetch(config: ImageConfig) -> None:
     """Bring torchvision's weights to this machine, or see whether a file's fit the model.
 
     Raises:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trainables.config import ImageClassificationConfig
 from trainables.errors import InputError
+from trainables.modalities.images.config import ImageConfig
 
 # Up to this size in pixels, stem=auto means small. A standard stem and four stages divide the
 # resolution by 32; at 48 pixels that leaves the last stage less than 2x2 positions. 64 and more is
@@ -101,7 +101,7 @@ def family_of(model: str) -> Family | None:
     return next((family for family in FAMILIES if re.fullmatch(family.pattern, model)), None)
 
 
-def wants_small_stem(config: ImageClassificationConfig) -> bool:
+def wants_small_stem(config: ImageConfig) -> bool:
     """Whether the stem is to keep the resolution of the images.
 
     Raises:
@@ -124,7 +124,7 @@ def no_small_stem(model: str, why: str) -> str:
     return f"stem = 'small': {model} {why}; valid for it: 'auto', 'standard'"
 
 
-def check_image_size(config: ImageClassificationConfig) -> None:
+def check_image_size(config: ImageConfig) -> None:
     """Raise InputError for an image size known not to suit the model."""
     family = family_of(config.model)
     if family is None:

@@ -13,9 +13,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from trainables.config import ImageClassificationConfig
 from trainables.data.download import download
 from trainables.errors import InputError
+from trainables.modalities.images.config import ImageConfig
 
 State = OrderedDict[str, Tensor]
 
@@ -34,7 +34,7 @@ _AUXILIARY = (
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
 
 
-def weights_path(config: ImageClassificationConfig) -> Path | None:
+def weights_path(config: ImageConfig) -> Path | None:
     """The file that holds the configured weights, fetched first if need be; None for weights=none.
 
     Raises:

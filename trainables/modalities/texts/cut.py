@@ -59,8 +59,9 @@ def cut(model: Any, layers: Sequence[nn.Module], k: int, transform: Transform) -
     return found if _is_whole(found, model, frozen, transform, wraps) else None
 
 
-def _groups(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    return -(-inputs["length"].astype(np.int64) // _TOKENS_PER_GROUP)
+def _groups(inputs: Mapping[str, Any]) -> np.ndarray:
+    groups: np.ndarray = -(-inputs["length"].astype(np.int64) // _TOKENS_PER_GROUP)
+    return groups
 
 
 def _output_of(

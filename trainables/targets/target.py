@@ -1,0 +1,25 @@
+"""What is predicted of an input, apart from what the input is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainables.prepared import Batch, DataInfo
+from trainables.task import Evaluation, Meter, Trained, no_artifacts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Target:
+    """The half of a ``Task`` that follows from what is predicted; its fields are as there."""
+
+    n_outputs: Callable[[DataInfo], int]  # of the model's head
+    loss: Callable[[Any, Batch, Any], Tensor]
+    meter: Callable[[DataInfo], Meter]
+    decode: Callable[[Any, Batch, Sequence[Any], Trained], list[dict[str, Any]]]
+    answer: Mapping[str, Any]  # an example of a decoded row
+    artifacts: Callable[[Evaluation, Trained], dict[str, Any]] = no_artifacts
