@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -159,15 +160,23 @@ def connect(sweep: Sweep) -> Resources:
     was_running = ray.is_initialized()
     alive = start(sweep)
     if not sweep.address and not was_running:
-        # No public name leads to its processes, and only their parent, this one, learns how they end.
-        node = ray._private.worker._global_node
-        _watch = RayWatch(node, f"thaw resume {sweep.reference}")
+        _watch = RayWatch(_node(), f"thaw resume {sweep.reference}")
     extent = largest_extent(alive, to_come(sweep))
     resources = resources_of(sweep, extent)
     cpus, gpus = resources.cpus_per_trial, resources.gpus_per_trial
     if n_fitting(alive, cpus, gpus) >= resources.n_workers:
         return resources
     return replace(resources, waits_for=describe_nodes(extent))
+
+
+def _node() -> Any:
+    """What this process knows of the Ray on its machine; no public name leads to it."""
+    return ray._private.worker._global_node
+
+
+def session_folder() -> Path:
+    """Where Ray keeps its logs on this machine, which it leaves there."""
+    return Path(_node().get_session_dir_path())
 
 
 def check_alive() -> None:

@@ -202,7 +202,8 @@ class _TrialClasses(_ActorClassCache):
 
 def _tune(controller: Controller, trainable: Any, gangs: GangPool | None) -> None:
     tune_controller._ActorClassCache = _TrialClasses  # there is no option for it
-    with tempfile.TemporaryDirectory(prefix="thaw-ray-tune-") as folder:
+    # If this process is killed, it lies among Ray's own leftovers.
+    with tempfile.TemporaryDirectory(dir=ray_start.session_folder()) as folder:
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
