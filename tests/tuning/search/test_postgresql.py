@@ -40,6 +40,7 @@ PROGRAMS = _programs()
 pytest.importorskip("psycopg", reason="the driver of PostgreSQL is not installed")
 pytestmark = [
     pytest.mark.skipif(PROGRAMS is None, reason="no PostgreSQL server (initdb, pg_ctl) is found"),
+    pytest.mark.long,
     pytest.mark.timeout(240),
 ]
 

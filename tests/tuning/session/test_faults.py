@@ -59,6 +59,7 @@ class ActingView(RecordingView):
             self._actions[n_epochs]()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_an_mlflow_server_that_is_killed_and_comes_back_lacks_nothing(
     toy_sweep, workplace, free_port, monkeypatch

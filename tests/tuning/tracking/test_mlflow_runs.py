@@ -93,6 +93,7 @@ def impatient(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_training_goes_on_while_mlflow_is_away_and_resume_writes_the_rest(
     toy_sweep, run, view, impatient, workplace, free_port
