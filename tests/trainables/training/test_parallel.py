@@ -19,8 +19,9 @@ from two_workers import CASES, curve
 from trainables.task import STRATEGY_NAMES, TrainingRun
 from trainables.training import loop
 from trainables.training.checkpoint import MODEL
-from trainables.training.loop import _evaluation_batches, _pieces
+from trainables.training.evaluation import _evaluation_batches
 from trainables.training.parallel import STRATEGIES
+from trainables.training.steps import _pieces
 
 pytestmark = pytest.mark.timeout(200)
 # Of metrics: sums are taken in another order, and errors grow with every step.
