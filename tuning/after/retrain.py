@@ -21,9 +21,10 @@ from tuning.control.retraining import (
     trainings_of,
 )
 from tuning.control.view import View
-from tuning.record.events import Event, Record, RetrainingPlan, SweepHistory, TrialRecord
+from tuning.record.events import Event, Record, SweepHistory, TrialRecord
 from tuning.record.option_checks import check_options
 from tuning.record.options import SweepOptions
+from tuning.record.plans import RetrainingPlan
 from tuning.record.standings import best_trial, find_trial
 from tuning.record.sweep import Sweep
 from tuning.session.changes import use_saved_code
@@ -31,8 +32,9 @@ from tuning.session.farewell import farewell
 from tuning.session.workplace import ENGINES, NO_ENGINE, workplace
 from tuning.storage.driver_lock import sole_driver
 from tuning.storage.open_store import store_of
-from tuning.tracking.mlflow_runs import check_mlflow
+from tuning.tracking.mlflow_client import check_mlflow
 
+_LAST_WORD = "thaw was ended from outside; the same command goes on where it was"
 ERROR_FILE = "error.txt"  # beside what a configuration's trainings leave
 
 
@@ -51,43 +53,37 @@ def retrain(
 
     One seed is the sweep's own, so that its result can be compared with the trial's. More are
     fresh: the sweep's own has chosen the trial, and would flatter it. With two seeds or more the
-    default configuration is trained with the same seeds, unless ``baseline`` is false, to tell
-    whether the gain is more than what a seed does. The champion is chosen by the validation metric;
-    the test split is read once, after all trainings.
-
-    What was asked for before, and was killed or failed, goes on where it was.
+    default configuration is trained with the same seeds, unless ``baseline`` is false. The champion
+    is chosen by the validation metric; the test split is read once, after all trainings. What was
+    asked for before, and was killed or failed, goes on where it was.
 
     Args:
-        n_workers: that train together; None: as many as the sweep's trials had.
-        engine: a name of ``ENGINES``; None: the sweep's.
+        n_workers: that train together; None, as with ``engine``: as the sweep's trials had it.
 
     Returns:
         The document that ``thaw retrain --json`` prints.
 
     Raises:
-        InputError: there is no such trial, the workers do not fit, the sweep is running, or MLflow
-            does not answer.
+        InputError: the trial, the workers or the engine are none that can be had, the sweep is
+            running, or MLflow does not answer.
         RunFailed: a training failed, or the champion's checkpoint is gone.
     """
-    history = record.history
-    trial = (
-        best_trial(sweep, history)
-        if trial_number is None
-        else find_trial(sweep, history, trial_number)
-    )
+    trial = _trial(sweep, record.history, trial_number)
     n_workers = sweep.n_workers if n_workers is None else n_workers
-    engine = engine or sweep.engine
     _check_counts(n_workers, n_seeds, trial)
-    check_options(SweepOptions(space="", engine=engine, n_workers=n_workers))
-    last_word = "thaw was ended from outside; the same command goes on where it was"
+    check_options(SweepOptions(space="", engine=engine or sweep.engine, n_workers=n_workers))
     # Not beside a running sweep: the best is not known yet, and the test split is read only once.
-    with sole_driver(sweep.name, sweep.folder), farewell(last_word):
+    with sole_driver(sweep.name, sweep.folder), farewell(_LAST_WORD):
         check_mlflow(sweep)
         default, why_not = _baseline(sweep, trial.config, n_seeds, wanted=baseline)
         plan = _plan(record, trial, n_workers, n_seeds, default)
-        site = _with_resources(use_saved_code(sweep), engine, plan)
+        site = _with_resources(use_saved_code(sweep), engine or sweep.engine, plan)
         _train(site, record, plan, view)
         return _finish(site, record, plan, why_not, view)
+
+
+def _trial(sweep: Sweep, history: SweepHistory, number: int | None) -> TrialRecord:
+    return best_trial(sweep, history) if number is None else find_trial(sweep, history, number)
 
 
 def _plan(

@@ -12,7 +12,8 @@ from typing import Any
 from tuning.after.comparison import Gain, paired_gain
 from tuning.control.retraining import Training, is_completed, trainings_of
 from tuning.hosting.testing import TEST_FILE
-from tuning.record.events import RetrainingPlan, SweepHistory, TrialRecord
+from tuning.record.events import SweepHistory, TrialRecord
+from tuning.record.plans import RetrainingPlan
 from tuning.record.sweep import Sweep
 from tuning.storage.open_store import store_of
 

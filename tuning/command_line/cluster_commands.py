@@ -213,14 +213,12 @@ def _sweeps_folder(values: Mapping[str, Any], given: Collection[str]) -> str | N
 
 
 def _package(values: Mapping[str, Any]) -> Package:
-    from trainables.errors import InputError
+    from trainables.data.paths import data_path
     from tuning.clusters.package import Package
 
     package = Package(Path.cwd())
     for path in values["send"] or ():
-        if not path.exists():
-            raise InputError(f"--send {str(path)!r}: there is no such file or folder")
-        package.add_data(path, f"--send {path}")
+        package.add_data(data_path(str(path), "--send"), f"--send {path}")
     return package
 
 

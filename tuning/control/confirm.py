@@ -14,14 +14,8 @@ from tuning.control.goals import OF_FAILURE, Ending
 from tuning.control.runs import Orders
 from tuning.control.trials import Trials
 from tuning.hosting.assignment import EpochResult
-from tuning.record.events import (
-    ENDED_STATES,
-    ConfirmationPlan,
-    Record,
-    SweepHistory,
-    TrialRecord,
-    TrialState,
-)
+from tuning.record.events import ENDED_STATES, Record, SweepHistory, TrialRecord, TrialState
+from tuning.record.plans import ConfirmationPlan
 from tuning.record.ranking import ranked
 from tuning.record.sweep import Sweep
 from tuning.storage.stores import trial_key

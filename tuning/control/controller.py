@@ -25,8 +25,7 @@ from tuning.storage.open_store import StoreAddress, address_of
 
 _ROUNDING = 1e-6
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0  # what a killed run may lose, against what a checkpoint costs
-# Runs given back, without an epoch in between, by workers on which none can start.
-_MOST_GIVEN_BACK = 3
+_MOST_GIVEN_BACK = 3  # runs in a row, by workers on which none can start
 
 
 class Controller:
@@ -94,11 +93,10 @@ class Controller:
         slot = self.resources.slot(self._packing.trials_per_gpu)
         if self.exhausted or not self._has_room(slot):
             return None
-        proposed = self._next()
-        if proposed is None:
+        if (proposed := self._next()) is None:
             return None
-        number, history = proposed.number, self._record.history
-        is_new = not history.knows(number)
+        number = proposed.number
+        is_new = not self._record.history.knows(number)
         orders = self.kinds[proposed.kind].orders(proposed)
         self._record.append(
             "trial_started",
@@ -106,7 +104,7 @@ class Controller:
             point=proposed.point,
             config=proposed.config,
             gpus=slot.gpus * self.resources.n_workers,
-            **_described(proposed),
+            **({} if proposed.kind == "trial" else _described(proposed)),
         )
         self._running[number] = slot
         return self._assignment(self._run(number), slot, orders, is_new=is_new)
@@ -159,10 +157,10 @@ class Controller:
 
     def resized(self, resources: Resources) -> None:
         """Hear that nodes have come or gone; what runs goes on, or is heard of as lost."""
-        before, self.resources = self.resources.concurrency, resources
-        if before and not resources.concurrency:
+        if self.resources.concurrency and not resources.concurrency:
             message = "waiting for nodes: not even one trial fits into those that are left"
             self._record.append("trouble", message=message)
+        self.resources = resources
 
     def observe(self, number: int, result: EpochResult) -> bool:
         """Hear of an epoch; True if the run should stop, in which case it has ended."""
@@ -298,7 +296,5 @@ class Controller:
 
 
 def _described(run: TrialRecord) -> dict[str, Any]:
-    """What of a run is recorded when it starts, beside what a trial has."""
-    if run.kind == "trial":
-        return {}
+    """What is recorded of a run beside what a trial has."""
     return {"kind": run.kind, "repeats": run.repeats, "name": run.name}

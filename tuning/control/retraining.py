@@ -13,7 +13,8 @@ from typing import Any
 from tuning.control.goals import Ending
 from tuning.control.runs import Orders
 from tuning.hosting.assignment import EpochResult
-from tuning.record.events import Record, RetrainingPlan, SweepHistory, TrialRecord, TrialState
+from tuning.record.events import Record, SweepHistory, TrialRecord, TrialState
+from tuning.record.plans import RetrainingPlan
 from tuning.record.sweep import Sweep
 from tuning.storage.open_store import store_of
 from tuning.storage.trial_checkpoints import BEST

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainables.errors import InputError, RunFailed
+from trainables.files import cut_incomplete_line
 from trainables.metrics import Direction
 from tuning.record.moved_paths import relocate
+from tuning.record.plans import ConfirmationPlan, RetrainingPlan
 from tuning.record.time_spent import Spent
 
 Event = dict[str, Any]
@@ -78,26 +80,6 @@ class TrialRecord:
         return values if len(values) == len(found) else None
 
 
-@dataclass(frozen=True)
-class ConfirmationPlan:
-    """Which trials are run again, each with which seeds."""
-
-    candidates: list[int]
-    seeds: list[int]
-
-
-@dataclass(frozen=True)
-class RetrainingPlan:
-    """What is trained anew for a champion."""
-
-    key: str  # of all that it leaves, in the sweep's store
-    number: int  # the trial whose configuration is trained
-    seeds: list[int]
-    n_workers: int  # that train together
-    default: dict[str, Any] | None  # a configuration that is trained with the same seeds
-    first_number: int  # of its runs, which are numbered without gaps
-
-
 @dataclass
 class SweepHistory:
     """The trials of a sweep and what else its events tell."""
@@ -129,7 +111,7 @@ class SweepHistory:
             trial.curve[event["epoch"]] = event["metrics"]
             trial.tags |= event.get("tags", {})
         elif kind == "packing":
-            self.trial(event["trial"]).tags["packing"] = describe_packing(event)
+            self.trial(event["trial"]).tags[kind] = describe_packing(event)
         elif kind == "trial_ended":
             trial = self.trial(event["trial"])
             self._enter(trial, event["state"])
@@ -159,10 +141,8 @@ class SweepHistory:
 
     def trial(self, number: int) -> TrialRecord:
         """The trial, or the run of another kind, of that number."""
-        for runs in (self.trials, self.confirmations):
-            if number in runs:
-                return runs[number]
-        return self.retrainings[number]
+        runs = self.trials if number in self.trials else self.confirmations
+        return runs[number] if number in runs else self.retrainings[number]
 
     def knows(self, number: int) -> bool:
         """Whether a trial or another run of that number has begun."""
@@ -170,8 +150,8 @@ class SweepHistory:
 
     def runs(self) -> list[TrialRecord]:
         """The trials, and the runs of other kinds."""
-        found = (self.trials, self.confirmations, self.retrainings)
-        return [run for runs in found for run in list(runs.values())]
+        kinds = (self.trials, self.confirmations, self.retrainings)
+        return [run for runs in kinds for run in list(runs.values())]
 
     def _sit_down(self, event: Event) -> None:
         moved = event["moved"]
@@ -184,13 +164,15 @@ class SweepHistory:
 
     def _start(self, event: Event) -> None:
         number, kind = event["trial"], event.get("kind", "trial")
-        by_kind = {"trial": self.trials, "confirmation": self.confirmations}
-        runs = by_kind.get(kind, self.retrainings)
+        runs = {"trial": self.trials, "confirmation": self.confirmations}.get(
+            kind, self.retrainings
+        )
         if number not in runs:
-            told = {name: event[name] for name in ("repeats", "name") if name in event}
-            runs[number] = TrialRecord(
-                number, event["config"], event["point"], started=event["time"], kind=kind, **told
+            told = {name: event[name] for name in ("kind", "repeats", "name") if name in event}
+            run = TrialRecord(
+                number, event["config"], event["point"], started=event["time"], **told
             )
+            runs[number] = run
             self.n_in_state["running"] += kind == "trial"
         else:
             self._enter(runs[number], "running")
@@ -318,13 +300,3 @@ def read_history(folder: Path) -> SweepHistory:
             f"({type(error).__name__}: {error})"
         ) from error
     return history
-
-
-def cut_incomplete_line(path: Path) -> None:
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with path.open("r+b") as file:
-            file.truncate(whole)

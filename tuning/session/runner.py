@@ -11,8 +11,7 @@ from typing import Any
 from trainables.errors import InputError
 from trainables.tasks.table import task_row
 from tuning.control.confirm import Confirmations
-from tuning.control.controller import Controller
-from tuning.control.goals import CRASHED, INTERRUPTED, OF_FAILURE
+from tuning.control.goals import CRASHED, INTERRUPTED, OF_FAILURE, Ending
 from tuning.control.trials import Trials
 from tuning.control.view import View
 from tuning.record.events import ENDED_STATES, Record, SweepHistory, read_history
@@ -100,24 +99,13 @@ def _sit(
     notes = [] if engine is NO_ENGINE else [*search_notes(sweep), *_describe(place.resources)]
     for note in notes:
         view.say(note)
-    interrupted, ending = False, CRASHED
+    ending = CRASHED
     try:
-        trials = Trials(sweep, record)
-        if trials.dropped:
-            view.say(describe_dropped(trials.dropped, len(record.history.trials)))
-        confirmations = Confirmations(sweep, record, trials)
-        controller = place.controller(
-            sweep, record, {"trial": trials, "confirmation": confirmations}
-        )
-        view.begin(sweep, record.history, trials.n_trials)
-        interrupted = _run_trials(controller, record, engine, view)
-        ending = INTERRUPTED if interrupted else trials.ending
-    except KeyboardInterrupt:
-        interrupted, ending = True, INTERRUPTED
+        ending = _run_trials(sweep, record, engine, place, view)
     finally:
         record.append(
             "sweep_ended",
-            status="KILLED" if interrupted else "FINISHED",
+            status="KILLED" if ending is INTERRUPTED else "FINISHED",
             wall_seconds=time.monotonic() - started,
             ended_by=ending.by,
             ended_because=ending.because,
@@ -134,7 +122,7 @@ def _sit(
         if will_log:
             imports.join()
     summary = summarize(sweep, record.history)
-    return SweepResult(summary, interrupted, complete, ending.by in OF_FAILURE)
+    return SweepResult(summary, ending is INTERRUPTED, complete, ending.by in OF_FAILURE)
 
 
 def _import_model(sweep: Sweep) -> None:
@@ -160,17 +148,28 @@ def _describe(resources: Resources) -> list[str]:
     return [text, f"waiting for nodes: no trial fits yet; there may be {resources.waits_for}"]
 
 
-def _run_trials(controller: Controller, record: Record, engine: Engine, view: View) -> bool:
-    """Run until nothing is left; True if the user interrupted."""
-    record.listen(view.update)
+def _run_trials(
+    sweep: Sweep, record: Record, engine: Engine, place: Workplace, view: View
+) -> Ending:
+    """Run until nothing is left, or until the user interrupts; what ended it."""
     try:
-        engine.run(controller)
-        return False
+        trials = Trials(sweep, record)
+        if trials.dropped:
+            view.say(describe_dropped(trials.dropped, len(record.history.trials)))
+        confirmations = Confirmations(sweep, record, trials)
+        controller = place.controller(
+            sweep, record, {"trial": trials, "confirmation": confirmations}
+        )
+        view.begin(sweep, record.history, trials.n_trials)
+        record.listen(view.update)
+        try:
+            engine.run(controller)
+        finally:
+            controller.close()
+            view.end()
+        return trials.ending
     except KeyboardInterrupt:
-        return True
-    finally:
-        controller.close()
-        view.end()
+        return INTERRUPTED
 
 
 def _log_best_model(sweep: Sweep, record: Record, view: View) -> bool:

@@ -18,7 +18,8 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from trainables.errors import InputError
-from tuning.record.events import Event, Record, TrialRecord, cut_incomplete_line
+from trainables.files import cut_incomplete_line
+from tuning.record.events import Event, Record, TrialRecord
 from tuning.record.sweep import Sweep
 from tuning.search.optuna_trials import OPTUNA_DIRECTIONS, frozen_trial
 from tuning.search.study_storage import (
@@ -30,7 +31,7 @@ from tuning.search.study_storage import (
     study_address,
 )
 from tuning.storage.addresses import check_writable
-from tuning.tracking.mlflow_runs import Follower
+from tuning.tracking.follower import Follower
 
 # User attributes of a trial. Somebody may queue a trial in a dashboard, so that Optuna's numbers
 # need not be ours.

@@ -17,7 +17,8 @@ from tuning.before_start.options import SweepOptions, resolve
 from tuning.command_line.cli import main
 from tuning.control.confirm import FIRST_NUMBER
 from tuning.hosting.assignment import EpochResult, Outcome
-from tuning.record.events import EVENTS_FILE, ConfirmationPlan, Record, read_history
+from tuning.record.events import EVENTS_FILE, Record, read_history
+from tuning.record.plans import ConfirmationPlan
 from tuning.record.resources import Resources
 from tuning.record.standings import best_trial
 from tuning.search.study_storage import JOURNAL_FILE, open_journal
@@ -26,7 +27,7 @@ from tuning.session.summary import describe_best
 from tuning.storage.checkpoints import trial_folder
 from tuning.storage.saved_sweeps import save_sweep
 from tuning.storage.trial_checkpoints import BEST
-from tuning.tracking.mlflow_runs import CONFIRMED_TAG, CONFIRMS_TAG
+from tuning.tracking.mlflow_tags import CONFIRMED_TAG, CONFIRMS_TAG
 
 # With the sweep's own seed, 0, x = 1 looks best; x = 2 is.
 LUCKY = """

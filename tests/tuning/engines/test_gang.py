@@ -62,6 +62,7 @@ def wait_until_nothing_is_left() -> None:
     raise AssertionError(f"left behind: {left}")
 
 
+@pytest.mark.long
 def test_a_fault_in_one_worker_costs_its_trial_at_most(workplace, run, monkeypatch):
     """More trials than fit, with every fault there is, of which each costs a gang."""
     monkeypatch.setattr(gang_coordinator, "GRACE_SECONDS", 3.0)
@@ -174,6 +175,7 @@ time.sleep(1)  # a thread that still used Ray would end this process
 """
 
 
+@pytest.mark.long
 def test_a_gang_that_waits_for_room_is_ended_with_the_pool(workplace):
     """It would use Ray after its shutdown: then Ray ends the process, with exit code 1."""
     import ray
