@@ -64,7 +64,8 @@ NoBaseline = Annotated[
     bool, typer.Option("--no-baseline", help="Do not train the default configuration as well.")
 ]
 EngineName = Annotated[
-    str | None, typer.Option("--engine", help="ray or inprocess; default: that of the sweep.")
+    str | None,
+    typer.Option("--engine", help="Engine: ray or inprocess; default: that of the sweep."),
 ]
 
 
