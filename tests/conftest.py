@@ -127,7 +127,7 @@ def workplace(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("THAW_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("tuning.tracking.mlflow_runs._SECONDS_BETWEEN_BATCHES", 0.05)
+    monkeypatch.setattr("tuning.tracking.follower._SECONDS_BETWEEN_BATCHES", 0.05)
     return tmp_path
 
 

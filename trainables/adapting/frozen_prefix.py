@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainables.adapting.freezing import weights_digest
 from trainables.adapting.prefix_cache import Entry, NotCached, PrefixCache
 from trainables.blocks import Block
 from trainables.config import TrainingConfig
-from trainables.prepared import Array, PreparedData, gather
+from trainables.prepared import PreparedData, gather
 from trainables.task import Cut, Task, TrainingRun
 from trainables.torch_settings import autocast, mix_seed
 
@@ -59,7 +60,6 @@ class FrozenPrefix:
         config: TrainingConfig,
         run: TrainingRun,
         data: PreparedData,
-        labels: Collection[str],
     ) -> None:
         self._cut = cut
         self._n_threads = run.n_threads
@@ -68,11 +68,8 @@ class FrozenPrefix:
         self._data = data
         self._device = torch.device(run.device)
         self._chunk = _CHUNK.get(self._device.type, _CHUNK["cuda"])
-        self._inputs: dict[str, Mapping[str, Array]] = {
-            name: {key: each for key, each in data.splits[name].arrays.items() if key not in labels}
-            for name in ("train", "val")
-        }
-        self._groups = {name: cut.groups(arrays) for name, arrays in self._inputs.items()}
+        self._arrays_of = {name: data.splits[name].arrays for name in ("train", "val")}
+        self._groups = {name: cut.groups(arrays) for name, arrays in self._arrays_of.items()}
         self._rows = {name: _rows_within(groups) for name, groups in self._groups.items()}
         train_views = range(n_views) if n_views > 1 else (_AS_IT_IS,)
         self._arrays = [("val", _AS_IT_IS), *(("train", view) for view in train_views)]
@@ -90,7 +87,7 @@ class FrozenPrefix:
         activations = self.activations(split, indices, epoch)
         raw = None
         if self._cut.suffix_needs_inputs:
-            raw = gather(self._inputs[split], indices, self._device)
+            raw = gather(self._arrays_of[split], indices, self._device)
         return self._cut.suffix(activations, raw)
 
     def activations(self, split: str, indices: np.ndarray, epoch: int) -> Tensor:
@@ -133,7 +130,7 @@ class FrozenPrefix:
             if view != _AS_IT_IS:
                 seeds = (mix_seed(self._config.seed, 3, view, int(i)) for i in full)
                 generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-            raw = gather(self._inputs[split], full, self._device)
+            raw = gather(self._arrays_of[split], full, self._device)
             with torch.no_grad(), autocast(self._config.precision, self._device):
                 yield self._cut.prefix(raw, group, generators)[: len(part)]
 
@@ -250,26 +247,18 @@ def freeze_prefix(
     cut = task.cut(model, k, config, data.info)
     if cut is None:
         return None, f"{config.model} can not be cut before its block {blocks[k].name}"
-    prefix = FrozenPrefix(cut, n_views, config, run, data, task.labels)
+    prefix = FrozenPrefix(cut, n_views, config, run, data)
     if run.prefix_cache_bytes == 0:
         return prefix, "it is switched off"
     cache = PrefixCache(activations_folder(run.cache_folder), run.prefix_cache_bytes)
-    return prefix, prefix.use_cache(cache, _weights_digest(model, blocks[:k]), n_epochs)
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    frozen = (each for each in tensors if any(block.holds(each[0]) for block in blocks[:k]))
+    return prefix, prefix.use_cache(cache, weights_digest(frozen), n_epochs)
 
 
 def activations_folder(cache_folder: Path) -> Path:
     """Where the activations of frozen blocks are kept."""
     return cache_folder / "activations"
-
-
-def _weights_digest(model: nn.Module, blocks: Sequence[Block]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if any(block.holds(name) for block in blocks):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(content.numpy().data)
-    return digest.hexdigest()
 
 
 def _device_name(device: torch.device) -> str:

@@ -16,20 +16,8 @@ from ray.tune.search import Searcher
 
 from tuning.control.controller import Controller
 from tuning.engines import ray_start
-from tuning.engines.ray_actors import (
-    BEGAN,
-    EPOCH,
-    ERROR,
-    LOST,
-    METRICS,
-    NOTE,
-    OUT_OF_MEMORY,
-    OUTCOME,
-    TAGS,
-    GangRelay,
-    TrialActor,
-)
-from tuning.hosting.trial_host import EpochResult, Outcome
+from tuning.engines.ray_actors import BEGAN, LOST, RESULT, GangRelay, TrialActor
+from tuning.hosting.assignment import Outcome
 from tuning.record.resources import fit_to
 
 if TYPE_CHECKING:
@@ -86,16 +74,8 @@ class _Scheduler(_Adapter, FIFOScheduler):
         if BEGAN in result:
             self._controller.began(trial.config["trial"])
             return str(TrialScheduler.CONTINUE)
-        metrics, tags = _below(METRICS, result), _below(TAGS, result)
-        epoch = EpochResult(result[EPOCH], metrics, result.get(NOTE), tags)
-        stop = self._controller.observe(trial.config["trial"], epoch)
+        stop = self._controller.observe(trial.config["trial"], result[RESULT])
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
-
-
-def _below(name: str, result: dict[str, Any]) -> dict[str, Any]:
-    """A dictionary that Ray has flattened into the result."""
-    prefix = f"{name}/"
-    return {key.removeprefix(prefix): v for key, v in result.items() if key.startswith(prefix)}
 
 
 class _Callback(_Adapter, tune.Callback):
@@ -110,11 +90,10 @@ class _Callback(_Adapter, tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
     ) -> None:
-        if OUTCOME in result:
-            outcome = Outcome(result[OUTCOME], result[ERROR], result[OUT_OF_MEMORY])
-            self._controller.ended(trial.config["trial"], outcome)
-        elif LOST in result:
+        if LOST in result:
             self._controller.worker_lost(trial.config["trial"])
+        elif isinstance(outcome := result.get(RESULT), Outcome):
+            self._controller.ended(trial.config["trial"], outcome)
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         if self._gangs is None:  # else it begins when it has got one

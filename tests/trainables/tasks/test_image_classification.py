@@ -228,7 +228,7 @@ def test_dropout_acts_in_training_only() -> None:
 def test_frozen_blocks_are_still(name: str) -> None:
     model = made(model=name, dropout=0.5)
     found = blocks(model)
-    set_training_mode(model, found, range(len(found) - 1, len(found)))
+    set_training_mode(model, found, {name for name, _ in found[-1].parameters(model)})
     seen: list[Tensor] = []
     model.get_submodule(found[-1].paths[0]).register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0].detach().clone())
@@ -458,4 +458,4 @@ def test_digits_are_learned_from_files_to_loss(tmp_path: Path) -> None:
     assert losses[-1] < 0.5 * losses[0]
     meter = TASK.meter(data.info)
     meter.update(TASK.forward(model, inputs), inputs)
-    assert meter.compute()["accuracy"] > 0.8
+    assert meter.compute(0.0)["accuracy"] > 0.8

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from trainables.adapting.freezing import check_frozen_blocks
 from trainables.data.class_folders import read_layout
+from trainables.data.paths import data_path
 from trainables.data.prepare import file_identity, prepare_once
 from trainables.errors import InputError, unknown, valid_choices
 from trainables.modalities.images.config import ImageConfig
@@ -26,6 +26,7 @@ from trainables.modalities.images.model_names import (
     wants_small_stem,
 )
 from trainables.prepared import DataInfo, PreparedData, Split
+from trainables.strategies import check_block_numbers, names_a_block
 
 Make = Callable[[Path], tuple[DataInfo, Mapping[str, Split]]]
 
@@ -41,13 +42,22 @@ def check(config: ImageConfig) -> None:
             blocks do not go together.
     """
     _check_data(config)
+    check_model(config)
+
+
+def check_model(config: ImageConfig) -> None:
+    """See whether model, weights, image size, stem and frozen blocks go together, without torch.
+
+    Raises:
+        InputError: they do not, or the model or its weights do not exist.
+    """
     if config.model not in model_names():
         raise InputError(unknown("model", config.model, model_names()))
     _check_weights(config)
     wants_small_stem(config)
     check_image_size(config)
-    if config.frozen_blocks is not None:
-        check_frozen_blocks(config, _block_names(config))
+    if names_a_block(config):
+        check_block_numbers(config, _block_names(config))
 
 
 def _check_data(config: ImageConfig) -> None:
@@ -55,7 +65,10 @@ def _check_data(config: ImageConfig) -> None:
         return
     folder = Path(config.data).expanduser()
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else "is no data set's name and no folder"
+        what = "is no data set's name and no folder"
+        if folder.exists():
+            data_path(config.data)
+            what = "is a file"
         raise InputError(
             f"data = {config.data!r}: {what}; valid: {valid_choices(config.data, KNOWN_DATA)}, "
             "a folder with a folder of images per class, or a folder with four IDX files as MNIST's"
@@ -71,6 +84,8 @@ def _check_weights(config: ImageConfig) -> None:
     rule = (
         f"valid: none, default (torchvision's), or a file ending in {', '.join(WEIGHTS_SUFFIXES)}"
     )
+    if path.exists():
+        data_path(config.weights, "weights")
     if not path.is_file():
         raise InputError(f"weights = {config.weights!r}: there is no such file; {rule}")
     if path.suffix.lower() not in WEIGHTS_SUFFIXES:
