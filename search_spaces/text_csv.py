@@ -1,4 +1,4 @@
-"""Your own texts and labels in a CSV, TSV or JSONL file.
+"""Your own texts and labels in a CSV, TSV, JSONL or Parquet file.
 
 thaw sweep text_csv --set data=FILE --set text_column=NAME --set label_column=NAME
 """
@@ -8,7 +8,7 @@ from search_spaces.domains import Choice, Float, Int, SearchSpace
 SPACE = SearchSpace(
     name="text_csv",
     task="text_classification",
-    description="your own texts: a CSV, TSV or JSONL file (--set data=FILE)",
+    description="your own texts: a CSV, TSV, JSONL or Parquet file (--set data=FILE)",
     domains={
         # BERT's authors try 2e-5 to 5e-5 (arXiv:1810.04805, A.3); small or partly frozen models
         # want more: Banking77's best with 4 of 8 blocks of MiniLM frozen was 2.4e-3.

@@ -72,8 +72,8 @@ class Meter(Protocol):
     def merge(self, states: Sequence[Any]) -> None:
         """Take ``states`` of all workers, one's own included, in place of what was heard."""
 
-    def compute(self) -> dict[str, float]:
-        """Metrics by name, without the name of the split."""
+    def compute(self, loss: float) -> dict[str, float]:
+        """Metrics by name, without the name of the split; ``loss`` is the mean over its units."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from trainables.adapting.prefix_cache import Entry, NotCached, PrefixCache
 from trainables.blocks import Block
 from trainables.config import TrainingConfig
-from trainables.prepared import Array, PreparedData, gather
+from trainables.prepared import PreparedData, gather
 from trainables.task import Cut, Task, TrainingRun
 from trainables.torch_settings import autocast, mix_seed
 
@@ -59,7 +59,6 @@ class FrozenPrefix:
         config: TrainingConfig,
         run: TrainingRun,
         data: PreparedData,
-        labels: Collection[str],
     ) -> None:
         self._cut = cut
         self._n_threads = run.n_threads
@@ -68,11 +67,8 @@ class FrozenPrefix:
         self._data = data
         self._device = torch.device(run.device)
         self._chunk = _CHUNK.get(self._device.type, _CHUNK["cuda"])
-        self._inputs: dict[str, Mapping[str, Array]] = {
-            name: {key: each for key, each in data.splits[name].arrays.items() if key not in labels}
-            for name in ("train", "val")
-        }
-        self._groups = {name: cut.groups(arrays) for name, arrays in self._inputs.items()}
+        self._arrays_of = {name: data.splits[name].arrays for name in ("train", "val")}
+        self._groups = {name: cut.groups(arrays) for name, arrays in self._arrays_of.items()}
         self._rows = {name: _rows_within(groups) for name, groups in self._groups.items()}
         train_views = range(n_views) if n_views > 1 else (_AS_IT_IS,)
         self._arrays = [("val", _AS_IT_IS), *(("train", view) for view in train_views)]
@@ -90,7 +86,7 @@ class FrozenPrefix:
         activations = self.activations(split, indices, epoch)
         raw = None
         if self._cut.suffix_needs_inputs:
-            raw = gather(self._inputs[split], indices, self._device)
+            raw = gather(self._arrays_of[split], indices, self._device)
         return self._cut.suffix(activations, raw)
 
     def activations(self, split: str, indices: np.ndarray, epoch: int) -> Tensor:
@@ -133,7 +129,7 @@ class FrozenPrefix:
             if view != _AS_IT_IS:
                 seeds = (mix_seed(self._config.seed, 3, view, int(i)) for i in full)
                 generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-            raw = gather(self._inputs[split], full, self._device)
+            raw = gather(self._arrays_of[split], full, self._device)
             with torch.no_grad(), autocast(self._config.precision, self._device):
                 yield self._cut.prefix(raw, group, generators)[: len(part)]
 
@@ -250,7 +246,7 @@ def freeze_prefix(
     cut = task.cut(model, k, config, data.info)
     if cut is None:
         return None, f"{config.model} can not be cut before its block {blocks[k].name}"
-    prefix = FrozenPrefix(cut, n_views, config, run, data, task.labels)
+    prefix = FrozenPrefix(cut, n_views, config, run, data)
     if run.prefix_cache_bytes == 0:
         return prefix, "it is switched off"
     cache = PrefixCache(activations_folder(run.cache_folder), run.prefix_cache_bytes)

@@ -5,16 +5,19 @@ The module imports torch only where a function needs it: settings and class name
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field
 
 from trainables.config import Fraction, TrainingConfig
+from trainables.data.records import Record
+from trainables.errors import InputError
 from trainables.metrics import Direction
 from trainables.prepared import Batch, DataInfo
-from trainables.targets.target import Target
+from trainables.targets.target import Answers, Target
 from trainables.task import Evaluation, Trained
 
 if TYPE_CHECKING:
@@ -88,7 +91,7 @@ class ClassificationMeter:
 
     confusion = state
 
-    def compute(self) -> dict[str, float]:
+    def compute(self, loss: float) -> dict[str, float]:
         """``accuracy`` and ``macro_f1`` in [0, 1].
 
         Macro F1 is the plain mean over the classes that occur as a target or a prediction, as in
@@ -151,6 +154,49 @@ def _picture(confusion: np.ndarray, classes: Sequence[str]) -> Any:
 def summary(classes: Sequence[str]) -> str:
     """What is predicted, for a person."""
     return f"{len(classes)} classes"
+
+
+def class_names(
+    splits: Mapping[str, Sequence[Record]], config: Any, setting: str = "label_column"
+) -> tuple[str, ...]:
+    """The labels of the training split, sorted; by number if all are whole numbers.
+
+    Raises:
+        InputError: there are fewer than two, or another split has one that training has not.
+    """
+    counts = Counter(record[setting] for record in splits["train"])
+    where = f"{setting} = {getattr(config, setting)!r}"
+    for split in ("val", "test"):
+        strange = next((each for each in splits[split] if each[setting] not in counts), None)
+        if strange is not None:
+            raise InputError(
+                f"{where}: label {strange[setting]!r} (line {strange.line} of the {split} split)"
+                " occurs in no row of the training split"
+            )
+    if len(counts) < 2:
+        raise InputError(
+            f"{where}: needs at least 2 classes, and the training split has only "
+            f"{', '.join(map(repr, counts))}"
+        )
+    try:
+        return tuple(sorted(counts, key=lambda label: (int(label), label)))
+    except ValueError:
+        return tuple(sorted(counts))
+
+
+def class_answers(splits: Mapping[str, Sequence[Record]], config: Any) -> Answers:
+    """The class of each record as ``label``, int64 [n].
+
+    Raises:
+        InputError: as ``class_names``.
+    """
+    classes = class_names(splits, config)
+    index = {name: i for i, name in enumerate(classes)}
+    labels = {
+        name: {"label": np.array([index[row["label_column"]] for row in rows], np.int64)}
+        for name, rows in splits.items()
+    }
+    return Answers(labels, summary(classes), classes)
 
 
 def _n_classes(info: DataInfo) -> int:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from trainables.prepared import Batch, DataInfo
+from trainables.prepared import Array, Batch, DataInfo
 from trainables.task import Evaluation, Meter, Trained, no_artifacts
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What is to be predicted, of all samples: arrays by split and name, and what is known of them.
+
+    The other fields are for ``DataInfo``.
+    """
+
+    labels: Mapping[str, Mapping[str, Array]]
+    summary: str
+    classes: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,26 @@ from trainables.config import check_config
 from trainables.errors import InputError, unknown
 from trainables.metrics import Direction
 from trainables.task import EpochReport, TrainingRun
-from trainables.tasks import image_classification, text_classification
+from trainables.tasks import (
+    causal_language_modeling,
+    image_classification,
+    image_regression,
+    text_classification,
+    text_regression,
+    token_classification,
+)
 from trainables.tasks.row import TaskRow
 
 TASKS: dict[str, TaskRow] = {
-    row.name: row for row in (image_classification.TASK, text_classification.TASK)
+    row.name: row
+    for row in (
+        image_classification.TASK,
+        image_regression.TASK,
+        text_classification.TASK,
+        text_regression.TASK,
+        token_classification.TASK,
+        causal_language_modeling.TASK,
+    )
 }
 
 

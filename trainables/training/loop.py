@@ -494,8 +494,9 @@ def evaluate(
     if run.world_size > 1:
         meter.merge(gather_over_workers(run, meter.state()))
     n_units = max(1, int(_units(task, split).sum()))
-    loss = {} if task.loss is None else {"loss": float(total) / n_units}
-    return Evaluation({**loss, **meter.compute()}, meter)
+    loss = float(total) / n_units
+    metrics = meter.compute(loss)
+    return Evaluation(metrics if task.loss is None else {"loss": loss, **metrics}, meter)
 
 
 def _evaluation_batches(

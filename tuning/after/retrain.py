@@ -59,8 +59,7 @@ def retrain(
     Args:
         n_workers: that train together; None, as with ``engine``: as the sweep's trials had it.
 
-    Returns:
-        The document that ``thaw retrain --json`` prints.
+    Returns the document that ``thaw retrain --json`` prints.
 
     Raises:
         InputError: trial, workers or engine can not be had, or MLflow does not answer.

@@ -24,6 +24,12 @@ from tuning.record.sweep import SWEEP_FILE, Sweep, default_cache_folder, local_r
 from tuning.record.uris import split_uri
 from tuning.search.starting_points import with_defaults_first
 from tuning.search.study_storage import check_no_password, masked
+from tuning.search.table import (
+    COST_AWARE_NAMES,
+    OF_ONE_OBJECTIVE,
+    SCHEDULER_NAMES,
+    SEARCHER_NAMES,
+)
 from tuning.storage.addresses import (
     check_writable,
     resolve_address,
@@ -34,16 +40,6 @@ from tuning.storage.remote import RemoteError, RemoteFolder, check_writable_uri
 from tuning.storage.saved_sweeps import place_of
 
 ENGINE_NAMES = ("ray", "inprocess")
-
-# of samplers.SEARCHERS, which imports optuna
-SEARCHER_NAMES = ("curves", "tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid")
-
-OF_ONE_OBJECTIVE = ("curves", "cmaes")
-
-COST_AWARE_NAMES = ("curves", "tpe")  # of samplers.COST_AWARE
-
-# of schedulers.SCHEDULERS, likewise
-SCHEDULER_NAMES = ("freeze-thaw", "asha", "hyperband", "median", "none")
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,8 @@ class LoadedSpace:
 
 
 def space_names() -> list[str]:
-    """The built-in spaces: the modules of ``search_spaces`` but the one that defines domains."""
-    folder = Path(search_spaces.__path__[0])
-    return sorted(path.stem for path in folder.glob("[a-z]*.py") if path.stem != "domains")
+    """The built-in spaces: the modules of ``search_spaces``."""
+    return sorted(path.stem for path in Path(search_spaces.__path__[0]).glob("[a-z]*.py"))
 
 
 def load_space(name_or_path: str) -> LoadedSpace:

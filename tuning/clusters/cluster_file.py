@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from trainables.errors import InputError, RunFailed
+from trainables.files import refuse_special
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def read_cluster_file(path: Path) -> ClusterFile:
     Raises:
         InputError: it is not there, or no cluster file.
     """
+    refuse_special(path, f"--cluster = {str(path)!r}")
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

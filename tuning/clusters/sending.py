@@ -62,7 +62,7 @@ def pack(values: Mapping[str, Any], space: SearchSpace, package: Package) -> dic
 
 
 def _pack_fixed(space: SearchSpace, row: TaskRow | None, package: Package) -> dict[str, str]:
-    """Take along the files that fixed settings name; returns what to call some of them there."""
+    """Take along the files that fixed settings name; returns those whose path changes."""
     moved = {}
     for name, value in space.fixed.items():
         path = _path_here(name, value, row)
@@ -74,7 +74,7 @@ def _pack_fixed(space: SearchSpace, row: TaskRow | None, package: Package) -> di
 
 
 def _pack_choices(space: SearchSpace, row: TaskRow | None, package: Package) -> None:
-    """Take along the files that are searched over; of a user's own training, no word is one."""
+    """Take along the files among the values to search, for tasks that say which are paths."""
     for name, domain in space.domains.items() if row is not None else ():
         for value in domain.options if isinstance(domain, Choice) else ():
             path = _path_here(name, value, row)
@@ -91,7 +91,7 @@ def _pack_choices(space: SearchSpace, row: TaskRow | None, package: Package) -> 
 def _path_here(name: str, value: Any, row: TaskRow | None) -> Path | None:
     """The file or folder of this machine that a setting names, if it does.
 
-    Of a user's own training nothing says which settings are paths: those are that exist.
+    For a user's own training nothing says which settings are paths, so any is that exists.
     """
     if not isinstance(value, str) or not value or "://" in value:
         return None

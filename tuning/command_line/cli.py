@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from tuning.command_line import cluster_commands, doctor_commands
+from tuning.command_line import cluster_commands, doctor_commands, sent_commands
 from tuning.command_line.doctor_commands import ClusterOption, show_cluster_ui
 
 if TYPE_CHECKING:
@@ -499,7 +499,7 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
     cluster: ClusterOption = None,
 ) -> None:
-    """Open the MLflow UI on this machine, for this machine: of its own runs, or a cluster's."""
+    """Show MLflow's web pages on this machine: those of its own runs, or of a cluster's."""
     if cluster is not None:
         if tracking_uri is not None:
             raise typer.BadParameter("--cluster and --tracking-uri can not be combined")
@@ -559,10 +559,10 @@ def tasks(as_json: AsJson = False) -> None:
 
 
 submit = app.command()(cluster_commands.submit_command(sweep, resume))
-status = app.command()(cluster_commands.status)
-logs = app.command()(cluster_commands.logs)
-stop = app.command()(cluster_commands.stop)
-fetch = app.command()(cluster_commands.fetch)
+status = app.command()(sent_commands.status)
+logs = app.command()(sent_commands.logs)
+stop = app.command()(sent_commands.stop)
+fetch = app.command()(sent_commands.fetch)
 doctor = app.command()(doctor_commands.doctor)
 
 

@@ -1,4 +1,4 @@
-"""The commands for sweeps on a cluster: submit, status, logs, stop and fetch."""
+"""`thaw submit`: what a sweep takes along to a cluster, and how it is followed there."""
 
 from __future__ import annotations
 
@@ -25,16 +25,12 @@ ClusterFile = Annotated[
     typer.Option(
         "--cluster",
         metavar="FILE",
-        help="The cluster's file, as for `ray up`; default: cluster.yaml here.",
+        help="The cluster's file for `ray up`. Default: cluster.yaml in this folder.",
     ),
 ]
 DashboardAddress = Annotated[
     str | None,
-    typer.Option("--address", metavar="URL", help="Of the cluster's dashboard, instead."),
-]
-SubmittedName = Annotated[str, typer.Argument(help="A submitted sweep's name.", show_default=False)]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")
+    typer.Option("--address", metavar="URL", help="Its dashboard's address, instead of --cluster."),
 ]
 
 _NOT_SENT = ("address", "sweeps_folder", "dry_run", "as_json")  # parameters of `thaw sweep`
@@ -52,11 +48,12 @@ def submit_command(sweep: Callable[..., None], resume: Callable[..., None]) -> C
     parameters = [*own.values(), *(p for name, p in of_both.items() if name not in own)]
 
     def submit(context: typer.Context, **values: Any) -> None:
-        """Run a sweep on a cluster; it goes on when this machine is switched off.
+        """Run a sweep on a cluster. It goes on when this machine is switched off.
 
-        Takes every option of `thaw sweep`, sends a file of your own with what it
-        imports beside it, and small data. The sweep's name is what status, logs,
-        stop and fetch know it by; `thaw submit --resume NAME` continues it there.
+        It takes every option of `thaw sweep`. If SPACE is a file of yours, the
+        modules that it imports from its folder are sent along, and small data too.
+        The commands status, logs, stop and fetch take the sweep's name;
+        `thaw submit --resume NAME` continues it on the cluster.
         """
         given = {n for n in values if _is_given(context, n)}
         _submit(values, given, _parameters_of(context, "sweep"), _parameters_of(context, "resume"))
@@ -69,19 +66,19 @@ def _own_options(
     context: typer.Context,
     space: Annotated[
         str | None,
-        typer.Argument(help="A built-in search space, or a .py file; with --resume a changed one."),
+        typer.Argument(help="A built-in search space or a .py file; with --resume, a changed one."),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Go on with a sweep of the cluster.")
+        str | None, typer.Option(metavar="NAME", help="Continue a sweep that was submitted before.")
     ] = None,
     send: Annotated[
         list[Path] | None,
-        typer.Option(help="Another file or folder that the training reads. May be repeated."),
+        typer.Option(help="A further file or folder that training reads. May be repeated."),
     ] = None,
     cluster: ClusterFile = None,
     address: DashboardAddress = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Show it as it runs; Ctrl-C leaves it running.")
+        bool, typer.Option("--follow", help="Show the sweep as it runs. Ctrl-C leaves it running.")
     ] = False,
 ) -> None:
     """The options that are not those of ``sweep``, or differ from them."""
@@ -106,9 +103,9 @@ def _submit(
     if values["resume"] is not None:
         submitted, package = _continued(values, given, of_resume)
     elif values["space"] is None:
-        raise InputError("SPACE is missing: a built-in one or a .py file, or --resume NAME")
+        raise InputError("SPACE is missing: give a built-in one, a .py file, or --resume NAME")
     elif "accept_changes" in given:
-        raise InputError("--accept-changes: is for --resume NAME; a new sweep has no changes")
+        raise InputError("--accept-changes: is for --resume NAME only; a new sweep has no changes")
     else:
         resolved = _resolved(values)
         submitted, package = _described(values, given, of_sweep, resolved)
@@ -242,105 +239,17 @@ def _show_submitted(document: Mapping[str, Any], option: str) -> None:
     name, n_files = document["sweep"], len(document["sent_files"])
     sent = f", with {n_files} files of {show_bytes(document['sent_bytes'])}" if n_files else ""
     print(f"submitted sweep {name}{sent}")
-    _show_commands(
+    show_commands(
         option, f"status {name}", f"logs {name} --follow", f"stop {name}", f"fetch {name}"
     )
 
 
-def _show_commands(option: str, *commands: str) -> None:
+def show_commands(option: str, *commands: str) -> None:
     from tuning.command_line.tables import thaw_command
 
     print("\nnext")
     for command in commands:
         print(f"  {thaw_command()} {command} {option}")
-
-
-def status(
-    name: Annotated[
-        str | None, typer.Argument(help="A submitted sweep's name; default: list them all.")
-    ] = None,
-    cluster: ClusterFile = None,
-    address: DashboardAddress = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the sweeps that were submitted to a cluster, or show how one of them stands."""
-    from tuning.clusters.sent_sweeps import describe_sweep, list_sweeps
-    from tuning.clusters.submission import reach
-    from tuning.command_line.tables import submitted_table, sweep_status
-
-    with reach(cluster, address) as reached:
-        if name is None:
-            rows = list_sweeps(reached.dashboard)
-            print(json.dumps(rows, indent=1)) if as_json else submitted_table(rows)
-        else:
-            document = describe_sweep(reached.dashboard, name)
-            print(json.dumps(document, indent=1)) if as_json else sweep_status(document)
-
-
-def logs(
-    name: SubmittedName,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Go on until the sweep has ended.")
-    ] = False,
-    cluster: ClusterFile = None,
-    address: DashboardAddress = None,
-    as_json: AsJson = False,
-) -> None:
-    """Print what a submitted sweep has printed on the cluster."""
-    from tuning.clusters.follow import print_log
-    from tuning.clusters.submission import reach
-
-    if follow and as_json:
-        raise typer.BadParameter("--follow and --json can not be combined")
-    with reach(cluster, address) as reached:
-        lines = print_log(reached.dashboard, name, follow=follow)
-        if as_json:
-            print(json.dumps({"sweep": name, "lines": list(lines)}, indent=1))
-            return
-        for line in lines:
-            print(line, flush=follow)
-
-
-def stop(
-    name: SubmittedName,
-    cluster: ClusterFile = None,
-    address: DashboardAddress = None,
-    as_json: AsJson = False,
-) -> None:
-    """Interrupt a submitted sweep in order; `thaw submit --resume NAME` continues it."""
-    from tuning.clusters.sent_sweeps import describe_sweep
-    from tuning.clusters.submission import reach, stop_sweep
-    from tuning.command_line.tables import sweep_status
-
-    with reach(cluster, address) as reached:
-        stop_sweep(reached.dashboard, name, lambda message: print(message, file=sys.stderr))
-        document = describe_sweep(reached.dashboard, name)
-    if as_json:
-        print(json.dumps(document, indent=1))
-        return
-    sweep_status(document)
-    if document["state"] == "stopped":
-        _show_commands(reached.option, f"submit --resume {name}", f"fetch {name}")
-
-
-def fetch(
-    name: SubmittedName,
-    to: Annotated[
-        Path | None, typer.Option("--to", metavar="FOLDER", help="Default: sweeps/NAME.")
-    ] = None,
-    cluster: ClusterFile = None,
-    address: DashboardAddress = None,
-    as_json: AsJson = False,
-) -> None:
-    """Bring a submitted sweep's record and best checkpoint here, for trials, best and predict."""
-    from tuning.clusters.sent_sweeps import fetch_sweep
-    from tuning.clusters.submission import reach
-    from tuning.command_line.tables import fetched_table
-
-    target = to or Path("sweeps") / name
-    with reach(cluster, address) as reached:
-        document = fetch_sweep(reached.dashboard, name, target.resolve())
-    print(json.dumps(document, indent=1)) if as_json else fetched_table(document)
 
 
 def _follow(cluster: Cluster, name: str, as_json: bool) -> None:
@@ -365,6 +274,6 @@ def _follow(cluster: Cluster, name: str, as_json: bool) -> None:
         print(json.dumps(document, indent=1))
     else:
         sweep_status(document)
-        _show_commands(cluster.option, f"fetch {name}")
+        show_commands(cluster.option, f"fetch {name}")
     if code := _FAILED_CODES.get(document["state"]):
         sys.exit(code)

@@ -266,7 +266,7 @@ def fetched_table(document: Mapping[str, Any]) -> None:
     if checkpoint is not None:
         commands.append(f"predict {_near(checkpoint)} FILE…")
     else:
-        _print("without a checkpoint: none of its best trial is kept")
+        _print("there is no checkpoint: the cluster keeps none of the best trial")
     _print("", "next", *(f"  {thaw_command()} {command}" for command in commands))
 
 

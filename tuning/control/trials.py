@@ -10,6 +10,7 @@ from tuning.hosting.assignment import EpochResult
 from tuning.record.events import ENDED_STATES, Record, TrialRecord, TrialState
 from tuning.record.sweep import Sweep
 from tuning.search.cost import seconds_of_all_epochs
+from tuning.search.plan import SearchPlan
 from tuning.search.space_changes import split_by_fit
 from tuning.search.study import Study
 from tuning.search.warm_start import warm_trials
@@ -34,18 +35,7 @@ class Trials:
             budget_bytes=sweep.checkpoint_budget_bytes,
             warn=lambda message: record.append("trouble", message=message),
         )
-        self._study = Study(
-            sweep.space,
-            searcher=sweep.searcher,
-            scheduler=sweep.scheduler,
-            direction=sweep.mode,
-            epochs=sweep.max_epochs(),
-            seed=sweep.seed,
-            n_known=len(history.trials),
-            n_trials=sweep.trials,
-            other_directions=tuple(sweep.other_metrics.values()),
-            cost_aware=sweep.cost_aware,
-        )
+        self._study = Study(SearchPlan.of(sweep, n_known=len(history.trials)))
         self._study.learn(warm_trials(sweep), sweep.objectives)
         fitting, self.dropped = split_by_fit(sweep, history)
         self._study.restore_all(fitting, sweep.objectives, self._seconds)

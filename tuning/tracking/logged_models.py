@@ -17,7 +17,7 @@ from tuning.record.uris import SCHEMES
 from tuning.storage.addresses import resolve_tracking_uri
 from tuning.storage.remote import RemoteFolder
 from tuning.storage.staging import Staging
-from tuning.storage.stores import fetch_whole
+from tuning.storage.uri_store import fetch_whole
 from tuning.tracking.mlflow_runs import quiet_mlflow
 
 # What a served model imports; Ray and Optuna are not among them.

@@ -97,6 +97,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         r"data = 'digit': is no data set's name and no folder; valid: digits, mnist",
     ),
     ({"data": __file__}, r"is a file; valid: "),
+    ({"data": "/dev/zero"}, "data = '/dev/zero': is a device; valid: a regular file or a folder"),
+    ({"weights": "/dev/zero"}, "weights = '/dev/zero': is a device; valid: a regular file"),
     ({"model": "resnet8"}, r"unknown model 'resnet8'; valid: resnet18, .* more"),
     ({"weights": "defualt"}, r"weights = 'defualt': there is no such file; valid: none, default"),
     ({"weights": __file__}, r"its ending '\.py' is none of weights; valid: .*\.safetensors"),

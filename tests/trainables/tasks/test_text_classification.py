@@ -183,7 +183,7 @@ def test_the_loss_is_summed_and_smoothed(data):
     assert torch.isclose(smoothed, 0.8 * expected + 0.2 * uniform)
     meter = TASK.meter(DataInfo(("a", "b")))
     meter.update(logits, {"label": targets})
-    assert meter.compute()["accuracy"] == 0.5
+    assert meter.compute(0.0)["accuracy"] == 0.5
 
 
 def test_transform_trims_to_the_batch_and_masks_padding(data):

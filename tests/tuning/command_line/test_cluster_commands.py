@@ -155,6 +155,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "bad setting": (["digits", "--set", "epochs=none"], "epochs = 'none': must be"),
     "bad metric": ([TOY_SPACE, "--metric", "value"], "say which way is better"),
     "no such data": (["image_folder", "--set", "data=flowers"], "no data set's name and no folder"),
+    "device to send": (["digits", "--send", "/dev/zero"], "--send /dev/zero: is a device"),
     "bad MLflow": (["digits", "--tracking-uri", "mlruns"], "--tracking-uri = 'mlruns'"),
     "bad name": (["digits", "--name", "a b"], "--name 'a b': must be"),
     "nothing to send": (["digits", "--send", "nothing"], "--send 'nothing': there is no such"),
@@ -290,7 +291,7 @@ def test_a_missing_or_wrong_token_is_explained(thaw, workplace, monkeypatch, sou
     with fake_dashboard(token="right") as guarded:
         code, _, err = thaw("submit", "digits", "--address", guarded.url)
         assert code == 2
-        assert f"$RAY_AUTH_TOKEN and no file {str(file)!r}" in err
+        assert f"neither in $RAY_AUTH_TOKEN nor in file {str(file)!r}" in err
         if source == "variable":
             monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
         else:
@@ -298,7 +299,7 @@ def test_a_missing_or_wrong_token_is_explained(thaw, workplace, monkeypatch, sou
             file.write_text("wrong\n")
         code, _, err = thaw("submit", "digits", "--address", guarded.url)
         assert code == 2
-        where = "$RAY_AUTH_TOKEN:" if source == "variable" else f"file {str(file)!r}:"
+        where = "$RAY_AUTH_TOKEN," if source == "variable" else f"file {str(file)!r},"
         assert f"refuses the token in {where}" in err
         assert "wrong\n" not in err
         assert guarded.jobs == []
@@ -388,7 +389,7 @@ def test_what_is_no_dashboard_is_told_so(thaw, workplace):
 def test_an_address_that_is_none(thaw, workplace, address):
     code, _, err = thaw("status", "--address", address)
     assert code == 2
-    assert "must be that of a Ray cluster's dashboard" in err
+    assert "must be the address of a Ray cluster's dashboard" in err
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tuning.before_start.options import SweepOptions, resolve
 from tuning.control.controller import Controller
 from tuning.record.events import Record, TrialRecord, read_history
 from tuning.record.resources import Resources
+from tuning.search.plan import SearchPlan
 from tuning.search.samplers import search_notes
 from tuning.search.study import Study
 from tuning.search.warm_start import warm_trials
@@ -99,9 +100,9 @@ def test_a_warm_search_begins_where_the_earlier_one_ended():
     def loss(point) -> float:
         return abs(point["x"] - 0.3) + abs(point["y"] - 0.7)
 
-    options = {"scheduler": "none", "direction": "min", "epochs": 1, "seed": 0}
     for searcher in ("tpe", "nsga2"):
-        first = Study(space, searcher=searcher, **options)
+        plan = SearchPlan(space, searcher, "none", directions=("min",))
+        first = Study(plan)
         records = []
         for number in range(100):
             point = first.ask(number)
@@ -110,7 +111,7 @@ def test_a_warm_search_begins_where_the_earlier_one_ended():
             records.append(TrialRecord(-1, {}, point, state="completed", curve=curve))
         means = {}
         for warm in (False, True):
-            study = Study(space, searcher=searcher, **options)
+            study = Study(plan)
             study.learn(records if warm else (), {"loss": "min"})
             means[warm] = sum(loss(study.ask(number)) for number in range(8)) / 8
         assert means[True] < 0.6 * means[False], searcher

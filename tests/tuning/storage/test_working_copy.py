@@ -24,11 +24,11 @@ from tuning.record.sweep import Sweep
 from tuning.record.uris import join_uri
 from tuning.session.runner import run_sweep
 from tuning.session.summary import checkpoint_of, fetch_checkpoint
-from tuning.storage import driver_lock, home_lock, stores, working_copy
+from tuning.storage import driver_lock, home_lock, uri_store, working_copy
 from tuning.storage.driver_lock import HOLDER_FILE
 from tuning.storage.remote import RemoteFolder
 from tuning.storage.saved_sweeps import open_sweep
-from tuning.storage.stores import UriStore
+from tuning.storage.uri_store import UriStore
 from tuning.storage.working_copy import Uploads, fetch
 
 
@@ -172,7 +172,7 @@ def test_after_a_kill_nothing_that_ended_is_lost(
     assert process.returncode == -signal.SIGKILL, process.stderr
     if where == "elsewhere":
         elsewhere(monkeypatch, tmp_path)
-        monkeypatch.setattr(home_lock, "SECONDS_UNTIL_GONE", 0.0)  # of the driver there
+        monkeypatch.setattr(driver_lock, "SECONDS_UNTIL_GONE", 0.0)  # of the driver there
     found = open_sweep("toy", home)
     before = read_history(found.folder).trials
     assert [trial.state for trial in before.values()][:2] == ["completed"] * 2
@@ -221,10 +221,10 @@ def test_one_driver_at_a_time(toy_sweep, view, home, monkeypatch, tmp_path):
     with pytest.raises(InputError, match="is being run by process 77 on another-host"):
         run_sweep(sweep, view)
     assert json.loads(remote.read(HOLDER_FILE) or b"") == other
-    monkeypatch.setattr(home_lock, "SECONDS_UNTIL_GONE", 0.0)
+    monkeypatch.setattr(driver_lock, "SECONDS_UNTIL_GONE", 0.0)
     assert run_sweep(sweep, view).summary["trials"]["completed"] == 2
     assert remote.read(HOLDER_FILE) is None
-    monkeypatch.setattr(home_lock, "SECONDS_UNTIL_GONE", 60.0)
+    monkeypatch.setattr(driver_lock, "SECONDS_UNTIL_GONE", 60.0)
     gone = {**driver_lock.myself(), "process_started": 1.0}
     remote.write(HOLDER_FILE, json.dumps(gone).encode())  # of this host, and killed
     run_sweep(with_trials(open_sweep("toy", home), 3), view)
@@ -296,7 +296,7 @@ class Cutting(RecordingView):
 
 
 def test_training_goes_on_while_the_home_is_away(toy_sweep, s3, bucket, monkeypatch):
-    monkeypatch.setattr(stores, "_SECONDS_BETWEEN_ATTEMPTS", 5.0)
+    monkeypatch.setattr(uri_store, "_SECONDS_BETWEEN_ATTEMPTS", 5.0)
     sweep = toy_sweep("seconds=0.05", sweeps_folder=bucket, trials=6, scheduler="none")
     view = Cutting(s3, 7, 12)
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trainables.adapting.freezing import check_frozen_blocks
 from trainables.data.class_folders import read_layout
+from trainables.data.paths import data_path
 from trainables.data.prepare import file_identity, prepare_once
 from trainables.errors import InputError, unknown, valid_choices
 from trainables.modalities.images.config import ImageConfig
@@ -41,6 +42,15 @@ def check(config: ImageConfig) -> None:
             blocks do not go together.
     """
     _check_data(config)
+    check_model(config)
+
+
+def check_model(config: ImageConfig) -> None:
+    """See whether model, weights, image size, stem and frozen blocks go together, without torch.
+
+    Raises:
+        InputError: they do not, or the model or its weights do not exist.
+    """
     if config.model not in model_names():
         raise InputError(unknown("model", config.model, model_names()))
     _check_weights(config)
@@ -55,7 +65,10 @@ def _check_data(config: ImageConfig) -> None:
         return
     folder = Path(config.data).expanduser()
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else "is no data set's name and no folder"
+        what = "is no data set's name and no folder"
+        if folder.exists():
+            data_path(config.data)
+            what = "is a file"
         raise InputError(
             f"data = {config.data!r}: {what}; valid: {valid_choices(config.data, KNOWN_DATA)}, "
             "a folder with a folder of images per class, or a folder with four IDX files as MNIST's"
@@ -71,6 +84,8 @@ def _check_weights(config: ImageConfig) -> None:
     rule = (
         f"valid: none, default (torchvision's), or a file ending in {', '.join(WEIGHTS_SUFFIXES)}"
     )
+    if path.exists():
+        data_path(config.weights, "weights")
     if not path.is_file():
         raise InputError(f"weights = {config.weights!r}: there is no such file; {rule}")
     if path.suffix.lower() not in WEIGHTS_SUFFIXES:

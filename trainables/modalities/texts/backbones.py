@@ -16,8 +16,6 @@ from trainables.modalities.texts import pretrained
 from trainables.modalities.texts.scratch import scratch_model
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
     from trainables.modalities.texts.config import TextConfig
     from trainables.prepared import DataInfo
 
@@ -52,21 +50,14 @@ def build(
         InputError: the weights can not be reached or read, or are not those of such a model.
     """
     scratch, settings = scratch_model(config.model), head.settings(info)
-    from transformers import AutoConfig, BertConfig
+    from transformers import AutoConfig
 
     model: nn.Module
     with pretrained.quiet():
         if scratch is not None:
-            about: PretrainedConfig = BertConfig(
-                vocab_size=info.details["vocabulary_size"],
-                num_hidden_layers=scratch.n_layers,
-                hidden_size=scratch.width,
-                num_attention_heads=scratch.n_heads,
-                intermediate_size=4 * scratch.width,
-                max_position_embeddings=config.max_tokens,
-                pad_token_id=info.details["pad_id"],
-                **settings,
-            )
+            settings = {"pad_token_id": info.details["pad_id"], **settings}
+            n_tokens = info.details["vocabulary_size"]
+            about = scratch.configure(scratch, n_tokens, config.max_tokens, settings)
             model = _auto_class(head).from_config(about)
         elif load_weights:
             model = _load(pretrained.fetch(config.model), config.model, head, settings)
@@ -77,6 +68,10 @@ def build(
             model = _auto_class(head).from_config(about, dtype=torch.float32)
     if config.dropout is not None:
         _set_head_dropout(model, config)
+    final: Any = model.config
+    if final.pad_token_id is None:  # of a model of language; a classifier looks for it
+        final.pad_token_id = info.details["pad_id"]
+    final.use_cache = False  # keys and values of earlier tokens, for which training has no use
     return model
 
 

@@ -63,7 +63,20 @@ def per_text(info: DataInfo) -> dict[str, Any]:
     return {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
 
 
+def no_settings(info: DataInfo) -> dict[str, Any]:
+    """The model's own."""
+    return {}
+
+
+def one_number(info: DataInfo) -> dict[str, Any]:
+    """One output, without a name."""
+    return {"num_labels": 1}
+
+
 CLASSES_OF_TEXTS = Head("AutoModelForSequenceClassification", per_text)
+TAGS_OF_TOKENS = Head("AutoModelForTokenClassification", per_text)
+NEXT_TOKEN = Head("AutoModelForCausalLM", no_settings)
+NUMBER_OF_A_TEXT = Head("AutoModelForSequenceClassification", one_number)
 
 
 def transform(raw: Batch, config: TextConfig, info: DataInfo, generator: Generator | None) -> Batch:
@@ -73,11 +86,10 @@ def transform(raw: Batch, config: TextConfig, info: DataInfo, generator: Generat
         raw: ``input_ids`` [n, longest of the split] and ``length`` [n], int32.
 
     Returns:
-        ``input_ids`` int64 and ``attention_mask`` int64, both [n, longest of the batch]; labels as
-            they are.
+        ``input_ids`` int64 and ``attention_mask`` int64, both [n, longest of the batch]; all else
+            as it is.
     """
-    labels = {name: each for name, each in raw.items() if name not in ("input_ids", "length")}
-    return {**labels, **model_inputs(raw, None)}
+    return {**raw, **model_inputs(raw, None)}
 
 
 def model_inputs(raw: Batch, n_positions: int | None) -> Batch:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,10 @@ from trainables.modalities.texts import pretrained, tokenization
 from trainables.modalities.texts.config import TextConfig
 from trainables.modalities.texts.scratch import scratch_model
 from trainables.prepared import SPLITS, Array, DataInfo, PreparedData, Split
+from trainables.targets.target import Answers
 
-
-@dataclass(frozen=True)
-class LabelledTexts:
-    """What a task has read: the texts of each split, and their labels as arrays [n, ...]."""
-
-    texts: Mapping[str, Sequence[str]]
-    labels: Mapping[str, Mapping[str, Array]]
-    summary: str  # what is predicted, as ``DataInfo`` has it
-    classes: tuple[str, ...] = ()
-    notes: Sequence[str] = ()
-    details: Mapping[str, Any] = field(default_factory=dict)
+# What a task has read: the texts of each split, what is to be predicted, and notes for a person.
+LabelledTexts = tuple[Mapping[str, Sequence[str]], Answers, Sequence[str]]
 
 
 def check_model(config: TextConfig) -> None:
@@ -111,20 +102,18 @@ def prepare_texts(
 
     def make(assets: Path) -> tuple[DataInfo, Mapping[str, Split]]:
         fetch(config)  # first, so that a model out of reach is said before the files are read
-        found = read()
-        details = make_tokenizer(config, found.texts["train"], assets)
+        texts, answers, notes = read()
+        details = make_tokenizer(config, texts["train"], assets)
         splits, n_cut = {}, 0
         for name in SPLITS:
             inputs, cut = tokenization.tokenise(
-                found.texts[name], assets, config.max_tokens, details["pad_id"]
+                texts[name], assets, config.max_tokens, details["pad_id"]
             )
             n_cut += cut
-            splits[name] = Split({**inputs, **found.labels[name]})
-        notes = [*found.notes, *_note_cut(n_cut, splits, config)]
-        details |= {"split_sizes": {name: len(each) for name, each in splits.items()}}
-        details |= found.details
-        info = DataInfo(found.classes, tuple(notes), details, summary=found.summary)
-        return info, splits
+            splits[name] = Split({**inputs, **answers.labels[name]})
+        notes = [*notes, *_note_cut(n_cut, splits, config)]
+        details |= answers.details
+        return DataInfo(answers.classes, tuple(notes), details, summary=answers.summary), splits
 
     return prepare_tokens(config, files, cache_folder, make)
 
@@ -139,19 +128,20 @@ def make_tokenizer(config: TextConfig, texts: Sequence[str], assets: Path) -> di
     """Put the model's tokenizer into ``assets``, or one learned from ``texts`` for scratch models.
 
     Returns:
-        ``pad_id`` and ``vocabulary_size``, which the model is built with.
+        ``pad_id``, ``end_id`` and ``vocabulary_size``, which the model is built with.
     """
     scratch = scratch_model(config.model)
     if scratch is not None:
-        tokenization.train_wordpiece(texts, scratch.n_tokens, assets)
-        pad_id = 0
+        scratch.train_tokenizer(texts, scratch.n_tokens, assets)
+        pad_id = end_id = 0
     else:
         folder = pretrained.fetch(config.model)
-        pad_id = tokenization.save_tokenizer(folder, assets, config.model)
+        pad_id, end_id = tokenization.save_tokenizer(folder, assets, config.model)
         # With the architecture beside it, a checkpoint needs nothing from the original folder.
         (assets / "model").mkdir()
         shutil.copyfile(folder / "config.json", assets / "model" / "config.json")
-    return {"pad_id": pad_id, "vocabulary_size": tokenization.vocabulary_size(assets)}
+    size = tokenization.vocabulary_size(assets)
+    return {"pad_id": pad_id, "end_id": end_id, "vocabulary_size": size}
 
 
 def encode(
