@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and paths that are neither file nor folder."""
+"""Folders that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from trainables.errors import InputError
 
 
 @contextmanager
@@ -89,20 +87,3 @@ def cut_incomplete_line(path: Path) -> None:
     if whole < len(content):
         with path.open("r+b") as file:
             file.truncate(whole)
-
-
-def refuse_special(path: Path, what: str) -> None:
-    """Refuse a device, a pipe or a socket: reading one may never end.
-
-    A path where there is nothing passes, for its reader to tell.
-
-    Args:
-        path: as the user gave it.
-        what: the setting that names it and its value, for the message.
-
-    Raises:
-        InputError: it is none of regular file and folder.
-    """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        kind = "pipe" if path.is_fifo() else "socket" if path.is_socket() else "device"
-        raise InputError(f"{what}: is a {kind}; must be a regular file or a folder")

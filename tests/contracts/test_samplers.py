@@ -17,11 +17,11 @@ from trainables.tasks.table import task_row
 from tuning.before_start.options import SweepOptions, resolve
 from tuning.before_start.spaces import load_space, space_names
 from tuning.record.events import TrialRecord, read_history
+from tuning.record.methods import SCHEDULERS, SEARCHERS
 from tuning.search.plan import SearchPlan
 from tuning.search.samplers import own_sampler, sampled_by_itself
 from tuning.search.starting_points import with_defaults_first
 from tuning.search.study import Study
-from tuning.search.table import SCHEDULERS, SEARCHERS
 
 N_SAMPLERS = 9
 OWN_NAMES = [f"{OWN}:{name}" for name in ("Corner", "population_of_four")]

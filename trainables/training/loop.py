@@ -18,17 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainables.adapting.adapters import check_gradients, only, saved_names
 from trainables.adapting.freezing import (
-    check_frozen_blocks,
+    n_frozen_blocks,
+    parts,
     set_training_mode,
     thaw,
-    trainable_blocks,
+    trainable,
 )
 from trainables.adapting.frozen_prefix import FrozenPrefix, freeze_prefix
 from trainables.blocks import Block
 from trainables.config import TrainingConfig
 from trainables.errors import Diverged, InputError, OutOfMemory
 from trainables.prepared import Batch, PreparedData, Split, gather
+from trainables.strategies import strategy_of
 from trainables.task import EpochReport, Evaluation, Task, TrainingRun
 from trainables.torch_settings import (
     autocast,
@@ -40,11 +43,11 @@ from trainables.torch_settings import (
 )
 from trainables.training.checkpoint import (
     CheckpointDescription,
-    load_model_weights,
     load_training_state,
     read_description,
     save_checkpoint,
 )
+from trainables.training.models import BuiltModel, new_model, saved_model
 from trainables.training.optim import make_optimizer, make_schedule
 from trainables.training.parallel import (
     Parallelism,
@@ -70,6 +73,7 @@ class _Training:
     data: PreparedData
     model: nn.Module
     blocks: tuple[Block, ...]
+    base: str | None  # of ``BuiltModel``
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
     scaler: torch.amp.GradScaler
@@ -77,7 +81,7 @@ class _Training:
     parallel: Parallelism
     replica: nn.Module  # the model as it is run in training
     units: np.ndarray  # how often each training sample counts in the loss [n]
-    trainable: range | None = None
+    trainable: frozenset[str] = frozenset()  # names of the parameters that train now
     prefix: FrozenPrefix | None = None  # of the blocks that are frozen now
     prefix_note: str = ""  # whether the prefix cache was used, and why not
     seconds_saved: float = 0.0  # by the prefix cache, in earlier phases
@@ -125,16 +129,10 @@ def check_precision(config: TrainingConfig, device: str) -> None:
 def _start(task: Task, config: TrainingConfig, run: TrainingRun) -> _Training:
     data = _prepared(task, config, run)
     _check_sizes(config, run, data)
-    with seeded(config.seed):
-        model = task.build(config, data.info, data.assets, run.resume_from is None)
-    checkpoint = None
-    if run.resume_from is not None:
-        folder = run.resume_from
-        checkpoint = fail_together(run, lambda: _read_checkpoint(task, folder, model))
-    blocks = task.blocks(model)
-    check_frozen_blocks(config, [block.name for block in blocks])
+    built, checkpoint = fail_together(run, lambda: _build(task, config, run, data))
+    blocks = built.blocks
     parallel = parallelism(run)
-    model = parallel.place(model, blocks, run)
+    model = parallel.place(built.module, blocks, run)
     optimizer = make_optimizer(model, blocks, config)
     n_steps = len(_batches(config, run, len(data.splits["train"]), 0)) * config.epochs
     device_type = torch.device(run.device).type
@@ -145,6 +143,7 @@ def _start(task: Task, config: TrainingConfig, run: TrainingRun) -> _Training:
         data=data,
         model=model,
         blocks=blocks,
+        base=built.base,
         optimizer=optimizer,
         schedule=make_schedule(optimizer, config, n_steps),
         scaler=torch.amp.GradScaler(device_type, enabled=config.precision == "fp16"),
@@ -194,17 +193,25 @@ def _check_sizes(config: TrainingConfig, run: TrainingRun, data: PreparedData) -
             )
 
 
-def _read_checkpoint(
-    task: Task, folder: Path, model: nn.Module
-) -> tuple[CheckpointDescription, dict[str, Any]]:
-    """Fill ``model`` with a checkpoint's weights; its description and the rest of its state."""
+def _build(
+    task: Task, config: TrainingConfig, run: TrainingRun, data: PreparedData
+) -> tuple[BuiltModel, tuple[CheckpointDescription, dict[str, Any]] | None]:
+    """The model, and a checkpoint's description and the rest of its state where there is one."""
+    folder, info, assets = run.resume_from, data.info, data.assets
+    if folder is None:
+        return new_model(task, config, info, assets), None
     description = read_description(folder)
     if description.task != task.name:
         raise InputError(
             f"checkpoint {str(folder)!r} is of task {description.task}, not {task.name}"
         )
-    load_model_weights(folder, model)
-    return description, load_training_state(folder, "cpu")
+    if strategy_of(config).has_adapters and description.base is None:
+        raise InputError(
+            f"checkpoint {str(folder)!r} holds a whole model, and freezing = {config.freezing!r} "
+            "goes on from adapters; take a checkpoint of a training with that setting"
+        )
+    built = saved_model(task, config, info, assets, folder, description)
+    return built, (description, load_training_state(folder, "cpu"))
 
 
 def _resume(training: _Training, description: CheckpointDescription, state: dict[str, Any]) -> None:
@@ -227,6 +234,9 @@ def _saver(training: _Training, metrics: Mapping[str, float]) -> Any:
         optimizer = training.parallel.whole_state(training.optimizer)
         if training.run.rank != 0:
             return
+        if training.base is not None:
+            names = saved_names(training.model, training.blocks, training.config)
+            weights = only(names, weights)
         description = CheckpointDescription(
             task=training.task.name,
             config=training.config.model_dump(),
@@ -234,6 +244,7 @@ def _saver(training: _Training, metrics: Mapping[str, float]) -> Any:
             epoch=training.epochs_done,
             metrics=metrics,
             history={**training.history, "micro_batch_size": training.micro_batch_size},
+            base=training.base,
         )
         state = {
             "optimizer": optimizer,
@@ -277,37 +288,38 @@ def _train_and_validate(training: _Training) -> dict[str, float]:
 
 
 def _thaw_for(training: _Training, epoch: int) -> None:
-    trainable = trainable_blocks(training.config, len(training.blocks), epoch)
-    if trainable != training.trainable:
-        thaw(training.model, training.blocks, trainable)
-        _freeze_below(training, trainable, epoch)
+    now = trainable(training.config, parts(training.model, training.blocks), epoch)
+    if now != training.trainable:
+        thaw(training.model, now)
+        _freeze_below(training, epoch)
         training.replica = training.parallel.replicate(training.model, training.device)
-        training.trainable = trainable
-    set_training_mode(training.replica, (), trainable)
-    set_training_mode(training.model, training.blocks, trainable)
+        training.trainable = now
+    training.replica.train()
+    set_training_mode(training.model, training.blocks, now)
 
 
-def _freeze_below(training: _Training, trainable: range, epoch: int) -> None:
-    """Take what the blocks below ``trainable`` give from the prefix cache, where that pays."""
-    config = training.config
+def _freeze_below(training: _Training, epoch: int) -> None:
+    """Take what the blocks give below the lowest that trains from the prefix cache, if it pays."""
+    config, blocks = training.config, training.blocks
+    model_parts = list(parts(training.model, blocks))
     phase = range(epoch, config.epochs)
-    n_epochs = sum(trainable_blocks(config, len(training.blocks), e) == trainable for e in phase)
+    frozen = [n_frozen_blocks(config, model_parts, len(blocks), e) for e in phase]
     if training.prefix is not None:
         training.seconds_saved += training.prefix.seconds_saved
     training.prefix, reason = freeze_prefix(
         training.task,
         training.model,
-        training.blocks,
-        trainable.start,
+        blocks,
+        frozen[0],
         config,
         training.run,
         training.data,
-        n_epochs,
+        frozen.count(frozen[0]),
     )
     if reason is None:
-        training.prefix_note = f"used below block {training.blocks[trainable.start].name}"
+        training.prefix_note = f"used below block {blocks[frozen[0]].name}"
     elif not training.prefix_note or (
-        trainable.start > 0 and not training.prefix_note.startswith("used")
+        frozen[0] > 0 and not training.prefix_note.startswith("used")
     ):  # where all blocks train, what was said of an earlier phase still holds
         training.prefix_note = f"not used: {reason}"
 
@@ -348,6 +360,8 @@ def _train_epoch(training: _Training, epoch: int) -> tuple[float, int]:
     interval = _STEPS_BETWEEN_CHECKS if is_free else _STEPS_BETWEEN_COSTLY_CHECKS
     for step, batch in enumerate(batches):
         total += _step(training, batch, generator)
+        if step == 0 and training.base is not None:
+            check_gradients(training.model)
         if step == len(batches) - 1 or step % interval == 0:
             found = total.clone()
             sum_over_workers(run, found)  # so that all give up, or none

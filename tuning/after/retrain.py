@@ -13,7 +13,6 @@ from trainables.errors import InputError, RunFailed
 from tuning.after.champion import log_champion
 from tuning.after.comparison import default_configuration
 from tuning.after.seed_results import SeedResult, compare, describe_results, read_results
-from tuning.before_start.options import check_engine_workers
 from tuning.control.retraining import (
     FIRST_NUMBER,
     Readings,
@@ -23,6 +22,8 @@ from tuning.control.retraining import (
 )
 from tuning.control.view import View
 from tuning.record.events import Event, Record, SweepHistory, TrialRecord
+from tuning.record.option_checks import check_options
+from tuning.record.options import SweepOptions
 from tuning.record.plans import RetrainingPlan
 from tuning.record.standings import best_trial, find_trial
 from tuning.record.sweep import Sweep
@@ -31,7 +32,7 @@ from tuning.session.farewell import farewell
 from tuning.session.workplace import ENGINES, NO_ENGINE, workplace
 from tuning.storage.driver_lock import sole_driver
 from tuning.storage.open_store import store_of
-from tuning.tracking.mlflow_runs import check_mlflow
+from tuning.tracking.mlflow_client import check_mlflow
 
 _LAST_WORD = "thaw was ended from outside; the same command goes on where it was"
 ERROR_FILE = "error.txt"  # beside what a configuration's trainings leave
@@ -68,7 +69,7 @@ def retrain(
     trial = _trial(sweep, record.history, trial_number)
     n_workers = sweep.n_workers if n_workers is None else n_workers
     _check_counts(n_workers, n_seeds, trial)
-    check_engine_workers(engine or sweep.engine, n_workers)
+    check_options(SweepOptions(space="", engine=engine or sweep.engine, n_workers=n_workers))
     # Not beside a running sweep: the best is not known yet.
     with sole_driver(sweep.name, sweep.folder), farewell(_LAST_WORD):
         check_mlflow(sweep)

@@ -212,16 +212,14 @@ def connect(address: str, option: str = "--address") -> Dashboard:
     """
     url = dashboard_url(address, option)
     try:
-        without = Dashboard(url, None)
+        dashboard = Dashboard(url, None)
         try:
-            without.ray_version()
-            return without
+            dashboard.ray_version()
         except InputError:
-            token = read_token()
-            if token is None:
+            if (token := read_token()) is None:
                 raise
-        dashboard = Dashboard(url, token)
-        dashboard.ray_version()
+            dashboard = Dashboard(url, token)
+            dashboard.ray_version()
         return dashboard
     except InputError:
         raise

@@ -72,9 +72,10 @@ class DashboardHttp:
             with self.answering():
                 return self._open(path, query, seconds)
         except urllib.error.HTTPError as error:
-            with error:
+            with error, self.answering():
                 status, text = error.code, error.read(100_000).decode(errors="replace").strip()
-        if missing_is_fine and _is_missing(status, text):
+        is_missing = status == 404 or (status == 500 and "file is not found" in text)  # a log file
+        if missing_is_fine and is_missing:
             return None
         raise self._explained(status, text)
 
@@ -112,15 +113,17 @@ class DashboardHttp:
 
     def _explained(self, status: int, text: str) -> Exception:
         """What an answer that is an error means to a person."""
+        file = f"file {str(token_file())!r}"
         if status == 401:
             return InputError(
                 f"the cluster at {self.url} wants its token, and this machine has none: neither "
-                f"in $RAY_AUTH_TOKEN nor in file {str(token_file())!r}. Copy ~/.ray/auth_token "
+                f"in $RAY_AUTH_TOKEN nor in {file}. Copy ~/.ray/auth_token "
                 "from the cluster's head to that file, mode 600"
             )
         if status == 403 and self.token is not None:
+            source = "$RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else file
             return InputError(
-                f"the cluster at {self.url} refuses the token in {_source_of_token()}, which "
+                f"the cluster at {self.url} refuses the token in {source}, which "
                 "belongs to another cluster. The right one is ~/.ray/auth_token on the cluster's "
                 "head"
             )
@@ -152,12 +155,3 @@ def dashboard_url(address: str, option: str = "--address") -> str:
         )
     port = port or (DEFAULT_PORT if parts.scheme == "http" else 443)
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _source_of_token() -> str:
-    return "$RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else f"file {str(token_file())!r}"
-
-
-def _is_missing(status: int, text: str) -> bool:
-    """Ray answers with 500 where a log file is not there."""
-    return status == 404 or (status == 500 and "file is not found" in text)

@@ -154,12 +154,7 @@ def all_records() -> Iterator[JobRecord]:
                 yield JobRecord(folder)
 
 
-def job_id(name: str, n: int) -> str:
-    """The id of the ``n``-th Ray job of a sweep. No sweep's name can hold a ``~``."""
-    return name if n == 1 else f"{name}~{n}"
-
-
 def next_job_id(current: str) -> str:
-    """The id of the job after ``current``."""
+    """The id of the job after ``current``: NAME, NAME~2, NAME~3. No sweep's name holds a ``~``."""
     name, _, n = current.partition("~")
-    return job_id(name, int(n or 1) + 1)
+    return f"{name}~{int(n or 1) + 1}"

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainables.errors import InputError
-from trainables.files import refuse_special
 from tuning.storage.disk import show_bytes
 from tuning.user_code.imports import imported_modules
 from tuning.user_code.versions import ROOMS
@@ -57,7 +56,6 @@ class Package:
         Args:
             what: to call it in messages.
         """
-        refuse_special(path, what)
         path = Path(os.path.abspath(path))
         self.has_data = True
         self.sizes.setdefault(what, 0)

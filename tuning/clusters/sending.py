@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.domains import Choice, SearchSpace
+from trainables.data.paths import data_path
 from trainables.errors import InputError
 from trainables.tasks.row import TaskRow
 from trainables.tasks.table import task_row
@@ -98,10 +99,11 @@ def _path_here(name: str, value: Any, row: TaskRow | None) -> Path | None:
     if row is not None and (name not in row.path_fields or value in row.path_fields[name]):
         return None
     try:
-        path = Path(value).expanduser()
-        return path if path.exists() else None
+        if not Path(value).expanduser().exists():
+            return None
     except (OSError, RuntimeError, ValueError):  # too long for a name; ~ of nobody
         return None
+    return data_path(value, name)
 
 
 def _means(value: object, place: str) -> bool:

@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tuning.command_line.parameters import (
+    INTERRUPTED,
+    from_command_line,
+    stdout_for_json_only,
+)
+from tuning.record.option_checks import read_values
+from tuning.record.options import RESUMABLE
+
 if TYPE_CHECKING:
     from tuning.clusters.jobs import Submitted
     from tuning.clusters.package import Package
     from tuning.clusters.submission import Cluster
 
-INTERRUPTED = 130
 _FAILED_CODES = {"failed": 1, "lost": 1, "wrong input": 2, "stopped": INTERRUPTED}
 
 ClusterFile = Annotated[
@@ -45,6 +52,7 @@ def submit_command(sweep: Callable[..., None], resume: Callable[..., None]) -> C
     of_resume = inspect.signature(resume, eval_str=True).parameters
     own = dict(inspect.signature(_own_options, eval_str=True).parameters)
     of_both = {**of_sweep, "accept_changes": of_resume["accept_changes"]}
+    own = {name: p.replace(kind=p.KEYWORD_ONLY) for name, p in own.items()}
     parameters = [*own.values(), *(p for name, p in of_both.items() if name not in own)]
 
     def submit(context: typer.Context, **values: Any) -> None:
@@ -110,10 +118,11 @@ def _submit(
         resolved = _resolved(values)
         submitted, package = _described(values, given, of_sweep, resolved)
         if values["dry_run"]:
-            from tuning.command_line.cli import show_dry_run
+            from tuning.command_line.sweep_commands import show_dry_run
 
             folder = Path(submitted.sweeps_folder or "~/sweeps") / submitted.name
-            show_dry_run(replace(resolved, folder=folder), values["as_json"])
+            note = "the cluster reads the data when the sweep starts"
+            show_dry_run(replace(resolved, folder=folder), [note], values["as_json"])
             return
     from tuning.clusters.submission import reach
 
@@ -131,10 +140,9 @@ def _submit(
 def _resolved(values: Mapping[str, Any]) -> Any:
     """The sweep, checked as far as this machine can."""
     from tuning.before_start.options import resolve
-    from tuning.command_line.cli import stdout_for_json_only, sweep_options
 
     with stdout_for_json_only():  # a user's file may print
-        return resolve(sweep_options(values), elsewhere=True)
+        return resolve(from_command_line(values), elsewhere=True)
 
 
 def _described(
@@ -168,7 +176,7 @@ def _continued(
         InputError: an option is not one that a sweep can be continued with.
     """
     from trainables.errors import InputError
-    from tuning.before_start.resume_options import check_goals
+    from tuning.before_start.resume_options import check_changes
     from tuning.before_start.spaces import load_space
     from tuning.clusters.jobs import Submitted
     from tuning.clusters.sending import as_arguments
@@ -182,7 +190,7 @@ def _continued(
             f"--{wrong[0].replace('_', '-')}: can not be given with --resume; valid: "
             f"{', '.join(names)}"
         )
-    check_goals(**{n: values[n] for n in inspect.signature(check_goals).parameters})
+    check_changes(read_values({name: values[name] for name in RESUMABLE if name in given}))
     package = _package(values)
     there = dict(values)
     if values["space"] is not None:
@@ -205,14 +213,12 @@ def _sweeps_folder(values: Mapping[str, Any], given: Collection[str]) -> str | N
 
 
 def _package(values: Mapping[str, Any]) -> Package:
-    from trainables.errors import InputError
+    from trainables.data.paths import data_path
     from tuning.clusters.package import Package
 
     package = Package(Path.cwd())
     for path in values["send"] or ():
-        if not path.exists():
-            raise InputError(f"--send {str(path)!r}: there is no such file or folder")
-        package.add_data(path, f"--send {path}")
+        package.add_data(data_path(str(path), "--send"), f"--send {path}")
     return package
 
 
@@ -245,7 +251,7 @@ def _show_submitted(document: Mapping[str, Any], option: str) -> None:
 
 
 def show_commands(option: str, *commands: str) -> None:
-    from tuning.command_line.tables import thaw_command
+    from tuning.command_line.printing import thaw_command
 
     print("\nnext")
     for command in commands:
@@ -256,8 +262,9 @@ def _follow(cluster: Cluster, name: str, as_json: bool) -> None:
     """Show a sweep until it has ended, and exit as it did."""
     from tuning.clusters.follow import Follower
     from tuning.clusters.sent_sweeps import describe_sweep
+    from tuning.command_line.cluster_tables import sweep_status
     from tuning.command_line.live_view import make_view
-    from tuning.command_line.tables import sweep_status, thaw_command
+    from tuning.command_line.printing import thaw_command
 
     print(f"submitted sweep {name}; Ctrl-C leaves it running", file=sys.stderr)
     try:

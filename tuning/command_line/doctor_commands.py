@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tuning.command_line.sent_commands import AsJson
+from tuning.command_line.parameters import AsJson
 from tuning.doctor.findings import Finding
 
 ClusterOption = Annotated[

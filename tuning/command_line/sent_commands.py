@@ -10,11 +10,9 @@ from typing import Annotated
 import typer
 
 from tuning.command_line.cluster_commands import ClusterFile, DashboardAddress, show_commands
+from tuning.command_line.parameters import AsJson
 
 SubmittedName = Annotated[str, typer.Argument(help="A submitted sweep's name.", show_default=False)]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")
-]
 
 
 def status(
@@ -28,7 +26,7 @@ def status(
     """List the sweeps that were submitted to a cluster, or show how one of them stands."""
     from tuning.clusters.sent_sweeps import describe_sweep, list_sweeps
     from tuning.clusters.submission import reach
-    from tuning.command_line.tables import submitted_table, sweep_status
+    from tuning.command_line.cluster_tables import submitted_table, sweep_status
 
     with reach(cluster, address) as reached:
         if name is None:
@@ -72,7 +70,7 @@ def stop(
     """Stop a submitted sweep, losing nothing; `thaw submit --resume NAME` continues it."""
     from tuning.clusters.sent_sweeps import describe_sweep
     from tuning.clusters.submission import reach, stop_sweep
-    from tuning.command_line.tables import sweep_status
+    from tuning.command_line.cluster_tables import sweep_status
 
     with reach(cluster, address) as reached:
         stop_sweep(reached.dashboard, name, lambda message: print(message, file=sys.stderr))
@@ -98,7 +96,7 @@ def fetch(
     """Copy a submitted sweep's record and best checkpoint to this machine."""
     from tuning.clusters.sent_sweeps import fetch_sweep
     from tuning.clusters.submission import reach
-    from tuning.command_line.tables import fetched_table
+    from tuning.command_line.cluster_tables import fetched_table
 
     target = to or Path("sweeps") / name
     with reach(cluster, address) as reached:

@@ -43,7 +43,7 @@ def serve(settings: dict[str, Any]) -> None:
 
 def name_network_interface() -> None:
     """Tell gloo, in a worker, which interface has the address by which Ray knows its node."""
-    import psutil  # type: ignore[import-untyped]  # of ray
+    import psutil  # type: ignore[import-untyped]
     import ray
 
     address = ray.util.get_node_ip_address()

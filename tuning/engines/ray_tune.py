@@ -100,6 +100,7 @@ class _Callback(_Adapter, tune.Callback):
             self._controller.began(trial.config["trial"])
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        ray_start.check_alive()
         self._count_nodes()
         silent = self._controller.give_up_silent()
         for trial in trials if silent else ():
@@ -180,8 +181,9 @@ class _TrialClasses(_ActorClassCache):
 
 def _tune(controller: Controller, trainable: Any, gangs: GangPool | None) -> None:
     tune_controller._ActorClassCache = _TrialClasses  # there is no option for it
-    with tempfile.TemporaryDirectory(prefix="thaw-ray-tune-") as folder:
-        tune.Tuner(
+    # If this process is killed, it lies among Ray's own leftovers.
+    with tempfile.TemporaryDirectory(dir=ray_start.session_folder()) as folder:
+        tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 num_samples=-1,  # the searcher says when it is finished
@@ -199,4 +201,9 @@ def _tune(controller: Controller, trainable: Any, gangs: GangPool | None) -> Non
                 ),
                 verbose=0,
             ),
-        ).fit()
+        )
+        try:
+            tuner.fit()
+        except Exception:
+            ray_start.check_alive()  # if it has ended, that is the cause
+            raise

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from tuning.record.events import TrialRecord, TrialState
+from tuning.record.methods import SCHEDULERS
 from tuning.search.convert import suggest_point
 from tuning.search.optuna_trials import (
     INFEASIBLE,
@@ -22,7 +23,6 @@ from tuning.search.optuna_trials import (
 )
 from tuning.search.plan import SearchPlan
 from tuning.search.samplers import make_sampler
-from tuning.search.table import SCHEDULERS
 
 # What Optuna says to people who wrote the calls themselves
 _SILENCED = (
@@ -102,17 +102,21 @@ class OptunaStudy:
             self._add(self.study, trial, is_judged=False)
         return trial is not None
 
-    def add_ended(self, record: TrialRecord, objectives: Objectives) -> None:
-        """Take over a trial that ended in an earlier sitting, if it fits into the space."""
+    def add_ended(self, record: TrialRecord, objectives: Objectives, *, is_judged: bool) -> None:
+        """Take over a trial that ended in an earlier sitting, if it fits into the space.
+
+        Args:
+            is_judged: show its curve to the pruner too.
+        """
         trial = frozen_trial(self._plan.space, record, objectives)
         if trial is None:
             return
-        self._add(self.study, trial, is_judged=self._judge is self.study)
+        self._add(self.study, trial, is_judged=is_judged and self._judge is self.study)
         if self._judge is not self.study:
             first = dict(list(objectives.items())[:1])
             judged = frozen_trial(self._plan.space, record, first)
             assert judged is not None
-            self._add(self._judge, judged, is_judged=True)
+            self._add(self._judge, judged, is_judged=is_judged)
 
     def _add(self, study: optuna.Study, trial: FrozenTrial, *, is_judged: bool) -> None:
         """Add a finished trial as one that runs and then ends.

@@ -12,10 +12,10 @@ from optuna.samplers import BaseSampler
 
 from search_spaces.domains import Choice, SearchSpace
 from trainables.errors import InputError, unknown
+from tuning.record.methods import SEARCHERS
 from tuning.record.sweep import Sweep
 from tuning.search.convert import suggest_point
 from tuning.search.freeze_thaw import rungs
-from tuning.search.table import SEARCHERS
 from tuning.user_code.loading import import_file
 
 

@@ -13,14 +13,18 @@ from typing import Any
 
 from search_spaces.domains import SearchSpace
 from tuning.record.events import ENDED_STATES, TrialRecord, TrialState
+from tuning.record.methods import SCHEDULERS
 from tuning.search.curve_search import CurveSearch
 from tuning.search.freeze_thaw import FreezeThaw
 from tuning.search.optuna_study import OptunaStudy
 from tuning.search.optuna_trials import Objectives, values_by_epoch
 from tuning.search.plan import SearchPlan
-from tuning.search.table import SCHEDULERS
 
 Point = Mapping[str, Any]
+
+# After a resume the newest trials are shown to the pruner again. Optuna's pruners compare each with
+# all others: with 10,000 trials this would take a minute.
+_N_JUDGED = 1000
 
 
 class Study:
@@ -162,9 +166,10 @@ class Study:
         metric, mode = next(iter(objectives.items()))
         for record in records:
             self._learn_curve(record.number, record, metric)
-        for record in records:
+        for place, record in enumerate(records):
             if record.state in ENDED_STATES:
-                self._optuna.add_ended(record, objectives)
+                is_judged = len(records) - place <= _N_JUDGED
+                self._optuna.add_ended(record, objectives, is_judged=is_judged)
             else:
                 self._ask(record.number, record.point)
                 for epoch, value in values_by_epoch(record, metric).items():

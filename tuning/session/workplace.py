@@ -18,7 +18,7 @@ from tuning.record.resources import Resources
 from tuning.record.sweep import Sweep, local_resources
 from tuning.storage.code_archive import CODE_FILE, digest_of
 from tuning.storage.open_store import StoreAddress, address_of, share
-from tuning.tracking.mlflow_runs import quiet_mlflow
+from tuning.tracking.mlflow_client import quiet_mlflow
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from tuning.search.study_storage import (
     study_address,
 )
 from tuning.storage.addresses import check_writable
-from tuning.tracking.mlflow_runs import Follower
+from tuning.tracking.follower import Follower
 
 # User attributes of a trial. Somebody may queue a trial in a dashboard, so that Optuna's numbers
 # need not be ours.

@@ -9,9 +9,9 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 
-import trainables
 from tuning.record.moved_paths import Moved
 from tuning.record.sweep import Sweep
 from tuning.user_code.imports import imported_modules
@@ -99,9 +99,9 @@ def _at_new_places(values: Mapping[str, str], moved: Moved) -> dict[str, str]:
 
 
 def _package_files() -> dict[str, str]:
-    folder = Path(trainables.__path__[0])
-    files = sorted(folder.rglob("*.py"))
-    return {str(path.relative_to(folder)): _digest(path.read_bytes()) for path in files}
+    folder = Path(str(files("trainables")))
+    found = sorted(folder.rglob("*.py"))
+    return {str(path.relative_to(folder)): _digest(path.read_bytes()) for path in found}
 
 
 def _imported_from(file: Path) -> dict[str, str]:

@@ -110,6 +110,8 @@ freezing = st.one_of(
     st.integers(1, 4).map(lambda k: {"freezing": "first_k", "frozen_blocks": k}),
     st.just({"freezing": "gradual", "thaw_every_epochs": 1}),
     st.just({"freezing": "lp_ft"}),
+    st.integers(1, 4).map(lambda k: {"freezing": "only_k", "trained_block": k}),
+    st.integers(1, 4).map(lambda k: {"freezing": "lora", "lora_from_block": k}),
 )
 some = settings(
     max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -163,6 +165,9 @@ def test_a_pretrained_encoder_trains_the_same(texts, run):
         "text_classification", run, freezing="first_k", frozen_blocks=5, **settings
     )
     check_that_caching_changes_nothing("text_classification", run, freezing="head", **settings)
+    check_that_caching_changes_nothing(
+        "text_classification", run, freezing="lora", lora_from_block=4, **settings
+    )
 
 
 def test_fixed_views_are_cached_and_new_ones_are_not(pictures, run):

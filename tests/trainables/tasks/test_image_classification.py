@@ -228,7 +228,7 @@ def test_dropout_acts_in_training_only() -> None:
 def test_frozen_blocks_are_still(name: str) -> None:
     model = made(model=name, dropout=0.5)
     found = blocks(model)
-    set_training_mode(model, found, range(len(found) - 1, len(found)))
+    set_training_mode(model, found, {name for name, _ in found[-1].parameters(model)})
     seen: list[Tensor] = []
     model.get_submodule(found[-1].paths[0]).register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0].detach().clone())

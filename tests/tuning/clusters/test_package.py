@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import socket
 import zipfile
 from keyword import iskeyword
 from pathlib import Path
@@ -118,18 +117,6 @@ def test_what_lies_outside_keeps_its_neighbours(tmp_path, monkeypatch):
         "elsewhere/1/data/a/table.csv",
         "elsewhere/2/table.csv",
     }
-
-
-@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
-def test_only_files_and_folders_are_data(tmp_path, kind):
-    path = Path("/dev/zero") if kind == "device" else tmp_path / "x"
-    if kind == "pipe":
-        os.mkfifo(path)
-    with socket.socket(socket.AF_UNIX) as end:
-        if kind == "socket":
-            end.bind(str(path))
-        with pytest.raises(InputError, match=f"data = 'x': is a {kind}; must be a regular file"):
-            Package(tmp_path).add_data(path, "data = 'x'")
 
 
 def test_too_much_is_refused_with_the_sizes_and_the_limit(tmp_path):

@@ -26,7 +26,7 @@ from tuning.clusters.watcher import VERSIONS_FILE
 from tuning.record.events import read_history
 from tuning.storage.driver_lock import HOLDER_FILE
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 TOY = ("--metric", "value:max", "--scheduler", "none", "--engine", "inprocess")
 

@@ -78,6 +78,7 @@ def wait_for_epochs(folder: Path, n: int) -> None:
     raise AssertionError(f"no {n} epochs in {folder} within 30 s")
 
 
+@pytest.mark.long
 def test_a_driver_that_is_killed_is_followed_by_one_that_resumes(head, workplace, capfd):
     record = install(workplace, "--set=seconds=0.3", "--trials=3")
     folder = head / "sweeps" / "toy"
@@ -99,6 +100,7 @@ def test_a_driver_that_is_killed_is_followed_by_one_that_resumes(head, workplace
     assert "supervisor: the driver was killed by signal 9" in capfd.readouterr().out
 
 
+@pytest.mark.long
 def test_a_driver_that_only_dies_is_given_up(head, workplace, capfd):
     record = install(workplace, space="import os\nos._exit(7)")
     assert supervisor_of(record).run() == 1
@@ -132,6 +134,7 @@ sys.exit(Supervisor(record, record.submitted(), "toy").run())
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("told", ["both", "supervisor"])
 def test_a_sweep_that_is_told_to_end_does_so_in_order_and_goes_on_later(head, workplace, told):
     """Ray tells a job's whole tree of processes, a person perhaps one of them."""
@@ -158,6 +161,7 @@ def test_a_sweep_that_is_told_to_end_does_so_in_order_and_goes_on_later(head, wo
     assert read_history(folder).n_in_state["completed"] == 2
 
 
+@pytest.mark.long
 def test_it_waits_for_a_driver_that_a_lost_supervisor_has_left(head, workplace, capfd, toy_sweep):
     record = install(workplace, "--trials=2")
     folder = head / "sweeps" / "toy"

@@ -27,7 +27,7 @@ from tuning.session.summary import describe_best
 from tuning.storage.checkpoints import trial_folder
 from tuning.storage.saved_sweeps import save_sweep
 from tuning.storage.trial_checkpoints import BEST
-from tuning.tracking.mlflow_runs import CONFIRMED_TAG, CONFIRMS_TAG
+from tuning.tracking.mlflow_tags import CONFIRMED_TAG, CONFIRMS_TAG
 
 # With the sweep's own seed, 0, x = 1 looks best; x = 2 is.
 LUCKY = """
@@ -98,7 +98,7 @@ def test_the_luckiest_trial_does_not_win(lucky, run, view):
 
 
 def test_several_metrics_are_confirmed_by_the_first_beside_their_pareto_front(lucky, run, view):
-    sweep = lucky(more_metrics=["size:min"], confirm_seeds=2)
+    sweep = lucky(metric=["value:max", "size:min"], confirm_seeds=2)
     summary = run(sweep).summary
     history = read_history(sweep.folder)
     by_x = {trial.config["x"]: trial.number for trial in history.trials.values()}

@@ -272,6 +272,7 @@ def short_tmp(tmp_path_factory) -> Iterator[Path]:
 
 
 @pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_cluster_with_a_token_is_well_and_refuses_others(thaw, home, short_tmp, monkeypatch):
     make_token()
@@ -297,6 +298,7 @@ def test_a_cluster_with_a_token_is_well_and_refuses_others(thaw, home, short_tmp
 
 
 @pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_cluster_without_a_token_is_found_to_be_open(thaw, home, short_tmp, monkeypatch):
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")

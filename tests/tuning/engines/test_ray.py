@@ -108,6 +108,7 @@ def test_a_trial_whose_worker_dies_goes_on_elsewhere(toy_sweep, run):
     assert len({metrics["pid"] for metrics in trial.curve.values()}) == 2
 
 
+@pytest.mark.long
 def test_a_trial_that_hangs_costs_its_process_and_nothing_else(toy_sweep, run):
     sweep = toy_sweep(
         "fault=hang",
@@ -142,6 +143,7 @@ def train(config, run):
 """
 
 
+@pytest.mark.long
 def test_a_trial_that_leaks_costs_its_process_and_nothing_else(workplace, run):
     (workplace / "leaky.py").write_text(LEAKY)
     options = {"metric": "value:max", "searcher": "grid", "scheduler": "none", "concurrency": 1}
@@ -176,6 +178,7 @@ def train(config, run):
 """
 
 
+@pytest.mark.long
 def test_a_trial_that_takes_all_memory_fails_alone(workplace, run):
     (workplace / "hoarding.py").write_text(HOARDING)
     options = {"metric": "value:max", "searcher": "grid", "scheduler": "none", "concurrency": 1}
@@ -188,7 +191,7 @@ def test_a_trial_that_takes_all_memory_fails_alone(workplace, run):
     assert "MemoryError" in failed.error or "its worker process died" in failed.error
 
 
-@pytest.mark.parametrize("n_workers", [1, 2])
+@pytest.mark.parametrize("n_workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_retraining_repeats_the_trial_and_registers_a_champion(tiny_digits, run, view, n_workers):
     from mlflow import MlflowClient
 
@@ -293,7 +296,14 @@ def run_thaw(*arguments: str, **options) -> subprocess.Popen:
     )
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL, "ray"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.long),
+        signal.SIGKILL,
+        pytest.param("ray", marks=pytest.mark.long),
+    ],
+)
 def test_a_sweep_survives_ctrl_c_and_kill(workplace, how, monkeypatch):
     """The real command line, its driver stopped in the middle, then `thaw resume`."""
     arguments = ["--metric", "value:max", "--trials", "6", "--name", "s", "--scheduler", "none"]

@@ -201,6 +201,7 @@ def resident_bytes() -> int:
     return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_memory_and_files_do_not_grow_over_200_trials(assign, tmp_path):
     """All tasks and strategies in turn. The first 40 fill the caches of torch and the allocator."""

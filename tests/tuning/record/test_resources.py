@@ -202,15 +202,15 @@ def test_a_confirmation_begins_with_the_micro_batch_that_its_trial_came_down_to(
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        ({"workers": 0}, ["--workers = 0: must be at least 1"]),
-        ({"workers": 2, "engine": "inprocess"}, ["--workers = 2", "--engine ray"]),
-        ({"workers": 2, "gpus_per_trial": 0.5}, ["--gpus-per-trial = 0.5", "0 or 1"]),
-        ({"workers": 2, "gpus_per_trial": "auto"}, ["--gpus-per-trial = auto", "0 or 1"]),
+        ({"n_workers": 0}, ["--workers = 0: must be at least 1"]),
+        ({"n_workers": 2, "engine": "inprocess"}, ["--workers = 2", "--engine ray"]),
+        ({"n_workers": 2, "gpus_per_trial": 0.5}, ["--gpus-per-trial = 0.5", "0 or 1"]),
+        ({"n_workers": 2, "gpus_per_trial": "auto"}, ["--gpus-per-trial = auto", "0 or 1"]),
         ({"strategy": "fsdp"}, ["--strategy fsdp", "--workers 2 or more"]),
         ({"strategy": "fdsp"}, ["unknown strategy 'fdsp'", "fsdp"]),
-        ({"workers": 3, "cpus_per_trial": 1.0}, ["--workers = 3", "is --workers 2"]),
+        ({"n_workers": 3, "cpus_per_trial": 1.0}, ["--workers = 3", "is --workers 2"]),
         (
-            {"workers": 2, "settings": ["batch_size=1"]},
+            {"n_workers": 2, "settings": ["batch_size=1"]},
             ["batch_size = 1: must be at least --workers = 2"],
         ),
     ],

@@ -147,4 +147,4 @@ def test_only_the_default_search_weighs_costs(toy_sweep, searcher):
     ):
         toy_sweep(searcher=searcher, cost_aware=True)
     with pytest.raises(InputError, match=r"--cost-aware: .* one metric, and 2 are given"):
-        toy_sweep(cost_aware=True, metric="value:max", more_metrics=["seconds:min"])
+        toy_sweep(cost_aware=True, metric=["value:max", "seconds:min"])

@@ -20,21 +20,19 @@ from tuning.before_start.options import SweepOptions, resolve
 from tuning.before_start.spaces import load_space
 from tuning.command_line.tables import best_table, sweep_report, trials_table
 from tuning.record.events import TrialRecord, read_history
+from tuning.record.methods import OF_ONE_OBJECTIVE, SEARCHERS
 from tuning.record.pareto import pareto_front
 from tuning.search.plan import SearchPlan
 from tuning.search.samplers import search_notes
 from tuning.search.study import Study
-from tuning.search.table import OF_ONE_OBJECTIVE, SEARCHERS
 from tuning.session.summary import describe_best
 
-BOTH = {"metric": "value:max", "more_metrics": ["x:min"]}
+BOTH = {"metric": ["value:max", "x:min"]}
 SEVERAL = sorted(set(SEARCHERS) - set(OF_ONE_OBJECTIVE))
 
 
 def test_the_command_of_the_documentation_is_understood(workplace):
-    sweep = resolve(
-        SweepOptions(space="digits", metric="val_accuracy", more_metrics=["seconds_per_epoch:min"])
-    )
+    sweep = resolve(SweepOptions(space="digits", metric=["val_accuracy", "seconds_per_epoch:min"]))
     assert sweep.objectives == {"val_accuracy": "max", "seconds": "min"}
     assert sweep.space.fixed["monitor"] == "val_accuracy"
     own = resolve(SweepOptions(space=TOY_SPACE, metric="seconds_per_epoch:min"))
@@ -191,25 +189,27 @@ def test_a_resumed_search_of_several_objectives_stops_alike():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"more_metrics": ["value:max"]}, "--metric 'value:max': given twice"),
-        ({"more_metrics": ["x"]}, "say which way is better: x:max or x:min"),
+        ({"metric": ["value:max", "value:max"]}, "--metric 'value:max': given twice"),
+        ({"metric": ["value:max", "x"]}, "say which way is better: x:max or x:min"),
         (
-            {"more_metrics": ["x:min"], "searcher": "cmaes"},
+            {"metric": ["value:max", "x:min"], "searcher": "cmaes"},
             "--searcher cmaes: searches by one metric, and 2 are given; valid for several: tpe",
         ),
         (
-            {"more_metrics": ["x:min"], "searcher": f"{OWN}:OfOneObjective"},
+            {"metric": ["value:max", "x:min"], "searcher": f"{OWN}:OfOneObjective"},
             "it can not propose a point of search space toy for 2 objectives: ValueError: If the",
         ),
     ],
 )
 def test_what_can_not_be_searched_by_is_refused(workplace, options, message):
     with pytest.raises(InputError, match=message):
-        resolve(SweepOptions(space=TOY_SPACE, metric="value:max", **options))
+        resolve(SweepOptions(space=TOY_SPACE, **options))
 
 
 def test_a_training_that_does_not_measure_its_epochs_has_them_measured(toy_sweep, run):
-    sweep = toy_sweep("seconds=0.05", trials=2, more_metrics=["seconds:min"], scheduler="none")
+    sweep = toy_sweep(
+        "seconds=0.05", trials=2, metric=["value:max", "seconds:min"], scheduler="none"
+    )
     run(sweep)
     history = read_history(sweep.folder)
     for trial in history.trials.values():
@@ -219,7 +219,7 @@ def test_a_training_that_does_not_measure_its_epochs_has_them_measured(toy_sweep
 
 
 def test_a_metric_that_is_not_reported_fails_the_trial_with_the_names(toy_sweep, run):
-    sweep = toy_sweep(trials=1, metric="value:max", more_metrics=["speed:max"])
+    sweep = toy_sweep(trials=1, metric=["value:max", "speed:max"])
     run(sweep)
     trial = read_history(sweep.folder).trials[0]
     assert trial.state == "failed"

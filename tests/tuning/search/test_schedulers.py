@@ -8,9 +8,9 @@ import pytest
 
 from search_spaces.domains import Float, SearchSpace
 from tuning.record.events import TrialRecord
+from tuning.record.methods import SCHEDULERS, first_rung
 from tuning.search.plan import SearchPlan
 from tuning.search.study import Study
-from tuning.search.table import SCHEDULERS, first_rung
 
 SPACE = SearchSpace(name="one", domains={"x": Float(0, 1)})
 STOPPING = [name for name, row in SCHEDULERS.items() if name != "none" and not row.freezes]

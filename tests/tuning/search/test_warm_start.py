@@ -200,7 +200,7 @@ def test_the_journal_of_a_sweep_may_be_named(toy_sweep, earlier):
 
 
 def test_of_several_metrics_those_that_are_asked_for_now_are_enough(toy_sweep, workplace, run):
-    both = toy_sweep(name="both", trials=9, more_metrics=["x:min"], scheduler="asha")
+    both = toy_sweep(name="both", trials=9, metric=["value:max", "x:min"], scheduler="asha")
     save_sweep(both)
     run(both)
     later = toy_sweep(name="later", warm_start="both")
@@ -212,7 +212,7 @@ def test_of_several_metrics_those_that_are_asked_for_now_are_enough(toy_sweep, w
     with pytest.raises(
         InputError, match="compared by value:max, and this sweep is by value:max an"
     ):
-        toy_sweep(name="last", warm_start="later", more_metrics=["x:min"])
+        toy_sweep(name="last", warm_start="later", metric=["value:max", "x:min"])
 
     # A study keeps of a pruned trial the first metric only.
     journal = both.folder / "study.journal"

@@ -28,7 +28,7 @@ from tuning.record.events import Event, Record, read_history
 from tuning.record.resources import Resources
 from tuning.session.runner import run_sweep
 from tuning.storage.saved_sweeps import save_sweep
-from tuning.tracking import mlflow_runs
+from tuning.tracking import follower
 
 
 def test_a_training_that_diverges_ends_at_once_as_infeasible(workplace, view):
@@ -59,12 +59,13 @@ class ActingView(RecordingView):
             self._actions[n_epochs]()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_an_mlflow_server_that_is_killed_and_comes_back_lacks_nothing(
     toy_sweep, workplace, free_port, monkeypatch
 ):
-    monkeypatch.setattr(mlflow_runs, "_SECONDS_BETWEEN_RETRIES", 0.2)
-    monkeypatch.setattr(mlflow_runs, "_SECONDS_TO_FLUSH_FAILING", 100.0)  # it takes long to start
+    monkeypatch.setattr(follower, "_SECONDS_BETWEEN_RETRIES", 0.2)
+    monkeypatch.setattr(follower, "_SECONDS_TO_FLUSH_FAILING", 100.0)  # it takes long to start
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     uri = f"http://127.0.0.1:{free_port}"

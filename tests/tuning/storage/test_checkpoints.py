@@ -155,7 +155,7 @@ def test_a_sweep_is_not_begun_where_there_is_no_room(toy_sweep, view, small_disk
 
 
 def test_a_budget_beyond_the_disk_is_told(toy_sweep, run, view):
-    sweep = toy_sweep(trials=1, checkpoint_budget="1000TB")
+    sweep = toy_sweep(trials=1, checkpoint_budget_bytes=10**15)
     run(sweep)
     (note,) = [message for message in view.messages if "--checkpoint-budget" in message]
     assert "leaves 1e+03 TB" in note

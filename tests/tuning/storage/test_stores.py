@@ -35,7 +35,7 @@ def through_relay(folder: Path, cache: Path) -> RelayStore:
     return RelayStore(call, str(folder), Staging(cache))
 
 
-@pytest.fixture(params=["folder", "relay", "file", "s3"])
+@pytest.fixture(params=["folder", "relay", "file", pytest.param("s3", marks=pytest.mark.long)])
 def make_store(request, tmp_path, monkeypatch) -> Callable[[str], CheckpointStore]:
     """Makes stores, each for a name of its own; the same name gives another to the same place."""
     monkeypatch.setattr(relay, "_CHUNK_BYTES", 7)
@@ -161,7 +161,7 @@ def test_a_large_checkpoint_comes_whole(make_store, monkeypatch):
     assert store.sizes()["trials/0000/best"] >= 10_500_000
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.long)])
 def place(request, tmp_path) -> str:
     if request.param == "file":
         return f"file://{tmp_path}/place"

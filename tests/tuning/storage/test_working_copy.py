@@ -53,7 +53,7 @@ def connect_without_retries(remote: RemoteFolder):
     return remote._connected
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.long)])
 def home(request, tmp_path) -> str:
     """The URI of a sweeps folder."""
     if request.param == "file":
@@ -364,7 +364,7 @@ def test_a_budget_holds_at_a_uri(toy_sweep, run, home):
         trials=6,
         scheduler="none",
         searcher="random",
-        checkpoint_budget="250KB",
+        checkpoint_budget_bytes=250_000,
     )
     run(sweep)
     sizes = [file.n_bytes for path, file in RemoteFolder(sweep.home or "").files("trials").items()]
@@ -392,6 +392,7 @@ def test_a_warm_start_finds_the_sweep_beside_it(toy_sweep, run, home):
     assert second.warm_start["note"].startswith("warm start from sweep toy: 3 of 3 trials used")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(280)
 def test_a_winner_at_a_uri_is_retrained(tiny_digits, run, view, bucket, workplace):
     from tuning.after.predict import predict

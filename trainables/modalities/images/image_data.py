@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from trainables.adapting.freezing import check_frozen_blocks
 from trainables.data.class_folders import read_layout
 from trainables.data.paths import data_path
 from trainables.data.prepare import file_identity, prepare_once
@@ -27,6 +26,7 @@ from trainables.modalities.images.model_names import (
     wants_small_stem,
 )
 from trainables.prepared import DataInfo, PreparedData, Split
+from trainables.strategies import check_block_numbers, names_a_block
 
 Make = Callable[[Path], tuple[DataInfo, Mapping[str, Split]]]
 
@@ -56,8 +56,8 @@ def check_model(config: ImageConfig) -> None:
     _check_weights(config)
     wants_small_stem(config)
     check_image_size(config)
-    if config.frozen_blocks is not None:
-        check_frozen_blocks(config, _block_names(config))
+    if names_a_block(config):
+        check_block_numbers(config, _block_names(config))
 
 
 def _check_data(config: ImageConfig) -> None:
