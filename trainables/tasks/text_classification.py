@@ -215,8 +215,7 @@ def n_views(config: TextClassificationConfig) -> int:
 
 def cut(model: nn.Module, k: int, config: TextClassificationConfig, info: DataInfo) -> Cut | None:
     """The model cut before block ``k``."""
-    layers = list(model.get_submodule(".".join(_way_to_layers(model))).children())
-    return cut_between_layers(model, layers, k, _model_inputs)
+    return cut_between_layers(model, blocks(model), k, _model_inputs, forward)
 
 
 TASK = Task(
