@@ -10,13 +10,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from trainables.adapting import cut as cutting
+from trainables.adapting.cut import Forward, Inputs
 from trainables.modalities.images.blocks import blocks
 from trainables.task import Cut
 
 if TYPE_CHECKING:
     from trainables.config import ImageClassificationConfig
 
-Transform = Callable[[dict[str, Tensor], Generator | None], dict[str, Tensor]]
+Transform = Callable[[Inputs, Generator | None], Inputs]
 
 
 def cut(
@@ -24,7 +25,7 @@ def cut(
     k: int,
     config: ImageClassificationConfig,
     transform: Transform,
-    forward: cutting.Forward,
+    forward: Forward,
 ) -> Cut | None:
     """Cut before block ``k``; None if more than one tensor crosses there, or none of the images."""
     frozen, late = blocks(model)[:k], blocks(model)[k:]
@@ -36,12 +37,10 @@ def cut(
         return None
     unseen = {"image": torch.zeros_like(noise[:1])}  # nothing of an image reaches the suffix
 
-    def prefix(
-        raw: dict[str, Tensor], group: int, generators: Sequence[Generator] | None
-    ) -> Tensor:
+    def prefix(raw: Inputs, group: int, generators: Sequence[Generator] | None) -> Tensor:
         return parts.prefix(_inputs(raw, generators, transform))
 
-    def suffix(activations: Tensor, raw: dict[str, Tensor] | None) -> Any:
+    def suffix(activations: Tensor, raw: Inputs | None) -> Any:
         return parts.suffix(activations, unseen)
 
     both = {"image": noise}
@@ -58,9 +57,7 @@ def cut(
     )
 
 
-def _inputs(
-    raw: dict[str, Tensor], generators: Sequence[Generator] | None, transform: Transform
-) -> dict[str, Tensor]:
+def _inputs(raw: Inputs, generators: Sequence[Generator] | None, transform: Transform) -> Inputs:
     if generators is None:
         return transform(raw, None)
     # One by one: the changes to an image then never depend on which others are with it.

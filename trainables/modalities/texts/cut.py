@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from trainables.adapting import cut as cutting
+from trainables.adapting.cut import Forward, Inputs
 from trainables.blocks import Block
 from trainables.task import Cut
 
@@ -17,11 +18,11 @@ from trainables.task import Cut
 _TOKENS_PER_GROUP = 16
 
 # (raw inputs, positions to pad to, or None for the longest text's) -> model inputs
-Transform = Callable[[dict[str, Tensor], int | None], dict[str, Tensor]]
+Transform = Callable[[Inputs, int | None], Inputs]
 
 
 def cut(
-    model: Any, blocks: Sequence[Block], k: int, transform: Transform, forward: cutting.Forward
+    model: Any, blocks: Sequence[Block], k: int, transform: Transform, forward: Forward
 ) -> Cut | None:
     """Cut before block ``k``. The first block, the embeddings, runs in both parts.
 
@@ -45,7 +46,7 @@ def cut(
     ) -> Tensor:
         return parts.prefix(transform(raw, group * _TOKENS_PER_GROUP))
 
-    def suffix(activations: Tensor, raw: dict[str, Tensor] | None) -> Any:
+    def suffix(activations: Tensor, raw: Inputs | None) -> Any:
         assert raw is not None
         inputs = transform(raw, None)
         if has_positions:
@@ -55,7 +56,9 @@ def cut(
     def by_parts() -> Any:
         return suffix(prefix(raw, 1, None), raw)
 
-    if not cutting.is_whole(model, forward, transform(raw, None), by_parts):
+    inputs = transform(raw, None)
+    counts = inputs["attention_mask"].bool()
+    if not cutting.is_whole(model, forward, inputs, by_parts, counts):
         return None
     return Cut(
         identity=f"{type(model).__name__} {blocks[k].paths} {model.config.to_json_string()}",
@@ -70,7 +73,7 @@ def _groups(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     return -(-inputs["length"].astype(np.int64) // _TOKENS_PER_GROUP)
 
 
-def _two_texts(model: Any) -> dict[str, Tensor]:
+def _two_texts(model: Any) -> Inputs:
     """Raw inputs of two texts that differ in length, and are both shorter than a group."""
     device: Any = next(model.parameters()).device
     ids = torch.arange(2 * _TOKENS_PER_GROUP, dtype=torch.int32) % model.config.vocab_size
