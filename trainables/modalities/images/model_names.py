@@ -31,6 +31,7 @@ def model_names() -> tuple[str, ...]:
     return (*_registered_in("torchvision"), *(f"{TIMM}{name}" for name in _registered_in("timm")))
 
 
+@functools.cache
 def _registered_in(package: str) -> list[str]:
     spec = importlib.util.find_spec(package)
     assert spec is not None
@@ -42,7 +43,8 @@ def _registered_in(package: str) -> list[str]:
 
 def check_model_name(model: str) -> None:
     """Raise InputError for the name of no model. timm's may end in a tag: ``timm:NAME.TAG``."""
-    if model.partition(".")[0] not in model_names():
+    package = "timm" if model.startswith(TIMM) else "torchvision"
+    if model.removeprefix(TIMM).partition(".")[0] not in _registered_in(package):
         raise InputError(unknown("model", model, model_names()))
 
 
