@@ -480,7 +480,7 @@ def test_weights_of_timm_are_taken_from_a_file(name: str, tmp_path: Path) -> Non
         if not key.startswith(heads) and key != "pos_embed":
             assert torch.equal(loaded[key], value), key
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
-    with pytest.raises(InputError, match="not those of a timm:resnet18: .* missing: conv1"):
+    with pytest.raises(InputError, match=r"not those of a timm:resnet18: .* missing: conv1"):
         made(model="timm:resnet18", weights=weights)
 
 
