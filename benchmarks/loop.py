@@ -120,10 +120,10 @@ def _bare_rates(task: Task, config: Any, run: TrainingRun) -> Iterator[float]:
     """Samples per second of each epoch of the loop that one would write for this model alone."""
     data = task.prepare(config, run.cache_folder)
     split = data.splits["train"]
-    raw = {name: torch.from_numpy(array.copy()) for name, array in split.inputs.items()}
+    raw = {name: torch.from_numpy(array.copy()) for name, array in split.arrays.items()}
     inputs = task.transform(raw, config, data.info, None)
     inputs = {name: tensor.contiguous().to(run.device) for name, tensor in inputs.items()}
-    targets = torch.from_numpy(split.targets.copy()).to(run.device)
+    targets = inputs.pop("label")
     torch.manual_seed(config.seed)
     model = task.build(config, data.info, data.assets, True).to(run.device)
     if run.device == "cuda" and "image" in inputs:

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from trainables.errors import InputError, unknown, valid_choices
-from trainables.metrics import METRIC_DIRECTIONS
+from trainables.metrics import LOOP_METRICS, Direction
+from trainables.strategies import STRATEGIES, check_settings
+
+if TYPE_CHECKING:
+    FreezingName = str
+else:
+    FreezingName = Literal[*STRATEGIES]
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -26,50 +32,110 @@ class TrainingConfig(BaseModel):
     # Fields that decide what the prepared data is; configurations that agree on them share it.
     DATA_FIELDS: ClassVar[tuple[str, ...]] = ("data", "split_seed", "val_fraction", "test_fraction")
 
+    # What the task measures on the validation split, and which way is better. Trials are compared
+    # by the first, which is also the default of ``monitor``.
+    METRICS: ClassVar[dict[str, Direction]] = {}
+
     # Data
-    data: str
-    split_seed: int = Field(default=0, ge=0)
-    val_fraction: Fraction = 0.15
-    test_fraction: Fraction = 0.15
+    data: str = Field(description="the data to train on")
+    split_seed: int = Field(default=0, ge=0, description="seed of the split into train, val, test")
+    val_fraction: Fraction = Field(
+        default=0.15, description="share of the data held back to compare trials on"
+    )
+    test_fraction: Fraction = Field(
+        default=0.15, description="share of the data held back for the one test of `thaw retrain`"
+    )
 
     # Model and what of it is trained
-    model: str
-    dropout: Fraction | None = None  # None keeps the model's own
-    freezing: Literal["none", "head", "first_k", "gradual", "lp_ft"] = "none"
-    frozen_blocks: int | None = Field(default=None, ge=1)  # k of first_k
-    thaw_every_epochs: int | None = Field(default=None, ge=1)  # n of gradual
-    head_epochs: int | None = Field(default=None, ge=1)  # of lp_ft, before all blocks train
-    # Each block's learning rate is this times that of the block above it
-    # (ULMFiT, arXiv:1801.06146, uses 1/2.6).
-    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    model: str = Field(description="the model to train")
+    dropout: Fraction | None = Field(
+        default=None, description="probability of dropout; none keeps the model's own"
+    )
+    freezing: FreezingName = Field(
+        default="none",
+        description="which parameters train: "
+        + "; ".join(f"{name} {strategy.summary}" for name, strategy in STRATEGIES.items()),
+    )
+    frozen_blocks: int | None = Field(
+        default=None, ge=1, description="number of lowest blocks that freezing=first_k freezes"
+    )
+    thaw_every_epochs: int | None = Field(
+        default=None, ge=1, description="epochs between two blocks that freezing=gradual thaws"
+    )
+    head_epochs: int | None = Field(
+        default=None, ge=1, description="epochs in which freezing=lp_ft trains the head alone"
+    )
+    trained_block: int | None = Field(
+        default=None,
+        ge=0,
+        description="number of the block that freezing=only_k trains; 0 is the lowest",
+    )
+    lora_rank: int | None = Field(
+        default=None, ge=1, description="rank of the adapters of freezing=lora; none takes 8"
+    )
+    lora_scale: float | None = Field(
+        default=None,
+        gt=0,
+        description="factor on what the adapters of freezing=lora add, which is alpha divided by "
+        "the rank; none takes 2",
+    )
+    lora_from_block: int | None = Field(
+        default=None,
+        ge=1,
+        description="number of lowest blocks that freezing=lora puts no adapters into",
+    )
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        # ULMFiT, arXiv:1801.06146, uses 1/2.6
+        description="learning rate of a block, divided by that of the block above it",
+    )
 
     # Optimisation
-    epochs: int = Field(default=10, ge=1)
+    epochs: int = Field(default=10, ge=1, description="passes over the training split")
     batch_size: int = Field(
-        default=32, ge=1
-    )  # effective: samples behind one optimiser step, over all workers
+        default=32, ge=1, description="samples behind one optimiser step, over all workers"
+    )
     micro_batch_size: int | None = Field(
-        default=None, ge=1
-    )  # samples on a device at once; None: as many as fit
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(default=1e-3, gt=0)
-    momentum: Fraction = 0.9  # sgd only
-    weight_decay: float = Field(default=0.01, ge=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_fraction: Fraction = 0.0  # of all optimiser steps
-    label_smoothing: Fraction = 0.0
-    gradient_clip_norm: float | None = Field(default=None, gt=0)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+        default=None, ge=1, description="samples on a device at once; none takes as many as fit"
+    )
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="the optimiser")
+    learning_rate: float = Field(
+        default=1e-3, gt=0, description="peak learning rate of the topmost block"
+    )
+    momentum: Fraction = Field(default=0.9, description="momentum of optimizer=sgd")
+    weight_decay: float = Field(
+        default=0.01, ge=0, description="how strongly weights are pulled towards zero"
+    )
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="how the learning rate falls after the warm-up"
+    )
+    warmup_fraction: Fraction = Field(
+        default=0.0, description="share of all optimiser steps in which the learning rate rises"
+    )
+    gradient_clip_norm: float | None = Field(
+        default=None, gt=0, description="largest norm of the gradient; none does not clip"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="floating-point format of the computation; fp16 needs a GPU"
+    )
     early_stopping_patience: int | None = Field(
-        default=None, ge=1
-    )  # epochs without a better `monitor`
-    monitor: str = "val_accuracy"
-    seed: int = Field(default=0, ge=0)
+        default=None,
+        ge=1,
+        description="epochs without a better `monitor` that end a training; none trains on",
+    )
+    monitor: str = Field(
+        default="train_loss", description="metric that says which epoch of a training was best"
+    )
+    seed: int = Field(
+        default=0, ge=0, description="seed of the weights, the order and augmentation"
+    )
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
-        if self.monitor not in METRIC_DIRECTIONS:
-            raise ValueError(unknown("metric", self.monitor, METRIC_DIRECTIONS))
+        if self.monitor not in self.metrics():
+            raise ValueError(unknown("metric", self.monitor, self.metrics()))
         if self.val_fraction == 0:
             raise ValueError(
                 "val_fraction = 0: must be greater than 0; trials are compared on that split"
@@ -79,21 +145,7 @@ class TrainingConfig(BaseModel):
                 f"val_fraction + test_fraction = {self.val_fraction + self.test_fraction:g}: "
                 "must be less than 1, or nothing is left to train on"
             )
-        for name, strategy in (
-            ("frozen_blocks", "first_k"),
-            ("thaw_every_epochs", "gradual"),
-            ("head_epochs", "lp_ft"),
-        ):
-            value = getattr(self, name)
-            if value is not None and self.freezing != strategy:
-                raise ValueError(
-                    f"{name} = {value}: only freezing={strategy} uses it, "
-                    f"and freezing is {self.freezing}"
-                )
-        if self.freezing == "first_k" and self.frozen_blocks is None:
-            raise ValueError(
-                "frozen_blocks is missing: freezing=first_k needs the number of blocks to freeze"
-            )
+        check_settings(self)
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             raise ValueError(
                 f"micro_batch_size = {self.micro_batch_size}: must be at most "
@@ -101,40 +153,14 @@ class TrainingConfig(BaseModel):
             )
         return self
 
+    @classmethod
+    def metrics(cls) -> dict[str, Direction]:
+        """Every metric of an epoch report, the task's own first, and which way is better."""
+        return {**cls.METRICS, **LOOP_METRICS}
 
-class ImageClassificationConfig(TrainingConfig):
-    """``data`` is digits, mnist, fashion_mnist, or a folder of class folders or of IDX files."""
-
-    DATA_FIELDS: ClassVar[tuple[str, ...]] = (*TrainingConfig.DATA_FIELDS, "image_size")
-
-    model: str = "resnet18"
-    weights: str = "none"  # none, default (torchvision's), or a path to .safetensors, .pt, .pth
-    image_size: int = Field(default=64, ge=4, le=1024)  # pixels on a side; images are resized to it
-    stem: Literal["auto", "small", "standard"] = "auto"
-    augmentation: Literal["none", "digits", "photo"] = "none"
-    augmentation_strength: float = Field(default=0.5, ge=0, le=1)
-    # Augmented versions of each image to choose from while blocks are frozen, so that what these
-    # output can be kept; 0: each epoch makes new ones, and nothing is kept.
-    cached_views: int = Field(default=0, ge=0, le=100)
-
-
-class TextClassificationConfig(TrainingConfig):
-    """``data`` is a CSV, TSV or JSONL file, or a folder with train, val and test files."""
-
-    DATA_FIELDS: ClassVar[tuple[str, ...]] = (
-        *TrainingConfig.DATA_FIELDS,
-        "text_column",
-        "label_column",
-        "split_column",
-        "model",
-        "max_tokens",
-    )
-
-    model: str = "scratch:bert-mini"  # a Hugging Face name, a local folder, or scratch:NAME
-    text_column: str = "text"
-    label_column: str = "label"
-    split_column: str | None = None  # its values say train, val or test for each row
-    max_tokens: int = Field(default=128, ge=8, le=8192)
+    def for_evaluation(self) -> Self:
+        """The configuration under which a trained model is measured."""
+        return self
 
 
 Config = TypeVar("Config", bound=TrainingConfig)

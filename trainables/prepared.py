@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,6 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor, device
 
-
 SPLITS = ("train", "val", "test")
 
 
@@ -20,12 +19,12 @@ SPLITS = ("train", "val", "test")
 class DataInfo:
     """What must be known of the data to treat a new input the same way. JSON all the way down."""
 
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()  # names in the order of the model's outputs, where it has classes
     notes: tuple[str, ...] = ()  # what was skipped or repaired, for a person to read
-    details: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # the task's own: normalisation, columns …
+    # What modality and target need: normalisation, tokens, the scale of a number …
+    details: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""  # of the content of all splits
+    summary: str = ""  # what is predicted, for a person: "10 classes"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -33,22 +32,47 @@ class DataInfo:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DataInfo:
         return cls(
-            tuple(values["classes"]),
-            tuple(values["notes"]),
-            values["details"],
-            values["fingerprint"],
+            **{**values, "classes": tuple(values["classes"]), "notes": tuple(values["notes"])}
         )
 
 
 @dataclass(frozen=True)
-class Split:
-    """Named arrays whose first axis counts samples, and the class index of each sample [n]."""
+class Ragged:
+    """Arrays of different lengths, one per sample, in one: the boxes of an image, say.
 
-    inputs: Mapping[str, np.ndarray]
-    targets: np.ndarray
+    ``values`` [all together, ...] holds them one behind the other; sample i has those from
+    ``starts[i]`` to ``starts[i + 1]``, so ``starts`` is int64 [n + 1].
+    """
+
+    values: np.ndarray
+    starts: np.ndarray
+
+    @classmethod
+    def of(cls, arrays: Sequence[np.ndarray]) -> Ragged:
+        """``arrays`` [n_i, ...] in one; there must be at least one, to know its shape and type."""
+        starts = np.cumsum([0, *(len(array) for array in arrays)], dtype=np.int64)
+        return cls(np.concatenate(arrays), starts)
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.starts) - 1
+
+    def __getitem__(self, sample: int) -> np.ndarray:
+        """The array of one sample [n_i, ...]."""
+        return self.values[self.starts[sample] : self.starts[sample + 1]]
+
+
+Array = np.ndarray | Ragged
+Batch = dict[str, Any]  # of tensors [n, ...]; of lists of n tensors where the array is ragged
+
+
+@dataclass(frozen=True)
+class Split:
+    """Named arrays whose first axis counts samples: inputs and labels alike."""
+
+    arrays: Mapping[str, Array]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
 
 
 @dataclass(frozen=True)
@@ -60,15 +84,15 @@ class PreparedData:
     assets: Path
 
 
-def rows(array: np.ndarray, indices: np.ndarray, device: device) -> Tensor:
-    """The rows ``indices`` of ``array``, copied out of the memory map to ``device``."""
+def gather(arrays: Mapping[str, Array], indices: np.ndarray, device: device) -> Batch:
+    """The samples ``indices`` of each array, copied out of the memory map to ``device``."""
+    return {name: _rows(array, indices, device) for name, array in arrays.items()}
+
+
+def _rows(array: Array, indices: np.ndarray, device: device) -> Tensor | list[Tensor]:
     import torch
 
+    if isinstance(array, Ragged):
+        own = (np.array(array[index]) for index in indices)
+        return [torch.from_numpy(each).to(device, non_blocking=True) for each in own]
     return torch.from_numpy(array[indices]).to(device, non_blocking=True)
-
-
-def gather(
-    arrays: Mapping[str, np.ndarray], indices: np.ndarray, device: device
-) -> dict[str, Tensor]:
-    """``rows`` of each array."""
-    return {name: rows(array, indices, device) for name, array in arrays.items()}

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from trainables.blocks import Block
-from trainables.metrics import Meter
-from trainables.prepared import DataInfo, PreparedData
+from trainables.prepared import Array, Batch, DataInfo, PreparedData, Split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +60,22 @@ class TrainingFunction(Protocol):
     def __call__(self, config: Any, run: TrainingRun) -> Iterator[EpochReport]: ...
 
 
+class Meter(Protocol):
+    """Measures a split: it hears of batch after batch, and adds up what other workers heard."""
+
+    def update(self, outputs: Any, batch: Batch) -> None:
+        """Hear what the model gave for a batch, whose labels are in it."""
+
+    def state(self) -> Any:
+        """What was heard so far; it pickles, and holds no tensor of a device."""
+
+    def merge(self, states: Sequence[Any]) -> None:
+        """Take ``states`` of all workers, one's own included, in place of what was heard."""
+
+    def compute(self, loss: float) -> dict[str, float]:
+        """Metrics by name, without the name of the split; ``loss`` is the mean over its units."""
+
+
 @dataclass(frozen=True)
 class Cut:
     """A model divided in two before its block k: ``suffix`` of ``prefix`` is the whole model.
@@ -70,46 +85,113 @@ class Cut:
 
     # All that decides what ``prefix`` gives, but the data, the weights and the precision.
     identity: str
-    # (inputs of a split) -> a number for each sample [n]; samples of one number give activations of
+    # (arrays of a split) -> a number for each sample [n]; samples of one number give activations of
     # one shape, whose first axis counts samples. Others may differ in the second axis.
-    groups: Callable[[Mapping[str, np.ndarray]], np.ndarray]
-    # (raw inputs of samples of one group, that group, a generator per sample if they are to be
+    groups: Callable[[Mapping[str, Array]], np.ndarray]
+    # (raw arrays of samples of one group, that group, a generator per sample if they are to be
     # augmented) -> activations
-    prefix: Callable[[dict[str, Tensor], int, Sequence[Generator] | None], Tensor]
-    # (activations, zero beyond a sample's own, and the raw inputs if they are needed) -> logits
-    suffix: Callable[[Tensor, dict[str, Tensor] | None], Tensor]
+    prefix: Callable[[Batch, int, Sequence[Generator] | None], Tensor]
+    # (activations, zero beyond a sample's own, and the raw arrays if they are needed) -> outputs
+    suffix: Callable[[Tensor, Batch | None], Any]
     suffix_needs_inputs: bool
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model with all that is needed to treat new inputs as it was trained."""
+
+    model: nn.Module
+    config: Any
+    info: DataInfo
+    assets: Path
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of a whole split, and the meter that holds the details."""
+
+    metrics: dict[str, float]
+    meter: Any
+
+
+@dataclass(frozen=True)
+class Column:
+    """The column that a served model and ``thaw predict`` take, and what comes back.
+
+    ``read`` turns what a person types (paths, texts) into (what to call an item, the item).
+    """
+
+    name: str
+    kind: Literal["binary", "string"]  # as MLflow's signatures call it
+    read: Callable[[Sequence[str]], list[tuple[str, Any]]]
+    example: Callable[[], Any]  # one item
+    answer: Mapping[str, Any]  # an example of the row that ``decode`` gives for one item
+
+
+def one_per_sample(split: Split) -> np.ndarray | None:
+    """Each sample counts once in the loss."""
+    return None
+
+
+def no_artifacts(evaluation: Evaluation, trained: Trained) -> dict[str, Any]:
+    """Nothing is worth keeping but the metrics."""
+    return {}
+
+
+def one_view(config: Any) -> int:
+    """Inputs are not augmented."""
+    return 1
+
+
+def never_cut(model: nn.Module, k: int, config: Any, info: DataInfo) -> Cut | None:
+    """What frozen blocks output is not kept."""
+    return None
 
 
 @dataclass(frozen=True)
 class Task:
     """What is trained, as a value: ``fit`` turns it into a training function.
 
-    Batches are dictionaries of tensors whose first axis counts samples.
+    Batches are dictionaries of tensors whose first axis counts samples, or of lists with an element
+    per sample, labels among them. A request to a trained model has no labels.
     """
 
     name: str
     # (config, cache folder) -> splits. Raises InputError. Imports torch only if the data needs it.
     prepare: Callable[[Any, Path], PreparedData]
-    # (config, info, assets, load weights) -> a model with a head for info.classes. Without loading,
-    # the same architecture from what is at hand: a checkpoint's weights will fill it.
+    # (items as ``column`` has them, config, info, assets) -> raw arrays as a split holds them,
+    # without labels. Raises InputError.
+    encode: Callable[[Sequence[Any], Any, DataInfo, Path], dict[str, Array]]
+    # (config, info, assets, load weights) -> a model with a head for what is predicted. Without
+    # loading, the same architecture from what is at hand: a checkpoint's weights will fill it.
     build: Callable[[Any, DataInfo, Path, bool], nn.Module]
     # (model) -> its blocks, from input to head; together they hold every parameter exactly once
     blocks: Callable[[nn.Module], tuple[Block, ...]]
-    # (raw inputs of a split, config, info, generator or None) -> model inputs, augmented if there
-    # is a generator
-    transform: Callable[[dict[str, Tensor], Any, DataInfo, Generator | None], dict[str, Tensor]]
-    # (model, model inputs) -> logits [n, ...]
-    forward: Callable[[nn.Module, dict[str, Tensor]], Tensor]
-    # (logits, targets, config, "sum" over the samples) -> scalar
-    loss: Callable[[Tensor, Tensor, Any], Tensor]
+    # (raw arrays, config, info, generator or None) -> batch, augmented if there is a generator
+    transform: Callable[[Batch, Any, DataInfo, Generator | None], Batch]
+    # (model, batch) -> outputs
+    forward: Callable[[nn.Module, Batch], Any]
+    # (outputs, batch, config) -> scalar, summed over the units that ``units`` counts
+    loss: Callable[[Any, Batch, Any], Tensor] | None
     meter: Callable[[DataInfo], Meter]
-    # (file contents or texts, config, info, assets) -> raw inputs as a split holds them. Raises
-    # InputError.
-    encode: Callable[[Sequence[bytes | str], Any, DataInfo, Path], dict[str, np.ndarray]]
+    # (outputs, batch, the items themselves, trained) -> a row of JSON for each item
+    decode: Callable[[Any, Batch, Sequence[Any], Trained], list[dict[str, Any]]]
+    column: Column
+    # The arrays that are labels: all that the loss needs beside the outputs.
+    labels: tuple[str, ...] = ("label",)
+    # (split) -> how often each sample counts in the loss [n], such as its tokens; None: once
+    units: Callable[[Split], np.ndarray | None] = one_per_sample
+    # (evaluation, trained) -> name -> what is worth keeping of it: a figure, a text, JSON
+    artifacts: Callable[[Evaluation, Trained], dict[str, Any]] = no_artifacts
+    # (model, batch) -> summed loss, for models that compute it themselves while they train; then
+    # ``loss`` is None, and validation measures what the meter does.
+    step: Callable[[nn.Module, Batch], Tensor] | None = None
+    # (trained, batch) -> outputs for ``decode``, where predicting is more than ``forward``
+    generate: Callable[[Trained, Batch], Any] | None = None
     # (config) -> how many versions of a sample ``transform`` makes: 1 where it does not augment, 0
     # where each epoch gets new ones.
-    n_views: Callable[[Any], int]
+    n_views: Callable[[Any], int] = one_view
     # (model, k, config, info) -> the model cut before block k; None where it can not be, or where
     # nothing worth keeping comes before.
-    cut: Callable[[nn.Module, int, Any, DataInfo], Cut | None]
+    cut: Callable[[nn.Module, int, Any, DataInfo], Cut | None] = never_cut

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from search_spaces.domains import Float, SearchSpace
-from trainables.config import ImageClassificationConfig
 from trainables.prepared import DataInfo
+from trainables.tasks.image_classification import ImageClassificationConfig
 from trainables.training.checkpoint import CheckpointDescription, save_checkpoint
 from tuning.record.events import EVENTS_FILE, Record
 from tuning.record.sweep import SWEEP_FILE, Sweep
@@ -58,6 +58,7 @@ TEXT_FILES = {
     "empty.csv": "",
     "header.csv": "text,label\n",
     "one_class.csv": "text,label\n" + "".join(f"film number {i},good\n" for i in range(40)),
+    "labels.csv": "text,label\n" + "".join(f"film number {i},label {i}\n" for i in range(40)),
     "keys.jsonl": '{"text": "a fine film"}\n',
     "films.csv": "text,label\n"
     + "".join(f"film number {i},{'good' if i % 2 else 'bad'}\n" for i in range(40)),
@@ -89,7 +90,7 @@ AT_ONCE = [
     # The command line itself
     Wrong("no such command", "swep digits", "swep", "sweep"),
     Wrong("no such option", "sweep digits --trial 3", "--trial", "--trials", "thaw sweep --help"),
-    Wrong("no space given", "sweep", "space", "thaw sweep --help"),
+    Wrong("no space given", "sweep", "SPACE", "thaw sweep --help"),
     Wrong("too many words", "tasks images", "images"),
     Wrong("option without value", "sweep digits --trials", "--trials", "argument"),
     # Search spaces
@@ -388,6 +389,12 @@ WHEN_PREPARED = [
     ),
     Wrong("no rows", "sweep text_csv --set data=header.csv", "header.csv': no usable row"),
     Wrong(
+        "a label for each row",
+        "sweep text_csv --set data=labels.csv",
+        "40 rows give no validation sample in 40 classes",
+        "Is label_column = 'label' right?",
+    ),
+    Wrong(
         "weights damaged", "sweep digits --set weights=damaged.pt", "damaged.pt': can not be read"
     ),
     Wrong(
@@ -456,17 +463,18 @@ def _make_sweeps(folder: Path) -> None:
 
 
 def _make_checkpoints(folder: Path) -> None:
-    from trainables.tasks.image_classification import TASK
+    from trainables.tasks.image_classification import load
 
+    task = load()
     config = ImageClassificationConfig(data="digits", model="squeezenet1_1", image_size=17)
     info = DataInfo(
         ("0", "1"), details={"channels": 1, "image_size": 17, "mean": [0.5], "std": [0.3]}
     )
     assets = folder / "assets"
     assets.mkdir()
-    model = TASK.build(config, info, assets, False)
+    model = task.build(config, info, assets, False)
     for name in ("whole", "damaged", "incomplete", "garbled"):
-        description = CheckpointDescription(TASK.name, config.model_dump(), info, 1, {}, {})
+        description = CheckpointDescription(task.name, config.model_dump(), info, 1, {}, {})
         save_checkpoint(folder / name, description, model, {}, assets)
     with (folder / "damaged" / "model.safetensors").open("r+b") as file:
         file.truncate(1000)
@@ -557,6 +565,16 @@ def test_wrong_data_is_refused_before_anything_starts(
     before = set(sys.modules)
     check(case, place, thaw)
     assert "ray" not in set(sys.modules) - before
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in WHEN_PREPARED if case.command.startswith("sweep")], ids=lambda c: c.id
+)
+def test_a_dry_run_reads_the_data_too(
+    case: Wrong, place: Path, thaw: Callable[[str], Answer]
+) -> None:
+    if "weights" not in case.id and "text model" not in case.id:  # of the model, read when built
+        check(Wrong(case.id, f"{case.command} --dry-run", *case.parts), place, thaw)
 
 
 def test_there_are_as_many_cases_as_there_seem() -> None:

@@ -10,6 +10,7 @@ from trainables.config import check_config
 from trainables.tasks.table import TASKS, task_row
 from tuning.before_start.options import SweepOptions, resolve
 from tuning.before_start.spaces import load_space, space_names
+from tuning.search.plan import SearchPlan
 from tuning.search.starting_points import default_point, with_defaults_first
 from tuning.search.study import Study
 
@@ -17,8 +18,7 @@ SEARCHERS = ("tpe", "random", "nsga2")
 
 
 def first_proposal(space: SearchSpace, searcher: str) -> dict:
-    options = {"scheduler": "none", "direction": "max", "epochs": 3, "seed": 5}
-    return Study(space, searcher=searcher, **options).ask(0)
+    return Study(SearchPlan(space, searcher, "none", epochs=3, seed=5)).ask(0)
 
 
 def overrides(space: SearchSpace) -> list[dict]:

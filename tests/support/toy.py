@@ -11,15 +11,14 @@ import torch
 from torch import nn
 
 from trainables.blocks import Block
-from trainables.config import TrainingConfig
 from trainables.data.prepare import prepare_once
 from trainables.prepared import DataInfo, PreparedData, Split
-from trainables.targets.classes import loss, meter
-from trainables.task import Task, TrainingRun
+from trainables.targets.classes import ClassesConfig, decode, loss, meter
+from trainables.task import Column, Task, TrainingRun
 from trainables.training.loop import fit
 
 
-class ToyConfig(TrainingConfig):
+class ToyConfig(ClassesConfig):
     data: str = "toy"
     model: str = "toy"
 
@@ -32,7 +31,7 @@ def prepare(config: ToyConfig, cache_folder: Path) -> PreparedData:
         for name, n in (("train", 101), ("val", 40), ("test", 40)):
             points = generator.uniform(-1, 1, size=(n, 2)).astype(np.float32)
             quadrant = (points[:, 0] > 0) * 2 + (points[:, 1] > 0)
-            splits[name] = Split({"point": points}, quadrant.astype(np.int64))
+            splits[name] = Split({"point": points, "label": quadrant.astype(np.int64)})
         return DataInfo(classes=("a", "b", "c", "d")), splits
 
     return prepare_once(cache_folder, {"toy": config.split_seed}, make)
@@ -54,7 +53,7 @@ def transform(raw: dict[str, Any], config: Any, info: Any, generator: Any) -> di
     points = raw["point"]
     if generator is not None:
         points = points + 0.01 * torch.randn(points.shape, generator=generator)
-    return {"point": points}
+    return {**raw, "point": points}
 
 
 def encode(items: Sequence[Any], config: Any, info: Any, assets: Path) -> dict[str, np.ndarray]:
@@ -73,8 +72,15 @@ TASK = Task(
     loss=loss,
     meter=meter,
     encode=encode,
+    decode=decode,
+    column=Column(
+        "point",
+        "string",
+        read=lambda typed: [(each, each) for each in typed],
+        example=lambda: "0 0",
+        answer={"label": "a", "probability": 0.5},
+    ),
     n_views=lambda config: 0,
-    cut=lambda model, k, config, info: None,
 )
 
 

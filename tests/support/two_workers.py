@@ -13,11 +13,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import detector
 import torch
 import torch.distributed as dist
+from detector import DetectorConfig
 from torch import nn
 from toy import TASK, ToyConfig
 
+from trainables.config import TrainingConfig
 from trainables.errors import DamagedCheckpoint, Diverged, OutOfMemory
 from trainables.task import TrainingRun
 from trainables.training import loop
@@ -37,19 +40,25 @@ def build(config: ToyConfig, info: Any, assets: Path, load_weights: bool) -> nn.
 PLAIN = replace(TASK, build=build, transform=lambda raw, config, info, generator: raw)
 
 # name -> changes of the configuration
+DETECTOR = "a detector that computes its own loss, over ragged boxes"
 CASES: dict[str, dict[str, Any]] = {
+    DETECTOR: {},
     "all": {},
     "sgd, clipped": {"optimizer": "sgd", "learning_rate": 0.3, "gradient_clip_norm": 0.05},
     "head": {"freezing": "head"},
     "thawed by and by": {"freezing": "gradual", "thaw_every_epochs": 1, "layer_decay": 0.8},
     "head first": {"freezing": "lp_ft", "head_epochs": 2},
+    "norms and biases": {"freezing": "norm_and_bias"},
+    "adapters": {"freezing": "lora", "lora_rank": 2},
     # Shares of 9 and 8 samples, in as many micro-batches.
     "micro-batches": {"batch_size": 17, "micro_batch_size": 4, "gradient_clip_norm": 0.5},
     "micro-batches of one": {"batch_size": 5, "micro_batch_size": 1, "epochs": 1},
 }
 
 
-def config_of(case: str) -> ToyConfig:
+def config_of(case: str) -> TrainingConfig:
+    if case == DETECTOR:
+        return DetectorConfig(epochs=3, batch_size=16, learning_rate=0.01, micro_batch_size=3)
     # 101 samples: with 16 a rest of five is left, with 17 of 16, with 5 of one.
     return ToyConfig(**{"epochs": 3, "batch_size": 16, "learning_rate": 0.01, **CASES[case]})
 
@@ -58,7 +67,8 @@ def curve(
     case: str, run: TrainingRun, save_after: int | None = None, folder: Path | None = None
 ) -> list[dict[str, float]]:
     metrics = []
-    for report in fit(PLAIN, config_of(case), run):
+    task = detector.TASK if case == DETECTOR else PLAIN
+    for report in fit(task, config_of(case), run):
         metrics.append({name: v for name, v in report.metrics.items() if name not in TIMES})
         if report.epoch == save_after and folder is not None:
             if run.rank == 0:
@@ -83,7 +93,7 @@ def main(rank: int, folder: Path) -> None:
         for case in CASES:
             found[f"{strategy} {case}"] = curve(case, run)
         saved = folder / strategy
-        for case in ("all", "thawed by and by"):
+        for case in ("all", "thawed by and by", "adapters"):
             curve(case, run, save_after=1, folder=saved / case)
             dist.barrier()
             for other in ("ddp", "fsdp"):

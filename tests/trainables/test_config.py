@@ -6,13 +6,10 @@ import json
 
 import pytest
 
-from trainables.config import (
-    ImageClassificationConfig,
-    TextClassificationConfig,
-    check_config,
-    parse_setting,
-)
+from trainables.config import check_config, parse_setting
 from trainables.errors import InputError
+from trainables.tasks.image_classification import ImageClassificationConfig
+from trainables.tasks.text_classification import TextClassificationConfig
 
 VALID = {"data": "digits"}
 WRONG = [
@@ -30,6 +27,9 @@ WRONG = [
         {"freezing": "gradual", "head_epochs": 2},
         "head_epochs = 2: only freezing=lp_ft uses it, and freezing is gradual",
     ),
+    ({"freezing": "only_k"}, "trained_block is missing: freezing=only_k needs it"),
+    ({"freezing": "head", "lora_rank": 4}, "lora_rank = 4: only freezing=lora uses it"),
+    ({"freezing": "lora", "lora_scale": 0.0}, "lora_scale = 0.0: must be greater than 0"),
     ({"freezing": "lp_ft", "head_epochs": 0}, "head_epochs = 0: must be"),
     ({"val_fraction": 0.6, "test_fraction": 0.4}, "must be less than 1"),
     ({"val_fraction": 0.0}, "val_fraction = 0"),

@@ -16,11 +16,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainables.adapting.freezing import weights_digest
 from trainables.adapting.prefix_cache import Entry, NotCached, PrefixCache
 from trainables.blocks import Block
 from trainables.config import TrainingConfig
@@ -49,7 +51,7 @@ class _Cost:
 
 
 class FrozenPrefix:
-    """Gives the logits of any samples while the blocks of one phase are frozen."""
+    """Gives the outputs of any samples while the blocks of one phase are frozen."""
 
     def __init__(
         self,
@@ -66,7 +68,8 @@ class FrozenPrefix:
         self._data = data
         self._device = torch.device(run.device)
         self._chunk = _CHUNK.get(self._device.type, _CHUNK["cuda"])
-        self._groups = {name: cut.groups(data.splits[name].inputs) for name in ("train", "val")}
+        self._arrays_of = {name: data.splits[name].arrays for name in ("train", "val")}
+        self._groups = {name: cut.groups(arrays) for name, arrays in self._arrays_of.items()}
         self._rows = {name: _rows_within(groups) for name, groups in self._groups.items()}
         train_views = range(n_views) if n_views > 1 else (_AS_IT_IS,)
         self._arrays = [("val", _AS_IT_IS), *(("train", view) for view in train_views)]
@@ -79,12 +82,12 @@ class FrozenPrefix:
         """What this training did not spend, less what reading and filling the cache took it."""
         return self._seconds_saved - self._seconds_reading - self._seconds_filling
 
-    def logits(self, split: str, indices: np.ndarray, epoch: int) -> Tensor:
-        """Logits of the samples ``indices`` of a split; gradients reach the blocks that train."""
+    def outputs(self, split: str, indices: np.ndarray, epoch: int) -> Any:
+        """What the model gives for samples of a split; gradients reach the blocks that train."""
         activations = self.activations(split, indices, epoch)
         raw = None
         if self._cut.suffix_needs_inputs:
-            raw = gather(self._data.splits[split].inputs, indices, self._device)
+            raw = gather(self._arrays_of[split], indices, self._device)
         return self._cut.suffix(activations, raw)
 
     def activations(self, split: str, indices: np.ndarray, epoch: int) -> Tensor:
@@ -127,7 +130,7 @@ class FrozenPrefix:
             if view != _AS_IT_IS:
                 seeds = (mix_seed(self._config.seed, 3, view, int(i)) for i in full)
                 generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-            raw = gather(self._data.splits[split].inputs, full, self._device)
+            raw = gather(self._arrays_of[split], full, self._device)
             with torch.no_grad(), autocast(self._config.precision, self._device):
                 yield self._cut.prefix(raw, group, generators)[: len(part)]
 
@@ -248,22 +251,14 @@ def freeze_prefix(
     if run.prefix_cache_bytes == 0:
         return prefix, "it is switched off"
     cache = PrefixCache(activations_folder(run.cache_folder), run.prefix_cache_bytes)
-    return prefix, prefix.use_cache(cache, _weights_digest(model, blocks[:k]), n_epochs)
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    frozen = (each for each in tensors if any(block.holds(each[0]) for block in blocks[:k]))
+    return prefix, prefix.use_cache(cache, weights_digest(frozen), n_epochs)
 
 
 def activations_folder(cache_folder: Path) -> Path:
     """Where the activations of frozen blocks are kept."""
     return cache_folder / "activations"
-
-
-def _weights_digest(model: nn.Module, blocks: Sequence[Block]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if any(block.holds(name) for block in blocks):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(content.numpy().data)
-    return digest.hexdigest()
 
 
 def _device_name(device: torch.device) -> str:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
 from trainables.errors import InputError
 from trainables.files import whole_folder
-from trainables.prepared import SPLITS, DataInfo, PreparedData, Split
+from trainables.prepared import SPLITS, Array, DataInfo, PreparedData, Ragged, Split
 
-if TYPE_CHECKING:
-    pass
-
-_FORMAT = 1  # raise it when the files below, or how any task prepares its arrays, change
+_FORMAT = 2  # raise it when the files below, or how any task prepares its arrays, change
 
 
 def file_identity(paths: Iterable[Path]) -> str:
@@ -68,8 +65,7 @@ def _write(folder: Path, make: Callable[[Path], tuple[DataInfo, Mapping[str, Spl
             raise InputError(f"the data can not be read: {error}") from error
         digest = hashlib.sha256()
         for split_name in SPLITS:
-            split = splits[split_name]
-            for name, array in {**split.inputs, "targets": split.targets}.items():
+            for name, array in _plain_arrays(splits[split_name].arrays):
                 contiguous = np.ascontiguousarray(array)
                 np.save(partial / f"{split_name}.{name}.npy", contiguous)
                 digest.update(f"{split_name}.{name}".encode())
@@ -78,16 +74,32 @@ def _write(folder: Path, make: Callable[[Path], tuple[DataInfo, Mapping[str, Spl
         (partial / "info.json").write_text(json.dumps(content, indent=1))
 
 
+def _plain_arrays(arrays: Mapping[str, Array]) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and arrays as files hold them: a ragged one is two."""
+    for name, array in arrays.items():
+        if isinstance(array, Ragged):
+            yield f"{name}.values", array.values
+            yield f"{name}.starts", array.starts
+        else:
+            yield name, array
+
+
 def _read(folder: Path) -> PreparedData:
     info = DataInfo.from_json(json.loads((folder / "info.json").read_text()))
-    splits = {}
-    for split_name in SPLITS:
-        arrays = {
-            path.name.split(".")[1]: np.load(path, mmap_mode="r")
-            for path in sorted(folder.glob(f"{split_name}.*.npy"))
-        }
-        splits[split_name] = Split(targets=arrays.pop("targets"), inputs=arrays)
-    return PreparedData(info, splits, folder / "assets")
+    return PreparedData(
+        info, {name: _read_split(folder, name) for name in SPLITS}, folder / "assets"
+    )
+
+
+def _read_split(folder: Path, split_name: str) -> Split:
+    plain = {
+        path.name.removeprefix(f"{split_name}.").removesuffix(".npy"): np.load(path, mmap_mode="r")
+        for path in sorted(folder.glob(f"{split_name}.*.npy"))
+    }
+    arrays: dict[str, Array] = {name: each for name, each in plain.items() if "." not in name}
+    for name in [name.removesuffix(".values") for name in plain if name.endswith(".values")]:
+        arrays[name] = Ragged(plain[f"{name}.values"], plain[f"{name}.starts"])
+    return Split(arrays)
 
 
 def stratified_split(

@@ -95,4 +95,8 @@ def _guess(sample: bytes) -> str:
 
 def without_surrogates(text: str) -> str:
     """Half an emoji (a lone surrogate, as JSON can hold) becomes U+FFFD: UTF-8 can not hold it."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

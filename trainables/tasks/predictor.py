@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from trainables.config import check_config
-from trainables.task import TrainingRun
+from trainables.prepared import gather
+from trainables.task import Column, Evaluation, Trained, TrainingRun
 from trainables.tasks.table import task_row
 from trainables.torch_settings import n_threads
-from trainables.training.checkpoint import ASSETS, load_model_weights, read_description
-from trainables.training.loop import Evaluation, evaluate
+from trainables.training.checkpoint import ASSETS, read_description
+from trainables.training.loop import evaluate
+from trainables.training.models import saved_model
 
 _BATCH = 64  # items encoded and predicted at once
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable class of one item, and all probabilities in the order of ``classes``."""
-
-    label: str
-    probability: float
-    probabilities: tuple[float, ...]
 
 
 class Predictor:
@@ -40,44 +35,54 @@ class Predictor:
         description = read_description(folder)
         row = task_row(description.task)
         self._task = row.load()
-        self._config: Any = check_config(description.config, row.config_type)
-        self._info = description.info
-        self._assets = folder / ASSETS
-        self._device = device
-        self._model = self._task.build(self._config, self._info, self._assets, False).to(device)
-        load_model_weights(folder, self._model)
-        self._model.eval()
+        config: Any = check_config(description.config, row.config_type)
+        info, assets = description.info, folder / ASSETS
+        built = saved_model(self._task, config, info, assets, folder, description)
+        self._trained = Trained(built.module.to(device).eval(), config, info, assets, device)
 
     @property
-    def task_name(self) -> str:
-        return self._task.name
+    def column(self) -> Column:
+        """What ``predict`` takes and gives."""
+        return self._task.column
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self._info.classes
-
-    def predict(self, items: Sequence[bytes | str]) -> list[Prediction]:
-        """Predict file contents or texts, whichever the task is about.
+    def predict(self, items: Sequence[Any]) -> list[dict[str, Any]]:
+        """A row of JSON for each item, which ``column`` says what it is.
 
         Raises:
             InputError: an item can not be read; the message says which.
         """
-        predictions: list[Prediction] = []
+        task, trained = self._task, self._trained
+        rows: list[dict[str, Any]] = []
         for start in range(0, len(items), _BATCH):
-            arrays = self._task.encode(
-                items[start : start + _BATCH], self._config, self._info, self._assets
-            )
-            raw = {name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
+            part = items[start : start + _BATCH]
+            arrays = task.encode(part, trained.config, trained.info, trained.assets)
+            raw = gather(arrays, np.arange(len(part)), torch.device(trained.device))
             with torch.inference_mode():
-                inputs = self._task.transform(raw, self._config, self._info, None)
-                logits = self._task.forward(self._model, inputs)
-            for row in logits.float().softmax(dim=1).cpu().tolist():
-                best = max(range(len(row)), key=row.__getitem__)
-                predictions.append(Prediction(self.classes[best], row[best], tuple(row)))
-        return predictions
+                batch = task.transform(raw, trained.config, trained.info, None)
+                if task.generate is not None:
+                    outputs = task.generate(trained, batch)
+                else:
+                    outputs = task.forward(trained.model, batch)
+                rows += task.decode(outputs, batch, part, trained)
+        return rows
 
     def evaluate(self, split_name: str, run: TrainingRun) -> Evaluation:
         """Measure the model on a split of the data it was trained on."""
-        data = self._task.prepare(self._config, run.cache_folder)
+        config, model = self._trained.config, self._trained.model
+        data = self._task.prepare(config, run.cache_folder)
         with n_threads(run.n_threads):
-            return evaluate(self._task, self._model, self._config, data, split_name, run)
+            return evaluate(self._task, model, config, data, split_name, run)
+
+    def artifacts(self, evaluation: Evaluation) -> dict[str, bytes]:
+        """What is worth keeping of an evaluation, as files: name -> content."""
+        found = self._task.artifacts(evaluation, self._trained)
+        return {name: _content(name, value) for name, value in found.items()}
+
+
+def _content(name: str, value: Any) -> bytes:
+    """A figure, a text, or JSON as the content of a file."""
+    if hasattr(value, "savefig"):  # matplotlib's, which only those import that draw
+        file = io.BytesIO()
+        value.savefig(file, format=name.rpartition(".")[2])
+        return file.getvalue()
+    return (value if isinstance(value, str) else json.dumps(value, indent=1)).encode()

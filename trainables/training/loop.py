@@ -18,19 +18,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainables.adapting.adapters import check_gradients, only, saved_names
 from trainables.adapting.freezing import (
-    check_frozen_blocks,
+    n_frozen_blocks,
+    parts,
     set_training_mode,
     thaw,
-    trainable_blocks,
+    trainable,
 )
 from trainables.adapting.frozen_prefix import FrozenPrefix, freeze_prefix
 from trainables.blocks import Block
 from trainables.config import TrainingConfig
 from trainables.errors import Diverged, InputError, OutOfMemory
-from trainables.metrics import METRIC_DIRECTIONS, Meter
-from trainables.prepared import PreparedData, gather, rows
-from trainables.task import EpochReport, Task, TrainingRun
+from trainables.prepared import Batch, PreparedData, Split, gather
+from trainables.strategies import strategy_of
+from trainables.task import EpochReport, Evaluation, Task, TrainingRun
 from trainables.torch_settings import (
     autocast,
     mix_seed,
@@ -41,15 +43,16 @@ from trainables.torch_settings import (
 )
 from trainables.training.checkpoint import (
     CheckpointDescription,
-    load_model_weights,
     load_training_state,
     read_description,
     save_checkpoint,
 )
-from trainables.training.optim import configure_again, configured, make_optimizer, make_schedule
+from trainables.training.models import BuiltModel, new_model, saved_model
+from trainables.training.optim import make_optimizer, make_schedule
 from trainables.training.parallel import (
     Parallelism,
     fail_together,
+    gather_over_workers,
     parallelism,
     share_buffers,
     sum_over_workers,
@@ -70,13 +73,15 @@ class _Training:
     data: PreparedData
     model: nn.Module
     blocks: tuple[Block, ...]
+    base: str | None  # of ``BuiltModel``
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
     scaler: torch.amp.GradScaler
     micro_batch_size: int
     parallel: Parallelism
     replica: nn.Module  # the model as it is run in training
-    trainable: range | None = None
+    units: np.ndarray  # how often each training sample counts in the loss [n]
+    trainable: frozenset[str] = frozenset()  # names of the parameters that train now
     prefix: FrozenPrefix | None = None  # of the blocks that are frozen now
     prefix_note: str = ""  # whether the prefix cache was used, and why not
     seconds_saved: float = 0.0  # by the prefix cache, in earlier phases
@@ -124,16 +129,10 @@ def check_precision(config: TrainingConfig, device: str) -> None:
 def _start(task: Task, config: TrainingConfig, run: TrainingRun) -> _Training:
     data = _prepared(task, config, run)
     _check_sizes(config, run, data)
-    with seeded(config.seed):
-        model = task.build(config, data.info, data.assets, run.resume_from is None)
-    checkpoint = None
-    if run.resume_from is not None:
-        folder = run.resume_from
-        checkpoint = fail_together(run, lambda: _read_checkpoint(task, folder, model))
-    blocks = task.blocks(model)
-    check_frozen_blocks(config, [block.name for block in blocks])
+    built, checkpoint = fail_together(run, lambda: _build(task, config, run, data))
+    blocks = built.blocks
     parallel = parallelism(run)
-    model = parallel.place(model, blocks, run)
+    model = parallel.place(built.module, blocks, run)
     optimizer = make_optimizer(model, blocks, config)
     n_steps = len(_batches(config, run, len(data.splits["train"]), 0)) * config.epochs
     device_type = torch.device(run.device).type
@@ -144,12 +143,14 @@ def _start(task: Task, config: TrainingConfig, run: TrainingRun) -> _Training:
         data=data,
         model=model,
         blocks=blocks,
+        base=built.base,
         optimizer=optimizer,
         schedule=make_schedule(optimizer, config, n_steps),
         scaler=torch.amp.GradScaler(device_type, enabled=config.precision == "fp16"),
         micro_batch_size=config.micro_batch_size or config.batch_size,
         parallel=parallel,
         replica=model,
+        units=_units(task, data.splits["train"]),
     )
     if checkpoint is not None:
         _resume(training, *checkpoint)
@@ -192,24 +193,30 @@ def _check_sizes(config: TrainingConfig, run: TrainingRun, data: PreparedData) -
             )
 
 
-def _read_checkpoint(
-    task: Task, folder: Path, model: nn.Module
-) -> tuple[CheckpointDescription, dict[str, Any]]:
-    """Fill ``model`` with a checkpoint's weights; its description and the rest of its state."""
+def _build(
+    task: Task, config: TrainingConfig, run: TrainingRun, data: PreparedData
+) -> tuple[BuiltModel, tuple[CheckpointDescription, dict[str, Any]] | None]:
+    """The model, and a checkpoint's description and the rest of its state where there is one."""
+    folder, info, assets = run.resume_from, data.info, data.assets
+    if folder is None:
+        return new_model(task, config, info, assets), None
     description = read_description(folder)
     if description.task != task.name:
         raise InputError(
             f"checkpoint {str(folder)!r} is of task {description.task}, not {task.name}"
         )
-    load_model_weights(folder, model)
-    return description, load_training_state(folder, "cpu")
+    if strategy_of(config).has_adapters and description.base is None:
+        raise InputError(
+            f"checkpoint {str(folder)!r} holds a whole model, and freezing = {config.freezing!r} "
+            "goes on from adapters; take a checkpoint of a training with that setting"
+        )
+    built = saved_model(task, config, info, assets, folder, description)
+    return built, (description, load_training_state(folder, "cpu"))
 
 
 def _resume(training: _Training, description: CheckpointDescription, state: dict[str, Any]) -> None:
-    groups = configured(training.optimizer)
     training.parallel.load_state(training.optimizer, state["optimizer"])
     training.schedule.load_state_dict(state["schedule"])
-    configure_again(training.optimizer, training.schedule, groups)
     training.scaler.load_state_dict(state["scaler"])
     training.epochs_done = description.epoch
     training.history = dict(description.history)
@@ -227,6 +234,9 @@ def _saver(training: _Training, metrics: Mapping[str, float]) -> Any:
         optimizer = training.parallel.whole_state(training.optimizer)
         if training.run.rank != 0:
             return
+        if training.base is not None:
+            names = saved_names(training.model, training.blocks, training.config)
+            weights = only(names, weights)
         description = CheckpointDescription(
             task=training.task.name,
             config=training.config.model_dump(),
@@ -234,6 +244,7 @@ def _saver(training: _Training, metrics: Mapping[str, float]) -> Any:
             epoch=training.epochs_done,
             metrics=metrics,
             history={**training.history, "micro_batch_size": training.micro_batch_size},
+            base=training.base,
         )
         state = {
             "optimizer": optimizer,
@@ -258,7 +269,7 @@ def _train_and_validate(training: _Training) -> dict[str, float]:
             training.task, training.model, config, training.data, "val", run, training.prefix
         ).metrics
     training.epochs_done = epoch + 1
-    if not math.isfinite(validation["loss"]):
+    if not math.isfinite(validation.get("loss", 0.0)):
         raise Diverged(f"the validation loss is {validation['loss']} after epoch {epoch + 1}")
     parameters = (parameter for parameter in training.model.parameters() if parameter.requires_grad)
     metrics: dict[str, float] = {
@@ -277,37 +288,38 @@ def _train_and_validate(training: _Training) -> dict[str, float]:
 
 
 def _thaw_for(training: _Training, epoch: int) -> None:
-    trainable = trainable_blocks(training.config, len(training.blocks), epoch)
-    if trainable != training.trainable:
-        thaw(training.model, training.blocks, trainable)
-        _freeze_below(training, trainable, epoch)
+    now = trainable(training.config, parts(training.model, training.blocks), epoch)
+    if now != training.trainable:
+        thaw(training.model, now)
+        _freeze_below(training, epoch)
         training.replica = training.parallel.replicate(training.model, training.device)
-        training.trainable = trainable
-    set_training_mode(training.replica, (), trainable)
-    set_training_mode(training.model, training.blocks, trainable)
+        training.trainable = now
+    training.replica.train()
+    set_training_mode(training.model, training.blocks, now)
 
 
-def _freeze_below(training: _Training, trainable: range, epoch: int) -> None:
-    """Take what the blocks below ``trainable`` give from the prefix cache, where that pays."""
-    config = training.config
+def _freeze_below(training: _Training, epoch: int) -> None:
+    """Take what the blocks give below the lowest that trains from the prefix cache, if it pays."""
+    config, blocks = training.config, training.blocks
+    model_parts = list(parts(training.model, blocks))
     phase = range(epoch, config.epochs)
-    n_epochs = sum(trainable_blocks(config, len(training.blocks), e) == trainable for e in phase)
+    frozen = [n_frozen_blocks(config, model_parts, len(blocks), e) for e in phase]
     if training.prefix is not None:
         training.seconds_saved += training.prefix.seconds_saved
     training.prefix, reason = freeze_prefix(
         training.task,
         training.model,
-        training.blocks,
-        trainable.start,
+        blocks,
+        frozen[0],
         config,
         training.run,
         training.data,
-        n_epochs,
+        frozen.count(frozen[0]),
     )
     if reason is None:
-        training.prefix_note = f"used below block {training.blocks[trainable.start].name}"
+        training.prefix_note = f"used below block {blocks[frozen[0]].name}"
     elif not training.prefix_note or (
-        trainable.start > 0 and not training.prefix_note.startswith("used")
+        frozen[0] > 0 and not training.prefix_note.startswith("used")
     ):  # where all blocks train, what was said of an earlier phase still holds
         training.prefix_note = f"not used: {reason}"
 
@@ -337,16 +349,19 @@ def _batches(
 
 
 def _train_epoch(training: _Training, epoch: int) -> tuple[float, int]:
-    """Mean training loss over the epoch, and the number of samples trained on."""
+    """Mean training loss over the epoch per unit, and the number of samples trained on."""
     config, run = training.config, training.run
     generator = torch.Generator().manual_seed(mix_seed(config.seed, epoch, run.rank, 1))
     batches = _batches(config, run, len(training.data.splits["train"]), epoch)
     n_samples = sum(len(batch) for batch in batches)
+    n_units = sum(int(training.units[batch].sum()) for batch in batches)
     total = torch.zeros((), device=training.device)
     is_free = run.world_size == 1 and training.device.type == "cpu"
     interval = _STEPS_BETWEEN_CHECKS if is_free else _STEPS_BETWEEN_COSTLY_CHECKS
     for step, batch in enumerate(batches):
         total += _step(training, batch, generator)
+        if step == 0 and training.base is not None:
+            check_gradients(training.model)
         if step == len(batches) - 1 or step % interval == 0:
             found = total.clone()
             sum_over_workers(run, found)  # so that all give up, or none
@@ -355,7 +370,7 @@ def _train_epoch(training: _Training, epoch: int) -> tuple[float, int]:
                     f"the training loss is {float(found)} in epoch {epoch + 1}, step {step + 1}, "
                     f"with learning_rate = {config.learning_rate:g}"
                 )
-    return float(found) / n_samples, n_samples
+    return float(found) / n_units, n_samples
 
 
 def _step(training: _Training, batch: np.ndarray, generator: torch.Generator) -> Tensor:
@@ -390,32 +405,55 @@ def _step(training: _Training, batch: np.ndarray, generator: torch.Generator) ->
 
 
 def _accumulate(training: _Training, batch: np.ndarray, generator: torch.Generator) -> Tensor:
-    config, run, task = training.config, training.run, training.task
-    split = training.data.splits["train"]
+    config, run = training.config, training.run
+    n_units = max(1, int(training.units[batch].sum()))  # the same for every piece and worker
     pieces = _pieces(batch, run, training.micro_batch_size)
     training.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=training.device)
     for number, (piece, weight) in enumerate(pieces):
         last = number == len(pieces) - 1
-        targets = rows(split.targets, piece, training.device)
-        inputs = {}
-        if training.prefix is None:
-            raw = gather(split.inputs, piece, training.device)
-            inputs = task.transform(raw, config, training.data.info, generator)
+        prepared = _prepared_batch(training, piece, generator)
         with (
             training.parallel.accumulate(training.replica, last),
             autocast(config.precision, training.device),
         ):
-            if training.prefix is None:
-                logits = task.forward(training.replica, inputs)
-            else:
-                logits = training.prefix.logits("train", piece, training.epochs_done)
-            loss = task.loss(logits, targets, config) * weight
+            loss = _loss(training, prepared, piece) * weight
             # The mean over the effective batch; the workers' gradients are averaged.
-            scaled = training.scaler.scale(loss * (run.world_size / len(batch)))
+            scaled = training.scaler.scale(loss * (run.world_size / n_units))
             torch.autograd.backward(scaled)
         total += loss.detach()
     return total
+
+
+def _prepared_batch(training: _Training, piece: np.ndarray, generator: torch.Generator) -> Batch:
+    """A micro-batch; its labels alone where the cache has what the model would make of the rest."""
+    task, split = training.task, training.data.splits["train"]
+    if training.prefix is not None:
+        return gather(_labels(task, split), piece, training.device)
+    raw = gather(split.arrays, piece, training.device)
+    return task.transform(raw, training.config, training.data.info, generator)
+
+
+def _loss(training: _Training, batch: Batch, piece: np.ndarray) -> Tensor:
+    """The summed loss of a micro-batch."""
+    task = training.task
+    if task.step is not None:
+        return task.step(training.replica, batch)
+    if training.prefix is None:
+        outputs = task.forward(training.replica, batch)
+    else:
+        outputs = training.prefix.outputs("train", piece, training.epochs_done)
+    assert task.loss is not None
+    return task.loss(outputs, batch, training.config)
+
+
+def _labels(task: Task, split: Split) -> dict[str, Any]:
+    return {name: split.arrays[name] for name in task.labels}
+
+
+def _units(task: Task, split: Split) -> np.ndarray:
+    units = task.units(split)
+    return np.ones(len(split), np.int64) if units is None else units
 
 
 def _pieces(
@@ -434,14 +472,6 @@ def _pieces(
     return lacking + [(piece, 1.0) for piece in pieces]
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics of a whole split, ``loss`` among them, and the meter that holds the details."""
-
-    metrics: dict[str, float]
-    meter: Meter
-
-
 def evaluate(
     task: Task,
     model: nn.Module,
@@ -453,29 +483,34 @@ def evaluate(
 ) -> Evaluation:
     """Measure ``model`` on a split, shared out over the workers; each gets the whole result.
 
-    The loss is the plain one, without label smoothing, so that it compares across configurations.
+    The loss, per unit, is that of ``config.for_evaluation()``.
     """
-    device = torch.device(run.device)
-    plain = config.model_copy(update={"label_smoothing": 0.0})
-    split = data.splits[split_name]
+    device, split = torch.device(run.device), data.splits[split_name]
     meter = task.meter(data.info)
     total = torch.zeros((), device=device)
     model.eval()
     parallel = parallelism(run)
     with parallel.evaluation():
         for indices, counts in _evaluation_batches(len(split), run, parallel):
-            targets = rows(split.targets, indices, device)
             with autocast(config.precision, device):
                 if prefix is not None:
-                    logits = prefix.logits(split_name, indices, 0)
+                    batch = gather(_labels(task, split), indices, device)
+                    outputs = prefix.outputs(split_name, indices, 0)
                 else:
-                    raw = gather(split.inputs, indices, device)
-                    logits = task.forward(model, task.transform(raw, config, data.info, None))
+                    raw = gather(split.arrays, indices, device)
+                    batch = task.transform(raw, config, data.info, None)
+                    outputs = task.forward(model, batch)
+            if counts and task.loss is not None:
+                total += task.loss(outputs, batch, config.for_evaluation())
             if counts:
-                total += task.loss(logits.float(), targets, plain)
-                meter.update(logits, targets)
-        sum_over_workers(run, total, *([meter.totals(device)] if run.world_size > 1 else []))
-        return Evaluation({"loss": float(total) / len(split), **meter.compute()}, meter)
+                meter.update(outputs, batch)
+        sum_over_workers(run, total)
+    if run.world_size > 1:
+        meter.merge(gather_over_workers(run, meter.state()))
+    n_units = max(1, int(_units(task, split).sum()))
+    loss = float(total) / n_units
+    metrics = meter.compute(loss)
+    return Evaluation(metrics if task.loss is None else {"loss": loss, **metrics}, meter)
 
 
 def _evaluation_batches(
@@ -497,7 +532,7 @@ def _evaluation_batches(
 
 def _remember_best(training: _Training, metrics: Mapping[str, float]) -> None:
     monitor = training.config.monitor
-    sign = 1 if METRIC_DIRECTIONS[monitor] == "max" else -1
+    sign = 1 if training.config.metrics()[monitor] == "max" else -1
     best = training.history["best"]
     if best is None or sign * metrics[monitor] > sign * best:
         training.history = {"best": metrics[monitor], "epochs_since_best": 0}

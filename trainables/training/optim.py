@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from trainables.adapting.freezing import ever_trainable_blocks
+from trainables.adapting.freezing import parts, trainable
 from trainables.blocks import Block
 from trainables.config import TrainingConfig
 
@@ -37,13 +37,14 @@ def _is_sharded(groups: list[dict[str, Any]]) -> bool:
 def parameter_groups(
     model: nn.Module, blocks: Sequence[Block], config: TrainingConfig
 ) -> list[dict[str, Any]]:
-    """Groups for every block that ever trains, each with its learning rate under ``layer_decay``.
+    """What ever trains, in groups by block, each with its learning rate under ``layer_decay``.
 
     Norms and biases, the parameters of one dimension, get no weight decay.
     """
+    names = trainable(config, parts(model, blocks))
     groups = []
-    for index in ever_trainable_blocks(config, len(blocks)):
-        parameters = [parameter for _, parameter in blocks[index].parameters(model)]
+    for index, block in enumerate(blocks):
+        parameters = [each for name, each in block.parameters(model) if name in names]
         learning_rate = config.learning_rate * config.layer_decay ** (len(blocks) - 1 - index)
         for decays in (True, False):
             members = [parameter for parameter in parameters if (parameter.ndim > 1) == decays]
@@ -58,7 +59,7 @@ def parameter_groups(
 def make_optimizer(
     model: nn.Module, blocks: Sequence[Block], config: TrainingConfig
 ) -> torch.optim.Optimizer:
-    """The configured optimiser over the blocks that ever train."""
+    """The configured optimiser over what ever trains."""
     return OPTIMIZERS[config.optimizer](parameter_groups(model, blocks, config), config)
 
 
@@ -75,34 +76,3 @@ def make_schedule(
         return decay((step - n_warmup) / max(n_steps - n_warmup, 1))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-# What a parameter group has from the configuration, beside the rate that the schedule has made
-_CONFIGURED = ("initial_lr", "weight_decay", "momentum")
-
-
-def configured(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """What each parameter group of an optimiser has from the configuration."""
-    return [
-        {name: group[name] for name in _CONFIGURED if name in group}
-        for group in optimizer.param_groups
-    ]
-
-
-def configure_again(
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-    groups: Sequence[Mapping[str, Any]],
-) -> None:
-    """Give both what ``configured`` returned, after the states of a checkpoint were loaded.
-
-    Those hold the learning rates, weight decays and momentum of the configuration that the
-    checkpoint was written under, which need not be the one at hand. What was gathered stays, and
-    the schedule's factor is that of the step that was reached.
-    """
-    schedule.base_lrs = [values["initial_lr"] for values in groups]
-    for group, values, factor in zip(
-        optimizer.param_groups, groups, schedule.lr_lambdas, strict=True
-    ):
-        group.update(values, lr=values["initial_lr"] * factor(schedule.last_epoch))
-    schedule._last_lr = [group["lr"] for group in optimizer.param_groups]

@@ -175,6 +175,13 @@ def sum_over_workers(run: TrainingRun, *tensors: Tensor) -> None:
             dist.all_reduce(tensor)
 
 
+def gather_over_workers(run: TrainingRun, value: Any) -> list[Any]:
+    """The ``value`` of each worker, in the order of their ranks; it must pickle."""
+    values: list[Any] = [None] * run.world_size
+    dist.all_gather_object(values, value)
+    return values
+
+
 def share_buffers(model: nn.Module, run: TrainingRun) -> None:
     """Give every worker the first one's batch-norm statistics; each gathered its own."""
     if run.world_size > 1:

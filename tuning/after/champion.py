@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trainables.errors import RunFailed
-from tuning.after.seeds import SeedResult
+from tuning.after.seed_results import SeedResult
 from tuning.record.events import Record, TrialRecord
-from tuning.record.schedules import config_of_best, describe_schedule, schedule_of_best
 from tuning.record.sweep import Sweep
 from tuning.storage.open_store import store_of
-from tuning.tracking.mlflow_runs import (
-    SWEEP_TAG,
-    TRIAL_TAG,
-    giving_up_soon,
-    quiet_mlflow,
-    reason_of,
-    sweep_tags,
-)
+from tuning.tracking.mlflow_client import giving_up_soon, quiet_mlflow, reason_of
+from tuning.tracking.mlflow_tags import SWEEP_TAG, TRIAL_TAG, sweep_tags
 
 CHAMPION = "champion"
 VERDICT_TAG = "thaw.verdict"  # does the gain exceed seed noise
-SCHEDULE_TAG = "thaw.schedule"  # as the trials' runs have it
 CHECKPOINT_TAG = "thaw.checkpoint"  # the champion's, in the sweep's store
 TEST_READS_TAG = "thaw.test_reads_before"  # how often the test split was read before
 _MAY_PASS = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
@@ -95,23 +89,12 @@ def _log(
     mlflow = quiet_mlflow()
     mlflow.set_tracking_uri(sweep.tracking_uri)
     experiment = mlflow.set_experiment(sweep.experiment)
-    tags = {
-        **sweep_tags(sweep),
-        TRIAL_TAG: f"retrain of {trial.number}",
-        CHECKPOINT_TAG: champion.key,
-        VERDICT_TAG: document["verdict"],
-        TEST_READS_TAG: str(document["test_reads_before"]),
-    }
-    if document["schedule"]:
-        tags[SCHEDULE_TAG] = describe_schedule(schedule_of_best(sweep, trial))
-    if record.history.parent_run_id:
-        tags["mlflow.parentRunId"] = record.history.parent_run_id
+    tags = _tags(sweep, record, trial, champion, document)
     begun = f"tags.{CHECKPOINT_TAG} = '{champion.key}' and tags.{SWEEP_TAG} = '{tags[SWEEP_TAG]}'"
     for run in mlflow.search_runs([experiment.experiment_id], begun, output_format="list"):
         mlflow.delete_run(run.info.run_id)  # of an attempt that failed half-way
     with mlflow.start_run(run_name=f"{sweep.name}-{CHAMPION}", tags=tags) as run:
-        config = config_of_best(sweep, trial)
-        mlflow.log_params({**config, "seed": champion.seed, SWEEP_TAG: sweep.name})
+        mlflow.log_params({**trial.config, "seed": champion.seed, SWEEP_TAG: sweep.name})
         for epoch, metrics in champion.curve.items():
             finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
             mlflow.log_metrics(finite, step=epoch)
@@ -121,11 +104,7 @@ def _log(
             mlflow.log_dict(kept, "comparison.json")
         if champion.test is not None:
             mlflow.log_metrics({f"test_{name}": value for name, value in champion.test.items()})
-            mlflow.log_dict(
-                {"classes": list(champion.classes), "counts": champion.confusion},
-                "confusion_matrix.json",
-            )
-            mlflow.log_figure(_picture(champion), "confusion_matrix.png")
+            _log_files(mlflow, champion.artifacts)
     if sweep.space.task is None:
         return Logged(None, run.info.run_id)
     from tuning.tracking.logged_models import log_model
@@ -138,6 +117,25 @@ def _log(
         sweep.name, CHAMPION, info.registered_model_version
     )
     return Logged(f"models:/{sweep.name}@{CHAMPION}", run.info.run_id)
+
+
+def _tags(
+    sweep: Sweep,
+    record: Record,
+    trial: TrialRecord,
+    champion: SeedResult,
+    document: Mapping[str, Any],
+) -> dict[str, str]:
+    tags = {
+        **sweep_tags(sweep),
+        TRIAL_TAG: f"retrain of {trial.number}",
+        CHECKPOINT_TAG: champion.key,
+        VERDICT_TAG: document["verdict"],
+        TEST_READS_TAG: str(document["test_reads_before"]),
+    }
+    if record.history.parent_run_id:
+        tags["mlflow.parentRunId"] = record.history.parent_run_id
+    return tags
 
 
 def _compared(sweep: Sweep, document: Mapping[str, Any]) -> dict[str, float]:
@@ -156,25 +154,8 @@ def _compared(sweep: Sweep, document: Mapping[str, Any]) -> dict[str, float]:
     return metrics
 
 
-def _picture(champion: SeedResult) -> Any:
-    """The confusion matrix as a figure: rows are true classes, columns predicted ones."""
-    from matplotlib.figure import Figure
-
-    n_classes = len(champion.classes)
-    side = min(4 + 0.3 * n_classes, 24)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
-    shares = [[count / max(sum(row), 1) for count in row] for row in champion.confusion]
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(n_classes), champion.classes, rotation=90)
-    axes.set_yticks(range(n_classes), champion.classes)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
-    axes.set_title(f"test split, {sum(map(sum, champion.confusion))} samples")
-    if n_classes <= 30:
-        for true, row in enumerate(champion.confusion):
-            for predicted, count in enumerate(row):
-                if count:
-                    colour = "white" if shares[true][predicted] > 0.5 else "black"
-                    axes.text(predicted, true, str(count), ha="center", va="center", color=colour)
-    return figure
+def _log_files(mlflow: Any, files: Mapping[str, bytes]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        mlflow.log_artifacts(folder)

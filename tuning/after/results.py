@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuning.record.events import ENDED_STATES, SweepHistory, TrialRecord
-from tuning.record.schedules import schedule_of_best
 from tuning.record.standings import confirmed
 from tuning.record.sweep import Sweep
 
@@ -29,15 +28,11 @@ def progress_line(summary: Mapping[str, Any]) -> str:
 
 
 def trial_rows(sweep: Sweep, history: SweepHistory) -> list[dict[str, Any]]:
-    """One flat row per trial: number, state, value, epochs, seconds, error, what was searched.
-
-    What was searched is as it was in the best epoch, where it changed in the middle of a training.
-    """
+    """One flat row per trial: number, state, value, epochs, seconds, error, what was searched."""
     rows = []
     means = {each.trial.number: each.mean for each in confirmed(sweep, history)}
     for number, trial in sorted(history.trials.items()):
         seconds = sum(metrics.get("seconds", 0.0) for metrics in trial.curve.values())
-        settings = schedule_of_best(sweep, trial)[-1].settings
         rows.append(
             {
                 "trial": number,
@@ -48,8 +43,7 @@ def trial_rows(sweep: Sweep, history: SweepHistory) -> list[dict[str, Any]]:
                 "epochs": max(trial.curve, default=0),
                 "training_seconds": round(seconds, 2),
                 "gpus": trial.gpus,
-                **{name: settings.get(name) for name in sweep.space.domains},
-                "schedule": trial.tags.get("schedule"),
+                **{name: trial.point.get(name) for name in sweep.space.domains},
                 "confirmed": means.get(number),
                 "packing": trial.tags.get("packing"),
                 "error": None if trial.error is None else trial.error.strip().splitlines()[-1],

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-from collections.abc import Collection
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
-from types import ModuleType
 
-import search_spaces
 from search_spaces.domains import SearchSpace
 from trainables.errors import InputError, unknown
 from tuning.user_code.loading import import_file
@@ -21,14 +18,11 @@ class LoadedSpace:
 
     space: SearchSpace
     train_file: Path | None = None  # set where the file defines ``train``
-    # As the user's file says: what may change in the middle of a training; None: it does not say
-    mutable: tuple[str, ...] | None = None
 
 
 def space_names() -> list[str]:
-    """The built-in spaces: the modules of ``search_spaces`` but the one that defines domains."""
-    folder = Path(search_spaces.__path__[0])
-    return sorted(path.stem for path in folder.glob("[a-z]*.py") if path.stem != "domains")
+    """The built-in spaces: the modules of ``search_spaces``."""
+    return sorted(path.stem for path in Path(str(files("search_spaces"))).glob("[a-z]*.py"))
 
 
 def load_space(name_or_path: str) -> LoadedSpace:
@@ -69,23 +63,4 @@ def load_space(name_or_path: str) -> LoadedSpace:
         )
     if not defines_train:
         return LoadedSpace(space)
-    return LoadedSpace(space, path.resolve(), _mutable(name_or_path, module, space))
-
-
-def _mutable(file: str, module: ModuleType, space: SearchSpace) -> tuple[str, ...] | None:
-    """The MUTABLE of a user's training file, if it has one."""
-    names = getattr(module, "MUTABLE", None)
-    if names is None:
-        return None
-    if isinstance(names, str) or not isinstance(names, Collection):
-        raise InputError(
-            f"search space file {file!r}: MUTABLE = {names!r} must be a list of settings that may "
-            "change in the middle of a training"
-        )
-    for name in names:
-        if name not in space.domains:
-            raise InputError(
-                f"search space file {file!r}: MUTABLE: "
-                + unknown("domain", name, list(space.domains))
-            )
-    return tuple(names)
+    return LoadedSpace(space, path.resolve())

@@ -10,14 +10,8 @@ from rich.live import Live
 from rich.table import Table
 
 from tuning.after.results import progress, searched
-from tuning.record.events import (
-    ENDED_STATES,
-    Best,
-    Event,
-    SweepHistory,
-    describe_packing,
-    describe_takeover,
-)
+from tuning.record.events import ENDED_STATES, Event, SweepHistory, describe_packing
+from tuning.record.ranking import Best
 from tuning.record.standings import count_states
 from tuning.record.sweep import Sweep
 
@@ -43,24 +37,22 @@ class _Progress:
     def update(self, event: Event) -> None:
         if event["event"] == "trial_ended" and event["state"] in _AT_REST:
             trial = self._history.trial(event["trial"])
-            if trial.confirms is None:
+            if trial.kind == "trial":
                 self._best.add(trial)
 
     def _news(self, event: Event) -> str | None:
-        """What went wrong without ending a trial and what came of it, or what comes next."""
+        """A line about an event that ends no trial; None if there is nothing to tell."""
         if event["event"] == "confirmation_planned":
             numbers = ", ".join(map(str, event["candidates"]))
             seeds = ", ".join(map(str, event["seeds"]))
             return f"confirming the best, trials {numbers}, with fresh seeds {seeds}"
         if event["event"] == "trouble":
             return str(event["message"])
-        if event["event"] not in ("trial_retried", "packing", "taken_over", "epoch"):
+        if event["event"] not in ("trial_retried", "packing", "epoch"):
             return None
         label = self._history.trial(event["trial"]).label
         if event["event"] == "trial_retried":
             return f"{label} starts again: {event['reason']}"
-        if event["event"] == "taken_over":
-            return f"{label} {describe_takeover(event)}"
         if event["event"] == "packing":
             return f"{label}: {describe_packing(event)}"
         return f"{label}: {event['note']}" if event.get("note") else None
@@ -80,7 +72,7 @@ class _Progress:
         return ", ".join(parts)
 
     def _seconds_left(self) -> float | None:
-        """By the pace of this sitting, and by the time budget."""
+        """Estimated by the pace so far and by the time budget; None before the first trial ends."""
         by_budget = None
         if self._sweep.time_budget_seconds is not None:
             spent = self._history.spent.wall_seconds + self._elapsed()
@@ -91,14 +83,10 @@ class _Progress:
         by_pace = self._elapsed() / (done - self._done_before) * (self._n_trials - done)
         return by_pace if by_budget is None else min(by_pace, by_budget)
 
-    def _n_done(self) -> float:
-        """In trials: a frozen one seldom goes on, but of a population all do, epoch by epoch."""
-        if self._sweep.scheduler != "pbt":
-            counts = count_states(self._history)
-            return sum(counts.get(state, 0) for state in _AT_REST)
-        n_epochs = self._sweep.max_epochs()
-        reached = (max(list(trial.curve), default=0) for trial in self._history.trials.values())
-        return sum(epoch / n_epochs for epoch in reached)
+    def _n_done(self) -> int:
+        """Number of trials that have ended or are frozen; a frozen one seldom goes on."""
+        counts = count_states(self._history)
+        return sum(counts.get(state, 0) for state in _AT_REST)
 
 
 class PlainView(_Progress):
@@ -115,13 +103,13 @@ class PlainView(_Progress):
         super().update(event)
         if event["event"] == "trial_started":
             trial = self._history.trial(event["trial"])
-            chosen = " ".join(f"{name}={_short(value)}" for name, value in trial.settings.items())
+            chosen = " ".join(f"{name}={_short(value)}" for name, value in trial.point.items())
             begins = f"goes on after epoch {max(trial.curve)}" if trial.curve else "starts"
             self.say(f"[{self._elapsed():6.1f} s] {trial.label} {begins}: {chosen}")
             self._frozen.discard(event["trial"])
         elif event["event"] == "trial_ended":
             if event["trial"] in self._frozen:
-                return  # at the end of the sweep, when nothing more will come of it
+                return  # this was told when it was frozen; now the sweep ends
             trial = self._history.trial(event["trial"])
             if event["state"] == "frozen":
                 self._frozen.add(event["trial"])
@@ -185,13 +173,13 @@ class LiveView(_Progress):
         for trial in running + self._best.trials[: max(0, _N_SHOWN - len(running))]:
             value = trial.value(sweep.metric, sweep.mode)
             table.add_row(
-                str(trial.number) if trial.confirms is None else f"{trial.confirms} again",
+                str(trial.number) if trial.repeats is None else f"{trial.repeats} again",
                 trial.state,
                 str(max(list(trial.curve), default=0)),
                 "" if value is None else f"{value:.4f}",
                 " ".join(
                     f"{name}={_short(chosen)}"
-                    for name, chosen in searched(sweep, trial.settings).items()
+                    for name, chosen in searched(sweep, trial.point).items()
                 ),
             )
         return table

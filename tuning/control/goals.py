@@ -60,15 +60,11 @@ class Goals:
             self.best = value
 
     def ended(self, trial: TrialRecord) -> None:
-        """Hear that a trial has ended, or is frozen: whatever follows, it counts once.
-
-        A member of a population counts when it ends: all of them are frozen again and again.
-        """
+        """Hear that a trial has ended, or is frozen: whatever follows, it counts once."""
         valid = trial.state in ("completed", "pruned", "frozen")
         value = trial.value(self.sweep.metric, self.sweep.mode) if valid else None
-        if trial.state != "frozen" or self.sweep.scheduler != "pbt":
-            self.n_ended_since_best += trial.number not in self._counted
-            self._counted.add(trial.number)
+        self.n_ended_since_best += trial.number not in self._counted
+        self._counted.add(trial.number)
         if value is None:
             return
         self.reported(value)

@@ -13,7 +13,8 @@ from typing import Any
 
 from trainables.config import check_config
 from trainables.errors import InputError
-from trainables.tasks.table import TaskRow, task_row
+from trainables.tasks.row import TaskRow
+from trainables.tasks.table import task_row
 
 _CHUNK_BYTES = 2**20
 _HINT = (

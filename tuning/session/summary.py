@@ -7,7 +7,6 @@ from typing import Any
 
 from tuning.record.events import SweepHistory, TrialRecord
 from tuning.record.pareto import pareto_front
-from tuning.record.schedules import config_of_best, schedule_of_best, schedule_to_json
 from tuning.record.standings import Confirmed, best_trial, confirmed, count_states, standings
 from tuning.record.sweep import Sweep
 from tuning.storage.checkpoints import best_key
@@ -36,11 +35,9 @@ def describe_trial(sweep: Sweep, trial: TrialRecord, history: SweepHistory) -> d
     """A trial as a JSON document."""
     values = trial.values(sweep.objectives) if sweep.other_metrics else None
     mine = [each for each in confirmed(sweep, history) if each.trial.number == trial.number]
-    schedule = schedule_of_best(sweep, trial)
     return {
         "trial": trial.number,
-        "config": config_of_best(sweep, trial),
-        "schedule": schedule_to_json(schedule) if len(schedule) > 1 else None,
+        "config": trial.config,
         "value": trial.value(sweep.metric, sweep.mode),
         **({} if values is None else {"values": dict(zip(sweep.objectives, values, strict=True))}),
         "checkpoint": checkpoint_of(sweep, trial),

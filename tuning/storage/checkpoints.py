@@ -1,8 +1,7 @@
 """Keeps a sweep's best few checkpoints on the disk and deletes the others, off the control loop.
 
 Only checkpoints of trials that have ended are ever deleted: one that runs, or waits to go on, keeps
-all it has; so does what others may go on from, until nobody will. The best one stays, whatever the
-budget.
+all it has. The best one stays, whatever the budget.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainables.metrics import Direction
-from tuning.record.events import Best, TrialRecord
+from tuning.record.events import TrialRecord
+from tuning.record.ranking import Best
 from tuning.storage.disk import LEAST_FREE_BYTES, show_bytes
 from tuning.storage.stores import TRIALS, CheckpointStore, FolderStore, trial_key
-from tuning.storage.trial_checkpoints import BEST, LAST, milestone
+from tuning.storage.trial_checkpoints import BEST
 
 _SECONDS_BETWEEN_LOOKS = 30.0  # at the disk; a look lists every trial's folder
 _SECONDS_BETWEEN_LOOKS_WITH_BUDGET = 5.0
@@ -36,7 +36,7 @@ def checkpoint_sizes(sweep_folder: Path) -> dict[Path, int]:
 
 
 def best_key(number: int) -> str:
-    """Of the best checkpoint of trial ``number``."""
+    """The key of the best checkpoint of trial ``number``."""
     return f"{trial_key(number)}/{BEST}"
 
 
@@ -52,13 +52,11 @@ class CheckpointKeeper:
         *,
         budget_bytes: int | None = None,
         warn: Callable[[str], None] = lambda message: None,
-        keeps_milestones: bool = False,
     ) -> None:
         """Keep the checkpoints of the best ``n_kept`` trials.
 
         Args:
             budget_bytes: of all checkpoints together; fewer are kept where they are larger.
-            keeps_milestones: of trials that have ended, until ``discard_milestone``.
             warn: told once if the disk or the budget does not suffice, in a thread of its own.
         """
         self._store = store
@@ -67,7 +65,6 @@ class CheckpointKeeper:
         self._mode = mode
         self._budget_bytes = budget_bytes
         self._warn = warn
-        self._keeps_milestones = keeps_milestones
         self._best = Best(n_kept, metric, mode)
         self._is_short = False  # of room: fewer than n_kept are kept
         self._warned: set[str] = set()
@@ -82,8 +79,8 @@ class CheckpointKeeper:
     def save_beyond(self) -> float | None:
         """The value a new checkpoint must beat to be among those kept; None while there is room.
 
-        A worker that knows an old one saves too often, never too seldom: it only ever rises (or
-        falls, where less is better) but for one that was dropped for want of room.
+        Workers may know an old value. It is never better than the new one, unless a checkpoint was
+        dropped for want of room; so they save too often, but not too seldom.
         """
         best = self._best.trials
         has_room = len(best) < self._n_kept and not (self._is_short and best)
@@ -113,10 +110,6 @@ class CheckpointKeeper:
         """Delete, in the background, all checkpoints of ``trial``."""
         self._background.submit(self._clear, trial)
 
-    def discard_milestone(self, number: int, epoch: int) -> None:
-        """Delete, in the background, a trial's checkpoint that others might have gone on from."""
-        self._background.submit(self._delete, f"{trial_key(number)}/{milestone(epoch)}")
-
     def close(self) -> None:
         """Settle, and delete nothing from now on."""
         self.settle()
@@ -135,10 +128,7 @@ class CheckpointKeeper:
 
     def _take_in(self, trial: TrialRecord) -> None:
         # The newest one, damaged ones, and what a killed process left half-written.
-        if self._keeps_milestones:
-            self._delete(f"{trial_key(trial.number)}/{LAST}")
-        else:
-            self._clear(trial, keep=best_key(trial.number))
+        self._clear(trial, keep=best_key(trial.number))
         try:
             if self._store.find(best_key(trial.number)) is None:
                 return  # the disk did not take it, or it was not good enough to be saved
@@ -149,7 +139,7 @@ class CheckpointKeeper:
             self._delete_best(dropped)
 
     def _make_room(self) -> None:
-        """Drop the worst of the kept checkpoints until the rest fits the budget and the disk."""
+        """Drop the worst of the kept checkpoints until the others fit the budget and the disk."""
         # A folder may be replaced while it is measured, or a store not answer: next time.
         with suppress(OSError):
             sizes = self._store.sizes()

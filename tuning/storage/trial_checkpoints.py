@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,8 @@ from tuning.storage.stores import CheckpointStore
 
 # a trial's checkpoints: of its best epoch, and the newest for going on from
 BEST, LAST = "best", "last"
-MILESTONE = "epoch-"  # and its number: one that other trials may go on from
-DONATED = "donated"  # another trial's, to go on from; kept there
+_NAMES = (LAST, BEST)  # the first is gone on from where both are of one epoch
 _PROGRESS_FILE = "progress.json"  # beside a checkpoint's own files: epoch, value and curve
-
-
-def milestone(epoch: int) -> str:
-    """The name of the checkpoint of just that epoch."""
-    return f"{MILESTONE}{epoch:04d}"
 
 
 def put_report(
@@ -52,46 +46,25 @@ def save_share(report: EpochReport) -> None:
 
 
 class TrialCheckpoints:
-    """``best``, ``last`` and milestones of one trial. Every method may raise OSError."""
+    """``best`` and ``last`` of one run. Every method may raise OSError."""
 
-    def __init__(
-        self,
-        store: CheckpointStore,
-        key: str,
-        *,
-        milestones: Sequence[int] = (),
-        donor_key: str | None = None,
-        donor_epoch: int = 0,
-    ) -> None:
-        """Of a trial that begins; ``key`` is the trial's in the store, or empty.
-
-        Args:
-            milestones: epochs whose checkpoints are kept beside.
-            donor_key: of another trial's checkpoint, which is gone on from unless the trial has
-                one of a later epoch than ``donor_epoch``: its own until then are of other weights.
-        """
+    def __init__(self, store: CheckpointStore, key: str) -> None:
+        """Make the checkpoints of the run at ``key`` of ``store``."""
         self._store = store
-        self._prefix = f"{key}/" if key else ""
-        self._names = (*map(milestone, milestones), LAST, BEST)
-        self._donor_key = donor_key
-        self._donor_epoch = donor_epoch
+        self._prefix = f"{key}/"
         self._known: dict[str, dict[str, Any]] = {}
 
     def look(self) -> None:
         """Find what an earlier process of the trial has left, and clean up after it."""
-        for name in self._names:
-            self._store.recover(self._prefix + name)
-        names = self._names if self._donor_key is None else (*self._names, DONATED)
-        found = {name: self._progress(name) for name in names}
+        for name in _NAMES:
+            self._store.recover(self._key(name))
+        found = {name: self._progress(name) for name in _NAMES}
         self._known = {name: progress for name, progress in found.items() if progress is not None}
 
     @property
     def newest(self) -> str | None:
         """The one to go on from, with the most epochs behind it; None if there is none."""
         epochs = {name: int(progress["epoch"]) for name, progress in self._known.items()}
-        if self._donor_key is not None:
-            since = self._donor_epoch
-            epochs = {n: epoch for n, epoch in epochs.items() if n == DONATED or epoch > since}
         return max(epochs, key=lambda name: epochs[name], default=None)
 
     @property
@@ -101,11 +74,9 @@ class TrialCheckpoints:
 
     @property
     def newest_curve(self) -> dict[int, dict[str, float]]:
-        """The epochs of the trial itself behind the newest, with their metrics."""
+        """The epochs behind the newest, with their metrics."""
         name = self.newest
-        if name == DONATED:  # the curve that led there is another trial's
-            name = milestone(self._donor_epoch)
-        known = self._known[name]["curve"] if name in self._known else {}
+        known = {} if name is None else self._known[name]["curve"]
         return {int(epoch): metrics for epoch, metrics in known.items()}
 
     def fetch(self, name: str) -> Path:
@@ -119,32 +90,28 @@ class TrialCheckpoints:
         self, name: str, report: EpochReport, value: float, curve: Mapping[int, dict[str, float]]
     ) -> None:
         """Save a report's state under ``name``."""
-        put_report(self._store, self._prefix + name, report, value, curve)
+        put_report(self._store, self._key(name), report, value, curve)
 
     def retry(self, *, is_last: bool = False) -> None:
-        """Save what could not be saved when it was to be, if there is such and it is possible."""
+        """Try again to save what could not be saved."""
         with suppress(OSError):  # which has been told
             self._store.retry(is_last=is_last)
 
     def set_aside(self, name: str) -> None:
-        """Let a damaged one count no more: its value must not keep a good one away."""
+        """Take a damaged one out of use: its value must not keep a good one away."""
         self._store.set_aside(self._key(name))
         del self._known[name]
 
     def release(self) -> None:
-        """Say that the folders which ``fetch`` gave are needed no longer."""
-        for name in self._names:
-            self._store.release(self._prefix + name)
-        if self._donor_key is not None:
-            self._store.release(self._donor_key)
+        """Give back the folders that ``fetch`` has returned."""
+        for name in _NAMES:
+            self._store.release(self._key(name))
 
     def name(self, name: str) -> str:
         """Where a checkpoint is or would be, for a person."""
         return self._store.name(self._key(name))
 
     def _key(self, name: str) -> str:
-        if name == DONATED and self._donor_key is not None:
-            return self._donor_key
         return self._prefix + name
 
     def _progress(self, name: str) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from trainables.tasks.predictor import Predictor
 
 
 class CheckpointModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined, misc]
-    """From a table with one column, of image file contents or texts, to class and probability."""
+    """From a table with one column, such as of image files' contents, to a row for each of its."""
 
     def load_context(self, context: Any) -> None:
         self._predictor = Predictor(Path(context.artifacts["checkpoint"]))
@@ -24,13 +24,7 @@ class CheckpointModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined, 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        predictions = self._predictor.predict(model_input.iloc[:, 0].tolist())
-        return pd.DataFrame(
-            {
-                "label": [prediction.label for prediction in predictions],
-                "probability": [prediction.probability for prediction in predictions],
-            }
-        )
+        return pd.DataFrame(self._predictor.predict(model_input.iloc[:, 0].tolist()))
 
 
 mlflow.models.set_model(CheckpointModel())  # type: ignore[attr-defined]

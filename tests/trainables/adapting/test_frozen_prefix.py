@@ -21,9 +21,11 @@ from PIL import Image
 from trainables.adapting import frozen_prefix
 from trainables.adapting.prefix_cache import PrefixCache
 from trainables.config import check_config
+from trainables.modalities.texts.backbones import blocks as blocks_of_texts
 from trainables.modalities.texts.cut import cut as cut_texts
+from trainables.modalities.texts.task import forward as forward_texts
+from trainables.modalities.texts.task import model_inputs
 from trainables.task import TrainingRun
-from trainables.tasks import text_classification
 from trainables.tasks.table import TASKS
 from trainables.torch_settings import n_threads
 from trainables.training import loop
@@ -143,6 +145,8 @@ freezing = st.one_of(
     st.integers(1, 4).map(lambda k: {"freezing": "first_k", "frozen_blocks": k}),
     st.just({"freezing": "gradual", "thaw_every_epochs": 1}),
     st.just({"freezing": "lp_ft"}),
+    st.integers(1, 4).map(lambda k: {"freezing": "only_k", "trained_block": k}),
+    st.integers(1, 4).map(lambda k: {"freezing": "lora", "lora_from_block": k}),
 )
 some = settings(
     max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -196,6 +200,9 @@ def test_a_pretrained_encoder_trains_the_same(texts, run):
         "text_classification", run, freezing="first_k", frozen_blocks=5, **settings
     )
     check_that_caching_changes_nothing("text_classification", run, freezing="head", **settings)
+    check_that_caching_changes_nothing(
+        "text_classification", run, freezing="lora", lora_from_block=4, **settings
+    )
 
 
 def test_fixed_views_are_cached_and_new_ones_are_not(pictures, run):
@@ -336,13 +343,13 @@ def test_every_text_model_can_be_cut_above_a_layer(name, head):
     if head != "CausalLM":
         about.num_labels = 3
     model = getattr(transformers, f"AutoModelFor{head}").from_config(about)
-    blocks = text_classification.blocks(model)
+    blocks = blocks_of_texts(model)
     for k in range(2, len(blocks)):
         check_that_texts_are_cut(model, blocks, k)
 
 
 def check_that_texts_are_cut(model, blocks, k):
-    transform, forward = text_classification._model_inputs, text_classification.forward
+    transform, forward = model_inputs, forward_texts
     raw = {
         "input_ids": torch.randint(1, 100, (3, 48), dtype=torch.int32),
         "length": torch.tensor([40, 3, 21], dtype=torch.int32),
@@ -362,8 +369,8 @@ def check_that_texts_are_cut(model, blocks, k):
 def test_frozen_modules_run_in_the_prefix_alone():
     torch.manual_seed(0)
     model = transformers.AutoModelForSequenceClassification.from_config(TEXT_MODELS["bert"])
-    blocks = text_classification.blocks(model)
-    transform, forward = text_classification._model_inputs, text_classification.forward
+    blocks = blocks_of_texts(model)
+    transform, forward = model_inputs, forward_texts
     cut = cut_texts(model, blocks, 3, transform, forward)
     assert cut is not None
     raw = {

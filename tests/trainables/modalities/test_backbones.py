@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from trainables.adapting.freezing import set_training_mode
 from trainables.blocks import Block, check_blocks
-from trainables.config import ImageClassificationConfig
 from trainables.errors import InputError
 from trainables.modalities.images import model_names as names
 from trainables.modalities.images import weight_files
@@ -27,6 +26,7 @@ from trainables.modalities.images.backbones import (
     build,
 )
 from trainables.modalities.images.blocks import blocks, head_layers
+from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.image_data import check, fetch
 from trainables.modalities.images.model_names import block_names, model_names
 from trainables.modalities.images.stem import SMALL_STEM_UP_TO, wants_small_stem
@@ -65,12 +65,16 @@ def _one_thread() -> Any:
     torch.set_num_threads(before)
 
 
-def config(**values: Any) -> ImageClassificationConfig:
-    return ImageClassificationConfig(**{"data": "digits", "image_size": 32, **values})
+def n_classes(info: DataInfo) -> int:
+    return len(info.classes)
+
+
+def config(**values: Any) -> ImageConfig:
+    return ImageConfig(**{"data": "digits", "image_size": 32, **values})
 
 
 def made(**values: Any) -> nn.Module:
-    return build(config(**values), INFO, Path())
+    return build(config(**values), INFO, Path(), n_outputs=n_classes)
 
 
 def bare(**values: Any) -> nn.Module:
@@ -291,7 +295,7 @@ def test_dropout_acts_in_training_only() -> None:
 def test_frozen_blocks_are_still(name: str) -> None:
     model = made(model=name, dropout=0.5)
     found = blocks(model)
-    set_training_mode(model, found, range(len(found) - 1, len(found)))
+    set_training_mode(model, found, {name for name, _ in found[-1].parameters(model)})
     seen: list[Tensor] = []
     model.get_submodule(found[-1].paths[0]).register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0].detach().clone())
@@ -357,7 +361,9 @@ def test_the_same_model_is_built_where_the_weights_are_not(
     path = tmp_path / "w.pt"
     with_file = made(weights=save(resnet18.state_dict(), path), dropout=0.1)
     path.unlink()
-    without = build(config(weights=str(path), dropout=0.1), INFO, Path(), False)
+    without = build(
+        config(weights=str(path), dropout=0.1), INFO, Path(), False, n_outputs=n_classes
+    )
     without.load_state_dict(with_file.state_dict())
     assert repr(without) == repr(with_file)
 

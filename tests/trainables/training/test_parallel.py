@@ -78,7 +78,7 @@ def test_two_workers_give_what_one_does(alone, together, strategy, case):
     assert_alike(together[f"{strategy} {case}"], alone[1][case])
 
 
-@pytest.mark.parametrize("case", ["all", "thawed by and by"])
+@pytest.mark.parametrize("case", ["all", "thawed by and by", "adapters"])
 @pytest.mark.parametrize("first", ["alone", *STRATEGY_NAMES])
 @pytest.mark.parametrize("second", ["alone", *STRATEGY_NAMES])
 def test_any_can_go_on_from_a_checkpoint_of_any(alone, together, case, first, second):

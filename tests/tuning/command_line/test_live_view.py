@@ -84,22 +84,6 @@ def test_a_frozen_trial_is_no_done_one_but_may_be_the_best(toy_sweep, clock, lin
     assert "1 infeasible, 1 interrupted, best value 0.4000 (trial 1)" in said[3]
 
 
-def test_of_a_population_all_go_on_so_epochs_tell_how_long(toy_sweep, clock, lines):
-    sweep = toy_sweep("epochs=10", trials=4, scheduler="pbt")
-    events = [
-        event
-        for trial in range(4)
-        for event in (
-            (trial, started(trial)),
-            *((trial + 1, epoch(trial, number, 0.5)) for number in (1, 2)),
-            (trial + 1, ended(trial, "frozen")),
-        )
-    ]
-    said = [line for line in lines(sweep, clock, events) if "trials done" in line]
-    assert "0/4 trials done, 4 frozen" in said[-1]
-    assert "about 16 s left" in said[-1]  # 8 of 40 epochs in 4 s
-
-
 def test_the_pace_is_that_of_this_sitting(toy_sweep, clock, lines):
     sweep = toy_sweep(trials=10)
     before = [event for trial in range(8) for event in (started(trial), ended(trial, "failed"))]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from examples import EXAMPLES, TIMES
 
 from trainables.tasks.table import TASKS
 from trainables.training.process_state import ProcessState
-from tuning.hosting.trial_host import Assignment, EpochResult, TrialHost
+from tuning.hosting.assignment import Assignment, EpochResult
+from tuning.hosting.trial_host import TrialHost
+from tuning.storage.open_store import StoreAddress
 
 DISTURBING = '''
 """A training that leaves everything behind that a training can."""
@@ -64,7 +67,8 @@ def assign(tmp_path: Path):
             "config": config,
             "task": task,
             "train_file": None,
-            "trial_folder": str(tmp_path / "trials" / str(number)),
+            "key": f"trials/{number}",
+            "store": StoreAddress(str(tmp_path), str(tmp_path / "cache")).to_json(),
             "cache_folder": str(tmp_path / "cache"),
             "metric": "val_loss",
             "mode": "min",
@@ -91,7 +95,8 @@ def run_to_end(assignment: Assignment, **options: Any) -> list[dict[str, float]]
 
 IN_A_FRESH_PROCESS = """
 import json, sys
-from tuning.hosting.trial_host import Assignment, EpochResult, TrialHost
+from tuning.hosting.assignment import Assignment, EpochResult
+from tuning.hosting.trial_host import TrialHost
 host = TrialHost(Assignment(**json.loads(sys.argv[1])), owns_process=True)
 curve = []
 while isinstance(result := host.step(), EpochResult):
@@ -196,6 +201,7 @@ def resident_bytes() -> int:
     return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_memory_and_files_do_not_grow_over_200_trials(assign, tmp_path):
     """All tasks and strategies in turn. The first 40 fill the caches of torch and the allocator."""
@@ -229,7 +235,6 @@ def test_data_is_looked_for_once_in_a_process(assign, tmp_path, monkeypatch):
     settings = EXAMPLES["image_classification"](tmp_path / "data").settings
     task, config = "image_classification", {**settings, "epochs": 1, "freezing": "head"}
     from trainables.config import check_config
-    from trainables.tasks import image_classification
 
     checked = check_config(config, TASKS[task].config_type)
     prepared = TASKS[task].prepare(checked, tmp_path / "cache")
@@ -237,12 +242,11 @@ def test_data_is_looked_for_once_in_a_process(assign, tmp_path, monkeypatch):
 
     def counting(*arguments: Any) -> Any:
         calls.append(arguments)
-        return TASKS[task].prepare(*arguments)
+        return row.prepare(*arguments)
 
-    counted = image_classification.TASK.__class__(
-        **{**vars(image_classification.TASK), "prepare": counting}
-    )
-    monkeypatch.setattr(image_classification, "TASK", counted)
+    row = TASKS[task]
+    counted = replace(row, load=lambda: replace(row.load(), prepare=counting))
+    monkeypatch.setitem(TASKS, task, counted)
     known = {"data_fingerprint": prepared.info.fingerprint}
     for _ in range(3):
         run_to_end(assign(task, config, **known))

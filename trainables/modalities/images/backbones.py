@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ import torchvision
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from trainables.config import ImageClassificationConfig
 from trainables.errors import InputError
 from trainables.modalities.images.blocks import blocks, head_layers
+from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.model_names import TIMM, block_names
 from trainables.modalities.images.stem import make_stem_small, wants_small_stem, widen_stem
 from trainables.modalities.images.weight_files import State, fetch_default, fill, read_weights
@@ -25,13 +25,19 @@ _SIZES = range(32, 1025, 32)  # of images, to be tried in place of one that a mo
 
 
 def build(
-    config: ImageClassificationConfig, info: DataInfo, assets: Path, load_weights: bool = True
+    config: ImageConfig,
+    info: DataInfo,
+    assets: Path,
+    load_weights: bool = True,
+    *,
+    n_outputs: Callable[[DataInfo], int],
 ) -> nn.Module:
-    """The model ``config`` describes: float [n, 3, image_size, image_size] to logits [n, classes].
+    """The model ``config`` describes: float [n, 3, image_size, image_size] to [n, outputs].
 
     Args:
         load_weights: fill it with the weights that ``config`` names. Without, it is the same model
             with other values, and needs no file.
+        n_outputs: of the head, as the target has it.
 
     Raises:
         InputError: the model can not take images of this size or a small stem, or the weights do
@@ -40,7 +46,7 @@ def build(
     if load_weights:
         block_names(config)  # raises what is wrong, in words
     state = _weights(config) if load_weights else None
-    model = construct(config, len(info.classes))
+    model = construct(config, n_outputs(info))
     small = wants_small_stem(model, config)
     if small:
         make_stem_small(model, config)
@@ -51,16 +57,14 @@ def build(
     return model
 
 
-def check_weights(config: ImageClassificationConfig) -> None:
+def check_weights(config: ImageConfig) -> None:
     """Raise InputError unless the configured weights can be had, and fill the model."""
     _check_weights(config.model, config.weights, config.image_size, config.stem)
 
 
 @functools.cache  # the many configurations of a search space rarely differ in these
 def _check_weights(model: str, weights: str, image_size: int, stem: Any) -> None:
-    config = ImageClassificationConfig(
-        data="", model=model, weights=weights, image_size=image_size, stem=stem
-    )
+    config = ImageConfig(data="", model=model, weights=weights, image_size=image_size, stem=stem)
     state = _weights(config)
     assert state is not None
     bare, small = _without_values(config)
@@ -69,7 +73,7 @@ def _check_weights(model: str, weights: str, image_size: int, stem: Any) -> None
         _fill(bare, state, config, small)
 
 
-def _weights(config: ImageClassificationConfig) -> State | None:
+def _weights(config: ImageConfig) -> State | None:
     """The configured weights, fetched first if need be; None for weights=none."""
     if config.weights == "none":
         return None
@@ -88,18 +92,18 @@ def _weights(config: ImageClassificationConfig) -> State | None:
         ) from None
 
 
-def _fill(model: nn.Module, state: State, config: ImageClassificationConfig, small: bool) -> None:
+def _fill(model: nn.Module, state: State, config: ImageConfig, small: bool) -> None:
     if small:
         widen_stem(model, state)
     heads = [path for path, _ in head_layers(model)]
     fill(model, state, heads, f"weights = {config.weights!r}: not those of a {config.model}")
 
 
-def construct(config: ImageClassificationConfig, n_classes: int) -> nn.Module:
+def construct(config: ImageConfig, n_outputs: int) -> nn.Module:
     """A freshly initialised model, its stem as published."""
     model: nn.Module
     if config.model.startswith(TIMM):
-        return _construct_by_timm(config, num_classes=n_classes)
+        return _construct_by_timm(config, num_classes=n_outputs)
     name, arguments = config.model, dict[str, Any]()
     if name in ("googlenet", "inception_v3"):
         # With auxiliary heads they would return a tuple in training. Their pretrained weights
@@ -114,7 +118,7 @@ def construct(config: ImageClassificationConfig, n_classes: int) -> nn.Module:
         arguments = {"image_size": config.image_size}
     elif name.startswith("maxvit_"):
         arguments = {"input_size": (config.image_size, config.image_size)}
-    model = torchvision.models.get_model(name, weights=None, num_classes=n_classes, **arguments)
+    model = torchvision.models.get_model(name, weights=None, num_classes=n_outputs, **arguments)
     if isinstance(model, torchvision.models.MNASNet):
         # It refuses weights without a version number, and safetensors files have none; only its
         # first version, of 2019, would need the special treatment that this skips.
@@ -122,7 +126,7 @@ def construct(config: ImageClassificationConfig, n_classes: int) -> nn.Module:
     return model
 
 
-def _construct_by_timm(config: ImageClassificationConfig, **arguments: Any) -> nn.Module:
+def _construct_by_timm(config: ImageConfig, **arguments: Any) -> nn.Module:
     import timm
 
     name = config.model.removeprefix(TIMM)
@@ -180,8 +184,8 @@ class _MetaParameters(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _without_values(config: ImageClassificationConfig) -> tuple[nn.Module, bool]:
-    """The model for two classes on the meta device, and whether its stem is small.
+def _without_values(config: ImageConfig) -> tuple[nn.Module, bool]:
+    """The model with two outputs on the meta device, and whether its stem is small.
 
     It takes a fraction of the time and memory that the model takes.
     """
@@ -195,7 +199,7 @@ def _without_values(config: ImageClassificationConfig) -> tuple[nn.Module, bool]
 
 def examine(model: str, image_size: int, stem: Any, untrained: bool) -> list[str] | str:
     """The names of a model's blocks; or what is wrong with its image size or stem."""
-    config = ImageClassificationConfig(
+    config = ImageConfig(
         data="",
         model=model,
         image_size=image_size,
@@ -221,7 +225,7 @@ def examine(model: str, image_size: int, stem: Any, untrained: bool) -> list[str
     )
 
 
-def _tried(config: ImageClassificationConfig) -> list[str]:
+def _tried(config: ImageConfig) -> list[str]:
     """The names of the blocks of a model that an image went through; computes shapes only."""
     model, _ = _without_values(config)
     image = torch.empty(1, 3, config.image_size, config.image_size, device="meta")
@@ -230,7 +234,7 @@ def _tried(config: ImageClassificationConfig) -> list[str]:
     return [block.name for block in blocks(model)]
 
 
-def _takes(config: ImageClassificationConfig, image_size: int, stem: str) -> bool:
+def _takes(config: ImageConfig, image_size: int, stem: str) -> bool:
     try:
         _tried(config.model_copy(update={"image_size": image_size, "stem": stem}))
     except Exception:
@@ -238,7 +242,7 @@ def _takes(config: ImageClassificationConfig, image_size: int, stem: str) -> boo
     return True
 
 
-def _smallest(config: ImageClassificationConfig, sizes: Sequence[int]) -> int | None:
+def _smallest(config: ImageConfig, sizes: Sequence[int]) -> int | None:
     """A size above the configured one that the model takes; None if it takes none of ``sizes``."""
     refused = config.image_size
     taken = next((size for size in sizes if _takes(config, size, config.stem)), None)

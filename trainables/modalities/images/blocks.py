@@ -31,7 +31,7 @@ def blocks(model: nn.Module) -> tuple[Block, ...]:
     head = next(i for i, unit in enumerate(units) if unit[0] == head_layers(model)[0][0])
     while isinstance(units[head - 1][1], nn.Dropout):
         head -= 1
-    hidden = [i for i in range(head) if isinstance(units[i][1], nn.Linear)][:1]
+    hidden = [i for i in range(head) if isinstance(_bare(units[i][1]), nn.Linear)][:1]
     first = [0, *(start for start in starts if 0 < start < min([head, *hidden]))]
     sections = [units[a:b] for a, b in pairwise([*first, *hidden, head, len(units)])]
     names = [*_names(sections[: len(first)]), *(["classifier"] if hidden else []), "head"]
@@ -136,6 +136,11 @@ def _opened(model: nn.Module) -> set[str]:
 
 def _is_nested(module: nn.Module | None) -> bool:
     return module is not None and any(True for _ in module.children())
+
+
+def _bare(module: nn.Module | None) -> Any:
+    """The layer in an adapter of peft's; any other module itself."""
+    return getattr(module, "base_layer", module)
 
 
 def _size(module: nn.Module | None) -> int:

@@ -15,7 +15,7 @@ from trainables.modalities.images.blocks import blocks
 from trainables.task import Cut
 
 if TYPE_CHECKING:
-    from trainables.config import ImageClassificationConfig
+    from trainables.modalities.images.config import ImageConfig
 
 Transform = Callable[[Inputs, Generator | None], Inputs]
 
@@ -23,7 +23,7 @@ Transform = Callable[[Inputs, Generator | None], Inputs]
 def cut(
     model: nn.Module,
     k: int,
-    config: ImageClassificationConfig,
+    config: ImageConfig,
     transform: Transform,
     forward: Forward,
 ) -> Cut | None:
@@ -68,6 +68,6 @@ def _inputs(raw: Inputs, generators: Sequence[Generator] | None, transform: Tran
     return {"image": torch.cat(singles)}
 
 
-def _one_group(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+def _one_group(inputs: Mapping[str, Any]) -> np.ndarray:
     """All images of a split are of one size."""
     return np.zeros(len(inputs["image"]), dtype=np.int64)

@@ -12,9 +12,9 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from trainables.config import ImageClassificationConfig
 from trainables.errors import InputError
-from trainables.prepared import DataInfo
+from trainables.modalities.images.config import ImageConfig
+from trainables.prepared import Array, DataInfo
 
 # What Pillow raises for a file that is no image, is cut short, or is damaged; its decoders differ.
 UNREADABLE = (
@@ -94,8 +94,8 @@ def _scale_deep(values: np.ndarray) -> np.ndarray:
 
 
 def encode(
-    items: Sequence[bytes | str], config: ImageClassificationConfig, info: DataInfo, assets: Path
-) -> dict[str, np.ndarray]:
+    items: Sequence[bytes | str], config: ImageConfig, info: DataInfo, assets: Path
+) -> dict[str, Array]:
     """Images to predict on, as the splits of the training data hold them.
 
     Args:

@@ -6,17 +6,18 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from trainables.config import ImageClassificationConfig
 from trainables.data.class_folders import Item, Layout, relative, some
 from trainables.errors import InputError
+from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.decode import UNREADABLE, decode_image, reason
 from trainables.modalities.images.store import cut_splits, make_splits, statistics, store_images
 from trainables.prepared import DataInfo, Split
+from trainables.targets.classes import summary
 
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _AT_ONCE = 512  # images decoded before they are written
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 
 def prepare_folder(
-    config: ImageClassificationConfig, layout: Layout, found: Items, scratch: Path
+    config: ImageConfig, layout: Layout, found: Items, scratch: Path
 ) -> tuple[DataInfo, Mapping[str, Split]]:
     """Decode every image of ``found`` that can be, and cut the splits that the folder lacks.
 
@@ -37,24 +38,20 @@ def prepare_folder(
         InputError: a class has no readable image, or there are too few to cut the splits from.
     """
     skipped: list[tuple[Path, str]] = []
-    readable, grey = _readable(found, skipped)
-    _check_every_class(layout, readable["train"])
-    items = _cut(config, readable)
-    channels = 1 if grey else 3
-    images, targets = _decode(items, channels, config.image_size, scratch, skipped)
-    if channels == 3 and all(_is_grey(split) for split in images.values()):
-        channels, images = 1, {name: split[:, :1] for name, split in images.items()}
+    files, grey = readable(found, skipped)
+    _check_every_class(layout, files["train"])
+    items = _cut(config, files)
+    images, targets = decode_all(items, grey, config.image_size, scratch, skipped)
     for name in ("train", "val"):
         _check_decoded(layout, name, targets[name])
     notes = list(layout.notes)
-    if skipped:
-        named = [f"{relative(path, layout.root)} ({why})" for path, why in sorted(skipped)]
-        notes.insert(0, f"skipped, not readable as images: {some(named)}")
-    details = {"channels": channels, "image_size": config.image_size, **statistics(images["train"])}
-    return DataInfo(layout.classes, tuple(notes), details), make_splits(images, targets)
+    notes = [*note_skipped(skipped, layout.root), *notes]
+    details = image_details(images)
+    info = DataInfo(layout.classes, tuple(notes), details, summary=summary(layout.classes))
+    return info, make_splits(images, targets)
 
 
-def _readable(found: Items, skipped: list[tuple[Path, str]]) -> tuple[dict[str, list[Item]], bool]:
+def readable(found: Items, skipped: list[tuple[Path, str]]) -> tuple[dict[str, list[Item]], bool]:
     """The items whose headers say image, and whether all of those are greyscale by format."""
     grey = True
     items: dict[str, list[Item]] = {}
@@ -97,7 +94,7 @@ def _check_decoded(layout: Layout, split: str, targets: np.ndarray) -> None:
         )
 
 
-def _cut(config: ImageClassificationConfig, items: Items) -> dict[str, Sequence[Item]]:
+def _cut(config: ImageConfig, items: Items) -> dict[str, Sequence[Item]]:
     wanted = {"val": config.val_fraction, "test": config.test_fraction}
     fractions = {name: fraction for name, fraction in wanted.items() if name not in items}
     train = items["train"]
@@ -109,15 +106,32 @@ def _cut(config: ImageClassificationConfig, items: Items) -> dict[str, Sequence[
     return {**items, **cut}
 
 
-def _decode(
+def note_skipped(skipped: Sequence[tuple[Path, str]], root: Path) -> list[str]:
+    """Which files could not be used, in a line."""
+    named = [f"{relative(path, root)} ({why})" for path, why in sorted(skipped)]
+    return [f"skipped, not readable as images: {some(named)}"] if named else []
+
+
+def image_details(images: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What of ``DataInfo.details`` is about images: channels, size, mean and std."""
+    _, channels, size, _ = images["train"].shape
+    return {"channels": channels, "image_size": size, **statistics(images["train"])}
+
+
+def decode_all(
     items: Items,
-    channels: int,
+    grey: bool,
     image_size: int,
     scratch: Path,
     skipped: list[tuple[Path, str]],
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Images and targets of each split, without the files that turn out damaged."""
+    """Images and targets of each split, without the files that turn out damaged.
+
+    Args:
+        grey: all are greyscale by their format. If they prove to be, one channel is kept as well.
+    """
     images, targets = {}, {}
+    channels = 1 if grey else 3
 
     def decode(item: Item) -> np.ndarray | str:
         try:
@@ -137,6 +151,8 @@ def _decode(
         kept: list[int] = []
         images[name] = store_images(decoded(split, kept), scratch, channels, image_size)
         targets[name] = np.array(kept, np.int64)
+    if not grey and all(_is_grey(split) for split in images.values()):
+        images = {name: split[:, :1] for name, split in images.items()}
     return images, targets
 
 

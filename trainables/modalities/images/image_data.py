@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from trainables.adapting.freezing import check_frozen_blocks
-from trainables.config import ImageClassificationConfig
 from trainables.data.class_folders import read_layout
+from trainables.data.paths import data_path
 from trainables.data.prepare import file_identity, prepare_once
 from trainables.errors import InputError, valid_choices
+from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.folder import prepare_folder
 from trainables.modalities.images.known_sources import (
     IDX_SOURCES,
@@ -21,6 +21,7 @@ from trainables.modalities.images.known_sources import (
 )
 from trainables.modalities.images.model_names import block_names, check_model_name
 from trainables.prepared import DataInfo, PreparedData, Split
+from trainables.strategies import check_block_numbers, names_a_block
 
 Make = Callable[[Path], tuple[DataInfo, Mapping[str, Split]]]
 
@@ -28,27 +29,41 @@ KNOWN_DATA = ("digits", *IDX_SOURCES)
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".tar", ".bin")
 
 
-def check(config: ImageClassificationConfig) -> None:
+def check(config: ImageConfig) -> None:
     """Find what is wrong with a configuration, without web access or reading images.
-
-    Torch is imported only for a model, image size and stem that were not seen here before.
 
     Raises:
         InputError: the data, model or weights do not exist, or model, image size, stem or frozen
             blocks do not go together.
     """
     _check_data(config)
+    check_model(config)
+
+
+def check_model(config: ImageConfig) -> None:
+    """See whether model, weights, image size, stem and frozen blocks go together.
+
+    Torch is imported only for a model, image size and stem that were not seen here before.
+
+    Raises:
+        InputError: they do not, or the model or its weights do not exist.
+    """
     check_model_name(config.model)
     _check_weights(config)
-    check_frozen_blocks(config, block_names(config))
+    names = block_names(config)
+    if names_a_block(config):
+        check_block_numbers(config, names)
 
 
-def _check_data(config: ImageClassificationConfig) -> None:
+def _check_data(config: ImageConfig) -> None:
     if config.data in KNOWN_DATA:
         return
     folder = Path(config.data).expanduser()
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else "is no data set's name and no folder"
+        what = "is no data set's name and no folder"
+        if folder.exists():
+            data_path(config.data)
+            what = "is a file"
         raise InputError(
             f"data = {config.data!r}: {what}; valid: {valid_choices(config.data, KNOWN_DATA)}, "
             "a folder with a folder of images per class, or a folder with four IDX files as MNIST's"
@@ -57,7 +72,7 @@ def _check_data(config: ImageClassificationConfig) -> None:
         read_layout(folder)
 
 
-def _check_weights(config: ImageClassificationConfig) -> None:
+def _check_weights(config: ImageConfig) -> None:
     if config.weights in ("none", "default"):
         return
     path = Path(config.weights).expanduser()
@@ -65,6 +80,8 @@ def _check_weights(config: ImageClassificationConfig) -> None:
         "valid: none, default (torchvision's or timm's), or a file ending in "
         f"{', '.join(WEIGHTS_SUFFIXES)}"
     )
+    if path.exists():
+        data_path(config.weights, "weights")
     if not path.is_file():
         raise InputError(f"weights = {config.weights!r}: there is no such file; {rule}")
     if path.suffix.lower() not in WEIGHTS_SUFFIXES:
@@ -73,7 +90,7 @@ def _check_weights(config: ImageClassificationConfig) -> None:
         )
 
 
-def prepare(config: ImageClassificationConfig, cache_folder: Path) -> PreparedData:
+def prepare(config: ImageConfig, cache_folder: Path) -> PreparedData:
     """The splits, decoded and resized once per machine.
 
     Each split holds ``image``, uint8 [n, channels, image_size, image_size]; one channel if every
@@ -93,7 +110,7 @@ def prepare(config: ImageClassificationConfig, cache_folder: Path) -> PreparedDa
     return prepare_once(cache_folder, {**fields, "files": identity}, make_in)
 
 
-def _source(config: ImageClassificationConfig, cache_folder: Path) -> tuple[Make, str]:
+def _source(config: ImageConfig, cache_folder: Path) -> tuple[Make, str]:
     """What makes the splits, and a digest of the files it makes them from."""
     if config.data == "digits":
         return partial(prepare_digits, config), ""
@@ -112,7 +129,7 @@ def _source(config: ImageClassificationConfig, cache_folder: Path) -> tuple[Make
     return partial(prepare_idx, config, paths), file_identity(paths.values())
 
 
-def fetch(config: ImageClassificationConfig) -> None:
+def fetch(config: ImageConfig) -> None:
     """Bring the configured weights to this machine, and see whether they fit the model.
 
     Raises:

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trainables.config import ImageClassificationConfig
 from trainables.data.download import download
 from trainables.errors import InputError
+from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.decode import square_array
 from trainables.modalities.images.store import cut_splits, make_splits, statistics, store_images
 from trainables.prepared import DataInfo, Split
+from trainables.targets.classes import summary
 
 _DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 _FASHION_NAMES = (
@@ -79,9 +80,7 @@ IDX_SOURCES: Mapping[str, IdxSource] = {
 }
 
 
-def prepare_digits(
-    config: ImageClassificationConfig, scratch: Path
-) -> tuple[DataInfo, Mapping[str, Split]]:
+def prepare_digits(config: ImageConfig, scratch: Path) -> tuple[DataInfo, Mapping[str, Split]]:
     """1,797 scans of handwritten digits at 8x8 pixels, split by ``config``.
 
     Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998. Read from
@@ -106,7 +105,7 @@ def prepare_digits(
 
 
 def prepare_idx(
-    config: ImageClassificationConfig, paths: IdxPaths, scratch: Path
+    config: ImageConfig, paths: IdxPaths, scratch: Path
 ) -> tuple[DataInfo, Mapping[str, Split]]:
     """The official test files are the test split, as in published figures; the rest is cut."""
     images = {part: read_idx(paths[part, "images"], 3) for part in ("train", "t10k")}
@@ -140,18 +139,17 @@ def _info(
     classes: tuple[str, ...],
     notes: tuple[str, ...],
     images: Mapping[str, np.ndarray],
-    config: ImageClassificationConfig,
+    config: ImageConfig,
 ) -> DataInfo:
     return DataInfo(
         classes,
         notes,
         {"channels": 1, "image_size": config.image_size, **statistics(images["train"])},
+        summary=summary(classes),
     )
 
 
-def _idx_classes(
-    config: ImageClassificationConfig, targets: Mapping[str, np.ndarray]
-) -> tuple[str, ...]:
+def _idx_classes(config: ImageConfig, targets: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     labels_md5 = hashlib.md5(targets["train"].tobytes(), usedforsecurity=False).hexdigest()
     if config.data == "fashion_mnist" or labels_md5 == _FASHION_LABELS_MD5:
         return _FASHION_NAMES

@@ -15,9 +15,9 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from trainables.config import ImageClassificationConfig
 from trainables.errors import InputError, unknown
 from trainables.files import default_cache_folder, write_whole
+from trainables.modalities.images.config import ImageConfig
 
 TIMM = "timm:"  # what the names of timm's models begin with
 _REGISTERED = re.compile(
@@ -48,7 +48,7 @@ def check_model_name(model: str) -> None:
         raise InputError(unknown("model", model, model_names()))
 
 
-def block_names(config: ImageClassificationConfig) -> tuple[str, ...]:
+def block_names(config: ImageConfig) -> tuple[str, ...]:
     """The names of the blocks that the configured model has.
 
     Raises:

@@ -12,7 +12,7 @@ from trainables.modalities.images.blocks import blocks
 from trainables.modalities.images.weight_files import State
 
 if TYPE_CHECKING:
-    from trainables.config import ImageClassificationConfig
+    from trainables.modalities.images.config import ImageConfig
 
 # Up to this size in pixels, stem=auto means small. A standard stem and four stages divide the
 # resolution by 32; at 48 pixels that leaves the last stage less than 2x2 positions. 64 and more is
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SMALL_STEM_UP_TO = 48
 
 
-def wants_small_stem(model: nn.Module, config: ImageClassificationConfig) -> bool:
+def wants_small_stem(model: nn.Module, config: ImageConfig) -> bool:
     """Whether the stem is to keep the resolution of the images.
 
     Raises:
@@ -40,7 +40,7 @@ def wants_small_stem(model: nn.Module, config: ImageClassificationConfig) -> boo
     )
 
 
-def make_stem_small(model: nn.Module, config: ImageClassificationConfig) -> None:
+def make_stem_small(model: nn.Module, config: ImageConfig) -> None:
     """Keep the image's resolution: the first convolution strides no more, nor does the stem pool.
 
     Without weights to fit, the convolution becomes 3x3, as for CIFAR in He et al. 2016

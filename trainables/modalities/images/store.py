@@ -89,5 +89,8 @@ def cut_splits(
 
 
 def make_splits(images: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, Split]:
-    """Splits as the training loop takes them."""
-    return {name: Split({"image": images[name]}, targets[name].astype(np.int64)) for name in images}
+    """Splits of images and class indices as the training loop takes them."""
+    return {
+        name: Split({"image": images[name], "label": targets[name].astype(np.int64)})
+        for name in images
+    }

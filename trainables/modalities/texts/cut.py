@@ -69,8 +69,9 @@ def cut(
     )
 
 
-def _groups(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    return -(-inputs["length"].astype(np.int64) // _TOKENS_PER_GROUP)
+def _groups(inputs: Mapping[str, Any]) -> np.ndarray:
+    groups: np.ndarray = -(-inputs["length"].astype(np.int64) // _TOKENS_PER_GROUP)
+    return groups
 
 
 def _two_texts(model: Any) -> Inputs:

@@ -1,70 +1,32 @@
-"""Texts of one class each: from a file in whatever shape to token ids, once per machine."""
+"""Texts as token ids: checked before anything starts, made once per machine. Torch-free."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from trainables.config import TextClassificationConfig
 from trainables.data.prepare import file_identity, prepare_once
 from trainables.data.text_encoding import without_surrogates
-from trainables.data.text_files import check_columns
-from trainables.data.text_splits import class_names, columns_of, data_files, read_splits
-from trainables.errors import InputError, unknown
+from trainables.errors import InputError
 from trainables.modalities.texts import pretrained, tokenization
-from trainables.prepared import SPLITS, DataInfo, PreparedData, Split
+from trainables.modalities.texts.config import TextConfig
+from trainables.modalities.texts.scratch import scratch_model
+from trainables.prepared import SPLITS, Array, DataInfo, PreparedData, Split
+from trainables.strategies import check_block_numbers
+from trainables.targets.target import Answers
+
+# What a task has read: the texts of each split, what is to be predicted, and notes for a person.
+LabelledTexts = tuple[Mapping[str, Sequence[str]], Answers, Sequence[str]]
 
 
-@dataclass(frozen=True)
-class ScratchModel:
-    """A BERT that starts untrained, with a vocabulary learned from the training texts."""
-
-    n_layers: int
-    width: int
-    n_heads: int
-    n_tokens: int  # size of the vocabulary, at most
-
-
-# Shapes: Turc et al., "Well-Read Students Learn Better", arXiv:1908.08962. Vocabulary sizes are
-# assumptions: data sets small enough to train from nothing do not fill 30,000 tokens.
-SCRATCH: dict[str, ScratchModel] = {
-    "bert-tiny": ScratchModel(n_layers=2, width=128, n_heads=2, n_tokens=8192),
-    "bert-mini": ScratchModel(n_layers=4, width=256, n_heads=4, n_tokens=8192),
-    "bert-small": ScratchModel(n_layers=4, width=512, n_heads=8, n_tokens=16384),
-}
-_SCRATCH = "scratch:"
-
-
-def scratch_model(model: str) -> ScratchModel | None:
-    """The row of ``scratch:NAME``, None for any other model.
+def check_model(config: TextConfig) -> None:
+    """See in milliseconds, without torch and network, whether the model suits the configuration.
 
     Raises:
-        InputError: there is no such row.
+        InputError: the model is not there, or has too few blocks or positions.
     """
-    if not model.startswith(_SCRATCH):
-        return None
-    name = model.removeprefix(_SCRATCH)
-    if name not in SCRATCH:
-        raise InputError(unknown("model", model, [f"{_SCRATCH}{row}" for row in SCRATCH]))
-    return SCRATCH[name]
-
-
-def check(config: TextClassificationConfig) -> None:
-    """Everything that can be found wrong in milliseconds, without torch and without network.
-
-    Raises:
-        InputError: data, a column or the model is not there; or the model has too few blocks or
-            positions for the configuration.
-    """
-    files = data_files(config)
-    for path in files.values():
-        check_columns(path, columns_of(config))
-    if config.text_column == config.label_column:
-        raise InputError(f"label_column = {config.label_column!r}: must not be the text_column too")
     row = scratch_model(config.model)
     if row is not None:
         _check_n_blocks(config, row.n_layers)
@@ -74,7 +36,7 @@ def check(config: TextClassificationConfig) -> None:
         _check_model(config, folder)
 
 
-def fetch(config: TextClassificationConfig) -> None:
+def fetch(config: TextConfig) -> None:
     """Make a hub model's weights and tokenizer local, so that no worker has to.
 
     Raises:
@@ -86,7 +48,7 @@ def fetch(config: TextClassificationConfig) -> None:
         pretrained.check_weights(folder, config.model)
 
 
-def _check_model(config: TextClassificationConfig, folder: Path) -> None:
+def _check_model(config: TextConfig, folder: Path) -> None:
     about = pretrained.read_config(folder, config.model)
     layers, positions = pretrained.n_layers(about), pretrained.max_positions(about)
     if layers is not None:
@@ -98,92 +60,105 @@ def _check_model(config: TextClassificationConfig, folder: Path) -> None:
         )
 
 
-def _check_n_blocks(config: TextClassificationConfig, n_layers: int) -> None:
-    if config.frozen_blocks is not None and config.frozen_blocks > n_layers + 1:
-        layers = "layer.0" + (f" … layer.{n_layers - 1}" if n_layers > 1 else "")
-        raise InputError(
-            f"frozen_blocks = {config.frozen_blocks}: must be from 1 to {n_layers + 1}; model"
-            f" {config.model!r} has {n_layers + 2} blocks (embeddings, {layers}, head), of which"
-            " the head always trains"
-        )
+def _check_n_blocks(config: TextConfig, n_layers: int) -> None:
+    layers = (f"layer.{i}" for i in range(n_layers))
+    check_block_numbers(config, ["embeddings", *layers, "head"])
 
 
-def prepare(config: TextClassificationConfig, cache_folder: Path) -> PreparedData:
-    """Token ids of each split: ``input_ids`` int32 [n, longest] and ``length`` int32 [n].
+Make = Callable[[Path], tuple[DataInfo, Mapping[str, Split]]]
+
+
+def prepare_tokens(
+    config: TextConfig, files: Iterable[Path], cache_folder: Path, make: Make
+) -> PreparedData:
+    """What ``make(assets)`` makes of ``files`` for the model of ``config``, once per machine.
 
     Imports neither torch nor transformers when the data is prepared already, or for scratch models.
-
-    Raises:
-        InputError: as ``check``, ``fetch``, or the files do not make a training and a validation
-            split with the same two or more classes.
     """
-    check(config)
-    files = data_files(config)
-    scratch = scratch_model(config.model)
-    folder = None if scratch else pretrained.local_folder(config.model)
+    folder = None if scratch_model(config.model) else pretrained.local_folder(config.model)
     identity = {name: getattr(config, name) for name in config.DATA_FIELDS}
-    identity |= {f"{split}_file": file_identity([path]) for split, path in files.items()}
+    identity["files"] = [file_identity([path]) for path in files]
     if folder is not None:
         model_files = [*pretrained.tokenizer_files(folder), folder / "config.json"]
         identity["model_files"] = file_identity(model_files)
-    return prepare_once(cache_folder, identity, lambda assets: _make(config, files, assets))
+    return prepare_once(cache_folder, identity, make)
 
 
-def _make(
-    config: TextClassificationConfig, files: Mapping[str, Path], assets: Path
-) -> tuple[DataInfo, dict[str, Split]]:
-    fetch(config)  # first, so that a model out of reach is said before the files are read
-    rows, notes = read_splits(config, files)
-    classes = class_names(rows, config)
+def prepare_texts(
+    config: TextConfig,
+    files: Iterable[Path],
+    cache_folder: Path,
+    read: Callable[[], LabelledTexts],
+) -> PreparedData:
+    """Token ids of each split: ``input_ids`` int32 [n, longest], ``length`` int32 [n], and labels.
+
+    Raises:
+        InputError: as ``fetch`` and ``read``.
+    """
+
+    def make(assets: Path) -> tuple[DataInfo, Mapping[str, Split]]:
+        fetch(config)  # first, so that a model out of reach is said before the files are read
+        texts, answers, notes = read()
+        details = make_tokenizer(config, texts["train"], assets)
+        splits, n_cut = {}, 0
+        for name in SPLITS:
+            inputs, cut = tokenization.tokenise(
+                texts[name], assets, config.max_tokens, details["pad_id"]
+            )
+            n_cut += cut
+            splits[name] = Split({**inputs, **answers.labels[name]})
+        notes = [*notes, *_note_cut(n_cut, splits, config)]
+        details |= answers.details
+        return DataInfo(answers.classes, tuple(notes), details, summary=answers.summary), splits
+
+    return prepare_tokens(config, files, cache_folder, make)
+
+
+def _note_cut(n_cut: int, splits: Mapping[str, Split], config: TextConfig) -> list[str]:
+    n_texts = sum(len(split) for split in splits.values())
+    what = f"{n_cut} of {n_texts} texts have more than max_tokens = {config.max_tokens} tokens and"
+    return [f"{what} were cut"] if n_cut else []
+
+
+def make_tokenizer(config: TextConfig, texts: Sequence[str], assets: Path) -> dict[str, Any]:
+    """Put the model's tokenizer into ``assets``, or one learned from ``texts`` for scratch models.
+
+    Returns:
+        ``pad_id``, ``end_id`` and ``vocabulary_size``, which the model is built with.
+    """
     scratch = scratch_model(config.model)
     if scratch is not None:
-        texts = [row.text for row in rows["train"]]
-        tokenization.train_wordpiece(texts, scratch.n_tokens, assets)
-        pad_id = 0
+        scratch.train_tokenizer(texts, scratch.n_tokens, assets)
+        pad_id = end_id = 0
     else:
         folder = pretrained.fetch(config.model)
-        pad_id = tokenization.save_tokenizer(folder, assets, config.model)
+        pad_id, end_id = tokenization.save_tokenizer(folder, assets, config.model)
         # With the architecture beside it, a checkpoint needs nothing from the original folder.
         (assets / "model").mkdir()
         shutil.copyfile(folder / "config.json", assets / "model" / "config.json")
-
-    index = {label: i for i, label in enumerate(classes)}
-    splits, n_cut = {}, 0
-    for name in SPLITS:
-        texts = [row.text for row in rows[name]]
-        inputs, cut = tokenization.tokenise(texts, assets, config.max_tokens, pad_id)
-        n_cut += cut
-        splits[name] = Split(inputs, np.array([index[row.label] for row in rows[name]], np.int64))
-    if n_cut:
-        n_texts = sum(len(split) for split in splits.values())
-        notes.append(
-            f"{n_cut} of {n_texts} texts have more than max_tokens = {config.max_tokens} tokens and"
-            " were cut"
-        )
-    details = {
-        "pad_id": pad_id,
-        "vocabulary_size": tokenization.vocabulary_size(assets),
-        "split_sizes": {name: len(split) for name, split in splits.items()},
-    }
-    return DataInfo(classes, tuple(notes), details), splits
+    size = tokenization.vocabulary_size(assets)
+    return {"pad_id": pad_id, "end_id": end_id, "vocabulary_size": size}
 
 
 def encode(
-    texts: Sequence[bytes | str], config: TextClassificationConfig, info: DataInfo, assets: Path
-) -> dict[str, np.ndarray]:
-    """New texts as raw inputs, the way the splits hold them.
+    texts: Sequence[bytes | str], config: TextConfig, info: DataInfo, assets: Path
+) -> dict[str, Array]:
+    """New texts as raw arrays, the way the splits hold them.
 
     Raises:
         InputError: a text is empty, or bytes are not UTF-8.
     """
-    decoded = []
-    for position, text in enumerate(texts):
-        try:
-            plain = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        except UnicodeDecodeError as error:
-            raise InputError(f"text {position}: is not UTF-8: {error.reason}") from None
-        if not plain.strip():
-            raise InputError(f"text {position}: is empty; it needs at least one word")
-        decoded.append(without_surrogates(plain))
+    decoded = [decode_text(position, text) for position, text in enumerate(texts)]
     inputs, _ = tokenization.tokenise(decoded, assets, config.max_tokens, info.details["pad_id"])
-    return inputs
+    return dict(inputs)
+
+
+def decode_text(position: int, text: bytes | str) -> str:
+    """A text of a request as we take it; ``position`` is for messages."""
+    try:
+        plain = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+    except UnicodeDecodeError as error:
+        raise InputError(f"text {position}: is not UTF-8: {error.reason}") from None
+    if not plain.strip():
+        raise InputError(f"text {position}: is empty; it needs at least one word")
+    return without_surrogates(plain)

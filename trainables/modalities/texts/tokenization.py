@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _FILE = "tokenizer.json"
 _SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+_END = "<|endoftext|>"  # as GPT-2 calls it
 _ALPHABET_SIZE = 1000  # as BERT's own vocabulary builder limits it; rarer characters are unknown
 
 
@@ -64,11 +65,30 @@ def train_wordpiece(texts: Sequence[str], n_tokens: int, assets: Path) -> None:
     )
 
 
-def save_tokenizer(model_folder: Path, assets: Path, model: str) -> int:
-    """Copy a pretrained model's tokenizer to ``assets``; returns its padding token's id.
+def train_byte_pairs(texts: Sequence[str], n_tokens: int, assets: Path) -> None:
+    """Learn byte pairs, at most ``n_tokens`` tokens as GPT-2's, and save them to ``assets``."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    learner: Any = ByteLevelBPETokenizer()
+    learner.train_from_iterator(
+        texts, n_tokens, min_frequency=2, show_progress=False, special_tokens=[_END]
+    )
+    learner.save(str(assets / _FILE))
+    settings = {"eos_token": _END, "bos_token": _END, "pad_token": _END}
+    (assets / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **settings}, indent=1)
+    )
+
+
+def save_tokenizer(model_folder: Path, assets: Path, model: str) -> tuple[int, int]:
+    """Copy a pretrained model's tokenizer to ``assets``.
+
+    Returns:
+        The ids of the tokens that pad and that end a text. A tokenizer without the first pads with
+        the second, and the other way round: what pads is masked.
 
     Raises:
-        InputError: it can not be loaded, runs code of its own, or has no padding token.
+        InputError: it can not be loaded, runs code of its own, or has neither.
     """
     # The class named in the model's files decides how they are read, so transformers must do it.
     from transformers import AutoTokenizer
@@ -86,11 +106,12 @@ def save_tokenizer(model_folder: Path, assets: Path, model: str) -> int:
         raise InputError(f"model = {model!r}: its tokenizer can not be loaded: {reason}") from error
     if not (assets / _FILE).exists():
         raise InputError(f"model = {model!r}: its tokenizer has no fast version ({_FILE})")
-    if tokenizer.pad_token_id is None:
-        raise InputError(
-            f"model = {model!r}: its tokenizer has no padding token; choose an encoder such as BERT"
-        )
-    return int(tokenizer.pad_token_id)
+    known = [tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id]
+    pad, end, sep = (None if token is None else int(token) for token in known)
+    end = sep if end is None else end
+    if pad is None and end is None:
+        raise InputError(f"model = {model!r}: its tokenizer has neither a padding nor an end token")
+    return (pad if pad is not None else end), (end if end is not None else pad)  # type: ignore[return-value]
 
 
 def vocabulary_size(assets: Path) -> int:
@@ -120,11 +141,76 @@ def tokenise(
     return {"input_ids": input_ids, "length": lengths}, n_cut
 
 
+def tokens_and_bytes(
+    texts: Sequence[str], assets: Path, end_id: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The token ids of ``texts`` one after the other, and how many bytes of text each stands for.
+
+    Special tokens stand for none; a space that no token holds belongs to the next.
+
+    Args:
+        end_id: follows each text to which the tokenizer adds no special token; None: none does.
+    """
+    path = (assets / _FILE).resolve()
+    tokenizer = _load(str(path), path.stat().st_mtime_ns, None)
+    ids: list[int] = []
+    n_bytes: list[int] = []
+    for text, encoding in zip(texts, tokenizer.encode_batch(list(texts)), strict=True):
+        position = 0
+        for token, (_, end), special in zip(
+            encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True
+        ):
+            new = max(end, position) if not special else position
+            ids.append(token)
+            n_bytes.append(len(text[position:new].encode()))
+            position = new
+        if end_id is not None and not any(encoding.special_tokens_mask):
+            ids.append(end_id)
+            n_bytes.append(0)
+    return np.array(ids, np.int32), np.array(n_bytes, np.int32)
+
+
+def tokenise_words(
+    texts: Sequence[str],
+    spans: Sequence[Sequence[tuple[int, int]]],
+    assets: Path,
+    max_tokens: int,
+    pad_id: int,
+) -> tuple[dict[str, np.ndarray], list[list[int | None]]]:
+    """What ``tokenise`` gives, and the first token of each word; None of one that was cut off.
+
+    Args:
+        spans: of the words of each text: first character, and behind the last. Found by its place
+            in the text, a word needs no tokenizer that is made for words.
+    """
+    inputs, _ = tokenise(texts, assets, max_tokens, pad_id)
+    path = (assets / _FILE).resolve()
+    encodings = _load(str(path), path.stat().st_mtime_ns, max_tokens).encode_batch(list(texts))
+    firsts: list[list[int | None]] = []
+    for encoding, own in zip(encodings, spans, strict=True):
+        found: list[int | None] = [None] * len(own)
+        token, offsets = 0, encoding.offsets
+        for word, (start, end) in enumerate(own):
+            # A token may begin with the space before its word; special ones have no extent.
+            while token < len(offsets) and (
+                offsets[token][1] <= start or encoding.special_tokens_mask[token]
+            ):
+                token += 1
+            if token < len(offsets) and offsets[token][0] < end:
+                found[word] = token
+                token += 1
+        firsts.append(found)
+    return inputs, firsts
+
+
 @lru_cache(maxsize=8)  # a few megabytes each; one per data set in use
-def _load(path: str, _mtime_ns: int, max_tokens: int) -> Tokenizer:
+def _load(path: str, _mtime_ns: int, max_tokens: int | None) -> Tokenizer:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(path)
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_tokens)
+    if max_tokens is None:
+        tokenizer.no_truncation()
+    else:
+        tokenizer.enable_truncation(max_tokens)
     return tokenizer

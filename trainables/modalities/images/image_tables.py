@@ -1,0 +1,119 @@
+"""Images that a table names, with what is to be predicted of each. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from trainables.data.prepare import file_identity, prepare_once
+from trainables.data.records import Kind, Reading, file_beside
+from trainables.data.splits import Splits, columns_of, data_files, read_splits
+from trainables.data.tables import TABLES, check_columns, read_records
+from trainables.errors import InputError
+from trainables.modalities.images.config import ImageConfig
+from trainables.modalities.images.folder import decode_all, image_details, note_skipped, readable
+from trainables.modalities.images.image_data import check_model
+from trainables.prepared import DataInfo, PreparedData, Split
+from trainables.targets.target import Answers
+
+
+class ImageTableConfig(ImageConfig):
+    """Settings of tasks whose images are named by a table."""
+
+    DATA_FIELDS: ClassVar[tuple[str, ...]] = (
+        *ImageConfig.DATA_FIELDS,
+        "path_column",
+        "split_column",
+    )
+
+    data: str = Field(
+        description="a CSV, TSV, JSONL or Parquet file that names the image files beside it, or a "
+        "folder with such train, val and test files"
+    )
+    path_column: str = Field(
+        default="path", description="column with the image files, from the table's folder"
+    )
+    split_column: str | None = Field(
+        default=None, description="column that says train, val or test for each row"
+    )
+
+
+def check(config: ImageTableConfig, *, answer: str) -> None:
+    """Find what is wrong in milliseconds, without torch, web access or reading images.
+
+    Args:
+        answer: the setting that names the column to be predicted.
+
+    Raises:
+        InputError: data, a column or the model is not there, or they do not go together.
+    """
+    for path in data_files(config, TABLES).values():
+        check_columns(path, columns_of(config))
+    if config.path_column == getattr(config, answer):
+        raise InputError(f"{answer} = {config.path_column!r}: must not be the path_column too")
+    check_model(config)
+
+
+def prepare(
+    config: ImageTableConfig,
+    cache_folder: Path,
+    *,
+    answer: str,
+    kind: Kind,
+    answers: Callable[[Splits], Answers],
+    stratify: bool,
+) -> PreparedData:
+    """Each split's ``image``, uint8 [n, channels, size, size], and what ``answers`` makes.
+
+    Args:
+        kind: what a value of the column that ``answer`` names is turned into.
+        stratify: cut missing splits in the same proportions of each answer.
+
+    Raises:
+        InputError: as ``check``, or the files do not make a training and a validation split.
+    """
+    check(config, answer=answer)
+    files = data_files(config, TABLES)
+
+    def read(path: Path) -> Reading:
+        kinds = {"path_column": file_beside(path), answer: kind}
+        return read_records(path, columns_of(config), kinds)
+
+    rows, notes = read_splits(config, files, read, "path_column", answer, stratify)
+    images = [row["path_column"] for split in rows.values() for row in split]
+    identity = {name: getattr(config, name) for name in config.DATA_FIELDS}
+    identity |= {"answer": answer, "files": file_identity([*files.values(), *images])}
+    make = partial(_make, config, rows, notes, answers)
+    return prepare_once(cache_folder, identity, make)
+
+
+def _make(
+    config: ImageTableConfig,
+    rows: Splits,
+    notes: list[str],
+    answers: Callable[[Splits], Answers],
+    assets: Path,
+) -> tuple[DataInfo, dict[str, Split]]:
+    skipped: list[tuple[Path, str]] = []
+    listed = {
+        name: [(row["path_column"], number) for number, row in enumerate(split)]
+        for name, split in rows.items()
+    }
+    items, grey = readable(listed, skipped)
+    images, kept = decode_all(items, grey, config.image_size, assets.parent, skipped)
+    for name in ("train", "val"):
+        if not len(kept[name]):
+            raise InputError(f"data = {config.data!r}: no image of the {name} split is readable")
+    found = answers({name: [split[i] for i in kept[name]] for name, split in rows.items()})
+    all_notes = (*note_skipped(skipped, Path(config.data).expanduser()), *notes)
+    details: dict[str, Any] = {**image_details(images), **found.details}
+    info = DataInfo(found.classes, all_notes, details, summary=found.summary)
+    return info, {
+        name: Split({"image": np.asanyarray(each), **found.labels[name]})
+        for name, each in images.items()
+    }
