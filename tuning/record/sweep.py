@@ -12,6 +12,7 @@ from typing import Any
 
 from search_spaces.domains import SearchSpace
 from trainables.config import check_config
+from trainables.files import default_cache_folder as default_cache_folder
 from trainables.metrics import Direction
 from trainables.tasks.row import TaskRow
 from trainables.tasks.table import task_row
@@ -23,12 +24,6 @@ from tuning.record.uris import split_uri
 SWEEP_FILE = "sweep.json"
 
 _MAX_EPOCHS_WITHOUT_FIELD = 100  # for a user's own training that has no `epochs` setting
-
-
-def default_cache_folder() -> Path:
-    """$THAW_CACHE, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("THAW_CACHE") or f"{base}/thaw").expanduser()
 
 
 @dataclass(frozen=True, kw_only=True)
