@@ -113,7 +113,7 @@ def predict(
     tracking_uri: TrackingUri = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict with a trained model."""
+    """Say what a model makes of new inputs: classes, numbers, entities, or how a text goes on."""
     from tuning.after.predict import predict as run
     from tuning.command_line.tables import predictions_table
 

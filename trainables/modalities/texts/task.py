@@ -75,7 +75,7 @@ def one_number(info: DataInfo) -> dict[str, Any]:
 
 CLASSES_OF_TEXTS = Head("AutoModelForSequenceClassification", per_text)
 TAGS_OF_TOKENS = Head("AutoModelForTokenClassification", per_text)
-NEXT_TOKEN = Head("AutoModelForCausalLM", no_settings)
+NEXT_TOKEN = Head("AutoModelForCausalLM", no_settings, is_new=False)
 NUMBER_OF_A_TEXT = Head("AutoModelForSequenceClassification", one_number)
 
 
