@@ -75,6 +75,7 @@ def load() -> Task:
         labels=("input_ids", "length", "n_bytes"),
         units=next_tokens.n_predicted,
         generate=next_tokens.generate,
+        evaluation_batch=next_tokens.evaluation_batch,
     )
 
 

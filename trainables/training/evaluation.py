@@ -50,12 +50,13 @@ def evaluate(
     The loss, per unit, is that of ``config.for_evaluation()``.
     """
     device, split = torch.device(run.device), data.splits[split_name]
+    at_once = task.evaluation_batch(config) if task.evaluation_batch else _EVALUATION_BATCH
     meter = task.meter(data.info)
     total = torch.zeros((), device=device)
     model.eval()
     parallel = parallelism(run)
     with parallel.evaluation():
-        for indices, counts in _evaluation_batches(len(split), run, parallel):
+        for indices, counts in _evaluation_batches(len(split), at_once, run, parallel):
             with autocast(config.precision, device):
                 if prefix is not None:
                     batch = gather(_labels(task, split), indices, device)
@@ -78,17 +79,17 @@ def evaluate(
 
 
 def _evaluation_batches(
-    n_samples: int, run: TrainingRun, parallel: Parallelism
+    n_samples: int, at_once: int, run: TrainingRun, parallel: Parallelism
 ) -> Iterator[tuple[np.ndarray, bool]]:
     """This rank's share of the samples, in batches, and whether each counts.
 
     Where the ranks have to run the model equally often, one that has done its share goes on with
     what does not count.
     """
-    starts = range(0, n_samples, _EVALUATION_BATCH)
+    starts = range(0, n_samples, at_once)
     mine = starts[run.rank :: run.world_size]
     n_batches = math.ceil(len(starts) / run.world_size) if parallel.runs_in_step else len(mine)
     for number in range(n_batches):
         counts = number < len(mine)
         start = mine[number] if counts else 0
-        yield np.arange(start, min(start + _EVALUATION_BATCH, n_samples)), counts
+        yield np.arange(start, min(start + at_once, n_samples)), counts

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from trainables.modalities.texts.config import TextConfig
 from trainables.modalities.texts.tagged_words import encode, joined, word_spans
+from trainables.modalities.texts.task import texts_or_lines
 from trainables.modalities.texts.tokenization import tokenise_words
 from trainables.prepared import DataInfo, Split, gather
 from trainables.targets.tags import IGNORED, TagMeter, decode, entities, loss, n_words
@@ -220,6 +221,13 @@ def test_bytes_with_a_byte_order_mark_are_read_as_the_text(assets):
     assert from_text == from_bytes
     assert [each["text"] for each in from_text] == ["Zürich", "naïve", "fox"]
     assert [each["probability"] for each in from_text] == pytest.approx([0.880797] * 3)
+
+
+def test_a_file_of_texts_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "lines.txt").write_bytes(b"\xef\xbb\xbfone\r\n\r\ntwo")
+    assert texts_or_lines([str(tmp_path / "lines.txt"), "three"]) == [
+        (text, text) for text in ("one", "two", "three")
+    ]
 
 
 def test_decomposed_letters_stay_in_their_word():

@@ -123,7 +123,7 @@ def texts_or_lines(typed: Sequence[str]) -> list[tuple[str, Any]]:
         except OSError:  # a text too long for a file name
             is_file = False
         if is_file:
-            lines = Path(given).read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = Path(given).read_text(encoding="utf-8-sig", errors="replace").splitlines()
             texts += [line for line in lines if line.strip()]
         else:
             texts.append(given)

@@ -59,10 +59,7 @@ def train_wordpiece(texts: Sequence[str], n_tokens: int, assets: Path) -> None:
         *((_SPECIAL[name], list(_SPECIAL).index(name)) for name in ("sep", "cls"))
     )
     tokenizer.save(str(assets / _FILE))
-    settings = {f"{name}_token": token for name, token in _SPECIAL.items()}
-    (assets / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **settings}, indent=1)
-    )
+    _name_special_tokens(assets, **_SPECIAL)
 
 
 def train_byte_pairs(texts: Sequence[str], n_tokens: int, assets: Path) -> None:
@@ -74,7 +71,12 @@ def train_byte_pairs(texts: Sequence[str], n_tokens: int, assets: Path) -> None:
         texts, n_tokens, min_frequency=2, show_progress=False, special_tokens=[_END]
     )
     learner.save(str(assets / _FILE))
-    settings = {"eos_token": _END, "bos_token": _END, "pad_token": _END}
+    _name_special_tokens(assets, eos=_END, bos=_END, pad=_END)
+
+
+def _name_special_tokens(assets: Path, **tokens: str) -> None:
+    """Tell transformers' AutoTokenizer what each special token is for."""
+    settings = {f"{name}_token": token for name, token in tokens.items()}
     (assets / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **settings}, indent=1)
     )
