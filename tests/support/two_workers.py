@@ -23,7 +23,7 @@ from toy import TASK, ToyConfig
 from trainables.config import TrainingConfig
 from trainables.errors import DamagedCheckpoint, Diverged, OutOfMemory
 from trainables.task import TrainingRun
-from trainables.training import loop
+from trainables.training import evaluation
 from trainables.training.loop import fit
 
 TIMES = ("seconds", "samples_per_second", "peak_memory_bytes")
@@ -79,7 +79,7 @@ def curve(
 
 def main(rank: int, folder: Path) -> None:
     torch.manual_seed(rank)  # what a process has drawn before must not matter
-    loop._EVALUATION_BATCH = 15  # of 40 samples: two batches for one, one for the other
+    evaluation._EVALUATION_BATCH = 15  # of 40 samples: two batches for one, one for the other
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/meeting",

@@ -18,7 +18,7 @@ from toy import TASK, TIMES, ToyConfig, curve
 from trainables.errors import DamagedCheckpoint, Diverged, InputError, OutOfMemory
 from trainables.targets.classes import ClassificationMeter
 from trainables.task import TrainingRun
-from trainables.training import loop
+from trainables.training import evaluation
 from trainables.training.checkpoint import MODEL, read_description
 from trainables.training.loop import fit
 from trainables.training.optim import make_schedule, parameter_groups
@@ -266,9 +266,9 @@ def test_evaluation_covers_every_sample(run, monkeypatch):
     config = ToyConfig()
     data = TASK.prepare(config, run.cache_folder)
     model = TASK.build(config, data.info, data.assets, True)
-    whole = loop.evaluate(TASK, model, config, data, "val", run)
-    monkeypatch.setattr(loop, "_EVALUATION_BATCH", 7)
-    pieces = loop.evaluate(TASK, model, config, data, "val", run)
+    whole = evaluation.evaluate(TASK, model, config, data, "val", run)
+    monkeypatch.setattr(evaluation, "_EVALUATION_BATCH", 7)
+    pieces = evaluation.evaluate(TASK, model, config, data, "val", run)
     assert whole.meter.confusion().sum() == len(data.splits["val"]) == 40
     assert (whole.meter.confusion() == pieces.meter.confusion()).all()
     assert pieces.metrics["loss"] == pytest.approx(whole.metrics["loss"])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from two_workers import CASES, curve
 
 from trainables.task import STRATEGY_NAMES, TrainingRun
-from trainables.training import loop
+from trainables.training import evaluation
 from trainables.training.checkpoint import MODEL
 from trainables.training.evaluation import _evaluation_batches
 from trainables.training.parallel import STRATEGIES
@@ -131,10 +131,12 @@ def test_pieces_cover_a_batch_once_and_are_as_many_in_all_workers(n, n_workers, 
 def test_evaluation_covers_a_split_once_and_runs_as_often_in_all_workers(n, n_workers):
     runs = [TrainingRun(Path(), rank=rank, world_size=n_workers) for rank in range(n_workers)]
     batches = [
-        list(_evaluation_batches(n, loop._EVALUATION_BATCH, run, STRATEGIES["fsdp"]))
+        list(_evaluation_batches(n, evaluation._EVALUATION_BATCH, run, STRATEGIES["fsdp"]))
         for run in runs
     ]
     assert len({len(each) for each in batches}) == 1
     counted = [i for each in batches for indices, counts in each if counts for i in indices]
     assert sorted(counted) == list(range(n))
-    assert all(len(indices) <= loop._EVALUATION_BATCH for each in batches for indices, _ in each)
+    assert all(
+        len(indices) <= evaluation._EVALUATION_BATCH for each in batches for indices, _ in each
+    )
