@@ -8,6 +8,7 @@ lint:
 	uv run ruff check .
 	uv run ruff format --check .
 	uv run mypy
+	uv run deptry .
 
 ci:
 	bash .ci/run
