@@ -2,6 +2,8 @@
 
     uv run python benchmarks/kill_test.py --rounds 10 --load 6
 
+Leave the checkout as it is meanwhile: a sweep whose code has changed is not resumed.
+
 The whole process group is killed, at a seeded moment, so no process of it can say anything; the
 next driver meets what is left of the last one. A round passes if the sweep ends with status 0
 after its last resume, each driver that was not killed has said how it ended, and every trial is
@@ -45,8 +47,8 @@ def run_round(n_trials: int, n_kills: int, victim: str, generator: random.Random
         place = Path(folder)
         drivers: list[dict[str, Any]] = []
         while not drivers or drivers[-1]["code"] != 0:
-            if len(drivers) > 2 * n_kills + 1:
-                break
+            if len(drivers) > 2 * n_kills + 1 or (drivers and drivers[-1]["code"] == 2):
+                break  # refused: the checkout has been changed meanwhile
             due = None
             if len(drivers) < n_kills:  # in trials that have ended, the last before the last one
                 due = n_trials * (len(drivers) + generator.uniform(0.2, 0.9)) / (n_kills + 1)

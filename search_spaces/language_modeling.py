@@ -1,4 +1,4 @@
-"""Your own texts, for a model of language to go on with: text files or a column of a table.
+"""Your own texts, for a model to go on with: text files, or a column of a table.
 
 thaw sweep language_modeling --set data=PATH --set model=FOLDER_OR_HUB_NAME
 """
@@ -10,8 +10,8 @@ SPACE = SearchSpace(
     task="causal_language_modeling",
     description="your own texts, for a model to go on with (--set data=PATH)",
     domains={
-        # GPT-2's smallest wants 6e-4 from scratch (arXiv:2005.14165, table 2.1) and models a
-        # hundredth of its size more; pretrained ones want less.
+        # GPT-3's smallest (125M) took 6e-4 from scratch (arXiv:2005.14165, table 2.1). Smaller
+        # models want more, pretrained ones less.
         "learning_rate": Float(2e-5, 5e-3, log=True),
         "batch_size": Choice(8, 16, 32),
         "freezing": Choice("none", "first_k"),

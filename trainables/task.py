@@ -189,6 +189,8 @@ class Task:
     step: Callable[[nn.Module, Batch], Tensor] | None = None
     # (trained, batch) -> outputs for ``decode``, where predicting is more than ``forward``
     generate: Callable[[Trained, Batch], Any] | None = None
+    # (config) -> samples measured at once, where the usual number might not fit in memory
+    evaluation_batch: Callable[[Any], int] | None = None
     # (config) -> how many versions of a sample ``transform`` makes: 1 where it does not augment, 0
     # where each epoch gets new ones.
     n_views: Callable[[Any], int] = one_view

@@ -65,6 +65,16 @@ TEXT_FILES = {
     "damaged.pt": "nonsense",
     "damaged.safetensors": "nonsense",
     "weights.onnx": "nonsense",
+    "same_numbers.csv": "text,number\n" + "".join(f"film {i},3\n" for i in range(40)),
+    "pictures.csv": "path,number\nnowhere.png,5\nnowhere.png,6\n",
+    "words.conll": "Ada B-person\nsaw O\nRome B-place\n\n" * 20,
+    "one_tag.conll": "".join(f"Ada O\nsaw O\n{i} O\n\n" for i in range(40)),
+    "no_tags.conll": "Ada\nsaw\nRome\n\n",
+    "empty.conll": "",
+    "blank.txt": " \n\n",
+    "gpt2/config.json": '{"model_type": "gpt2", "n_layer": 2, "n_positions": 16}',
+    "gpt2/tokenizer.json": "{}",
+    "gpt2/model.safetensors": "nonsense",
     "bert/config.json": '{"model_type": "bert", "num_hidden_layers": 6}',
     "bert/vocab.txt": "[PAD]",
     "bert/model.safetensors": "nonsense",
@@ -338,6 +348,104 @@ AT_ONCE = [
         "sweep text_csv --set data=films.csv --set model=./nothere",
         "model = './nothere': no such folder",
     ),
+    # Words with tags
+    Wrong("no sentences given", "sweep token_classification", "data is missing", "must be set"),
+    Wrong(
+        "tag in no column",
+        "sweep token_classification --set data=words.conll --set tag_position=7",
+        "tag_position = 7: must be from -2 to 1; the lines of words.conll have 2 columns",
+    ),
+    Wrong(
+        "word in no column",
+        "sweep token_classification --set data=words.conll --set word_position=-3",
+        "word_position = -3: must be from -2 to 1",
+    ),
+    Wrong(
+        "word and tag in one column",
+        "sweep token_classification --set data=words.conll --set tag_position=0",
+        "tag_position = 0: must not be the word_position too",
+    ),
+    Wrong(
+        "position in words",
+        "sweep token_classification --set data=words.conll --set word_position=first",
+        "word_position = 'first': must be",
+        "integer",
+    ),
+    Wrong(
+        "words without tags",
+        "sweep token_classification --set data=no_tags.conll",
+        "no_tags.conll has no word with a tag",
+    ),
+    Wrong(
+        "no words", "sweep token_classification --set data=empty.conll", "empty.conll has no word"
+    ),
+    Wrong(
+        "lists missing",
+        "sweep token_classification --set data=keys.jsonl",
+        "words_column = 'tokens': keys.jsonl has no such column; it has: text",
+    ),
+    Wrong(
+        "a picture of words",
+        "sweep token_classification --set data=no_image.png",
+        "unknown kind of file '.png'; valid: .conll",
+    ),
+    # Numbers
+    Wrong(
+        "no numbers",
+        "sweep text_regression --set data=films.csv",
+        "number_column = 'number': films.csv has no such column; it has: text, label",
+    ),
+    Wrong(
+        "text for a number",
+        "sweep text_regression --set data=films.csv --set number_column=text",
+        "number_column = 'text': must not be the text_column too",
+    ),
+    Wrong(
+        "no column of pictures",
+        "sweep image_regression --set data=films.csv --set number_column=label",
+        "path_column = 'path': films.csv has no such column",
+    ),
+    Wrong(
+        "folder without a table",
+        "sweep image_regression --set data=one_class",
+        "one_class': the folder needs a train file, such as train.csv",
+    ),
+    # Texts to go on with
+    Wrong(
+        "model that sees ahead",
+        "sweep language_modeling --set data=note.txt --set model=scratch:bert-mini",
+        "model = 'scratch:bert-mini': is an encoder (bert), which sees the token",
+    ),
+    Wrong(
+        "misspelt model of language",
+        "sweep language_modeling --set data=note.txt --set model=scratch:gpt2-min",
+        "unknown model 'scratch:gpt2-min'; valid: scratch:gpt2-mini",
+    ),
+    Wrong(
+        "more tokens than positions",
+        "sweep language_modeling --set data=note.txt --set model=./gpt2",
+        "max_tokens = 128: must be at most 16, the positions of model",
+    ),
+    Wrong(
+        "answer of no tokens",
+        "sweep language_modeling --set data=note.txt --set answer_tokens=0",
+        "answer_tokens = '0': must be",
+    ),
+    Wrong(
+        "spreadsheet of documents",
+        "sweep language_modeling --set data=table.xlsx",
+        "unknown kind of file '.xlsx'; valid: .txt",
+    ),
+    Wrong(
+        "no column of documents",
+        "sweep language_modeling --set data=names.csv",
+        "text_column = 'text': names.csv has no such column; it has: body, class",
+    ),
+    Wrong(
+        "metric of another task",
+        "sweep language_modeling --set data=note.txt --metric val_accuracy",
+        "unknown metric 'val_accuracy'; valid: val_",
+    ),
     # Sweeps that are there, or not
     *(
         Wrong(
@@ -387,6 +495,34 @@ WHEN_PREPARED = [
         "label_column = 'label': needs at least 2 classes",
         "only 'good'",
     ),
+    Wrong(
+        "one tag",
+        "sweep token_classification --set data=one_tag.conll",
+        "one_tag.conll': needs at least 2 tags, and the training split has only 'O'",
+    ),
+    Wrong(
+        "words for numbers",
+        "sweep text_regression --set data=films.csv --set number_column=label",
+        "films.csv': no usable row for train",
+        "40 rows dropped, wrong number: 'bad' is not a number",
+    ),
+    Wrong(
+        "all numbers the same",
+        "sweep text_regression --set data=same_numbers.csv",
+        "are 3; there is nothing to predict",
+    ),
+    Wrong(
+        "pictures that are not there",
+        "sweep image_regression --set data=pictures.csv",
+        "pictures.csv': no usable row for train",
+        "2 rows dropped, wrong path: 'nowhere.png' is no file",
+    ),
+    Wrong("documents without text", "sweep language_modeling --set data=blank.txt", "blank.txt"),
+    Wrong(
+        "weights of language damaged",
+        "sweep language_modeling --set data=note.txt --set model=./gpt2 --set max_tokens=16",
+        "gpt2': its weights model.safetensors are damaged",
+    ),
     Wrong("no rows", "sweep text_csv --set data=header.csv", "header.csv': no usable row"),
     Wrong(
         "a label for each row",
@@ -423,7 +559,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     for name, body in SPACE_FILES.items():
         (folder / name).write_text(_HEADER + body)
-    (folder / "bert").mkdir()
+    for name in ("bert", "gpt2"):
+        (folder / name).mkdir()
     for name, content in TEXT_FILES.items():
         (folder / name).write_text(content)
     for name in ("one_class/cat", "empty_class/cat", "empty_class/dog"):
@@ -579,7 +716,7 @@ def test_a_dry_run_reads_the_data_too(
 
 def test_there_are_as_many_cases_as_there_seem() -> None:
     ids = [case.id for case in AT_ONCE + WHEN_PREPARED]
-    assert len(ids) == len(set(ids)) >= 100
+    assert len(ids) == len(set(ids)) >= 125
 
 
 def test_mlflow_address_in_the_environment_is_named_as_such(

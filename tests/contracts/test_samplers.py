@@ -101,7 +101,7 @@ def test_it_proposes_what_is_valid_and_the_same_for_the_same_seed(searcher, spac
     states = {record.state for record in runs[0].records.values()}
     assert states == {*STATES, "running"}
     if "Corner" not in searcher:
-        assert len({str(point) for point in points}) > n_trials - 3
+        assert len({str(point) for point in points}) > n_trials - 5  # small spaces repeat some
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_every_space_begins_with_a_whole_point_also_when_settings_are_fixed(name
         for searcher in SEARCHERS:
             assert first_proposal(space, searcher) == first
         n_checked += 1
-    assert n_checked >= 15
+    assert n_checked >= 2 * len(found.domains)
 
 
 @pytest.mark.parametrize("name", space_names())
@@ -58,10 +58,11 @@ def test_without_starting_points_the_defaults_of_the_field_come_first(name):
     bare = SearchSpace(name="bare", task=found.task, domains=found.domains, fixed=found.fixed)
     first = with_defaults_first(bare, config_type).starting_points[0]
     fields = config_type.model_fields
-    assert first["learning_rate"] == fields["learning_rate"].default == 1e-3
-    assert first["batch_size"] == fields["batch_size"].default == 32
-    assert first["freezing"] == fields["freezing"].default == "none"
-    assert first["weight_decay"] == fields["weight_decay"].default
+    names = {"learning_rate": 1e-3, "batch_size": 32, "freezing": "none", "weight_decay": 0.01}
+    searched = [each for each in names if each in found.domains]
+    assert len(searched) >= 3
+    assert [first[each] for each in searched] == [names[each] for each in searched]
+    assert all(fields[each].default == value for each, value in names.items())
     assert "frozen_blocks" not in first
 
 

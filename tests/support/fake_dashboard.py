@@ -36,6 +36,9 @@ class FakeDashboard(ThreadingHTTPServer):
         self.packages: dict[str, bytes] = {}
         self.requests: list[tuple[str, str, str | None]] = []  # method, path, token that came
 
+    def handle_error(self, *arguments: Any) -> None:
+        """Nothing: a client that was tired of waiting has gone."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"

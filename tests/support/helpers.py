@@ -56,7 +56,8 @@ def sole_ray() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        with ray_start.agents_may_start_slowly():
+            ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     shutdown, ray_start.disconnect = ray_start.disconnect, lambda: None
     yield
     ray_start.disconnect = shutdown

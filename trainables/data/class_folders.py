@@ -146,8 +146,9 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def relative(path: Path, root: Path) -> str:
-    """Below ``root``, printable even where the file's name is not."""
-    return os.fsencode(path.relative_to(root)).decode("utf-8", "replace")
+    """Below ``root`` if it lies there, printable even where the file's name is not."""
+    shown = path.relative_to(root) if path.is_relative_to(root) else path
+    return os.fsencode(shown).decode("utf-8", "replace")
 
 
 def some(names: Sequence[str]) -> str:

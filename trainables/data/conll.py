@@ -25,24 +25,48 @@ _HEAD_BYTES = 1 << 16
 _PREFIXED = re.compile(r"([BIESLU])-(.+)")
 
 
-def check_sentences(path: Path, columns: Mapping[str, str]) -> None:
+def check_sentences(
+    path: Path, columns: Mapping[str, str], word_position: int = 0, tag_position: int = -1
+) -> None:
     """Look for words with tags in the head of a file.
 
     Args:
         columns: which lists of a JSON object or Parquet row are the words and the tags.
+        word_position, tag_position: which columns of a line are; -1 is the last.
 
     Raises:
-        InputError: the file can not be read, or has none.
+        InputError: the file can not be read, has none, or not so many columns.
     """
     if path.suffix.lower() in LISTS:
         check_columns(path, columns)
         return
     content, _ = decode(read_bytes(path, _HEAD_BYTES), path.name, errors="replace")
-    if all(len(cells) < 2 for cells in map(_cells, content.splitlines())):
+    width = _width([_cells(line) for line in content.splitlines()])
+    if width == 0:
         raise InputError(
             f"data: {path.name} has no word with a tag; each line must be a word and its tag,"
             " separated by a tab or spaces, with a blank line after each sentence"
         )
+    _check_positions(path.name, width, word_position, tag_position)
+
+
+def _check_positions(name: str, width: int, word_position: int, tag_position: int) -> None:
+    columns = f"the lines of {name} have {width} columns"
+    for setting, position in (("word_position", word_position), ("tag_position", tag_position)):
+        if not -width <= position < width:
+            raise InputError(
+                f"{setting} = {position}: must be from {-width} to {width - 1}; {columns}"
+            )
+    if word_position % width == tag_position % width:
+        raise InputError(
+            f"tag_position = {tag_position}: must not be the word_position too; {columns}"
+        )
+
+
+def _width(lines: Sequence[list[str]]) -> int:
+    """How many columns most lines with more than one have; 0 if there are none."""
+    widths = Counter(len(cells) for cells in lines if len(cells) > 1)
+    return max(widths, key=widths.__getitem__, default=0)
 
 
 def read_sentences(
@@ -59,7 +83,7 @@ def read_sentences(
         word_position, tag_position: which columns of a line are; -1 is the last.
 
     Raises:
-        InputError: the file can not be read, or is not text.
+        InputError: the file can not be read, is not text, or has not so many columns.
     """
     if path.suffix.lower() in LISTS:
         reading = read_records(path, columns, {WORDS: texts, TAGS: texts})
@@ -80,8 +104,9 @@ def _cells(line: str) -> list[str]:
 
 def _read_columns(content: str, word_position: int, tag_position: int, reading: Reading) -> None:
     lines = [_cells(line) for line in content.split("\n")]
-    widths = Counter(len(cells) for cells in lines if len(cells) > 1)
-    width = max(widths, key=widths.__getitem__, default=0)
+    width = _width(lines)
+    if width:
+        _check_positions(reading.name, width, word_position, tag_position)
     broken = []
     for first, sentence in _sentences(lines):
         # "# text" is a comment where it has other columns than words have; in tweets "#" is a word.

@@ -92,8 +92,12 @@ def file_beside(table: Path) -> Kind:
 
     def file(value: Any) -> Path:
         path = table.parent / text(value)
-        if not path.is_file():
-            raise ValueError(f"{text(value)!r} is no file")
+        try:
+            is_file = path.is_file()
+        except OSError:  # a name too long for a file
+            is_file = False
+        if not is_file:
+            raise ValueError(f"{text(value)[:200]!r} is no file")
         return path
 
     return file

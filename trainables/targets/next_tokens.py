@@ -1,4 +1,4 @@
-"""The next token of a text: settings, loss, perplexity, and texts that go on.
+"""The next token of a text: settings, loss, perplexity, and how texts go on.
 
 The labels are the token ids themselves. The module imports torch only where a function needs it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from pydantic import Field
@@ -65,6 +65,11 @@ def n_predicted(split: Split) -> np.ndarray:
     return np.maximum(np.asarray(split.arrays["length"]).astype(np.int64) - 1, 0)
 
 
+def evaluation_batch(config: Any) -> int:
+    """Blocks measured at once: 4,096 tokens, of which GPT-2's logits alone take 0.8 GB."""
+    return max(1, 4096 // int(config.max_tokens))
+
+
 class TextMeter:
     """Counts tokens and bytes, and remembers how some texts begin."""
 
@@ -98,16 +103,21 @@ class TextMeter:
         }
 
 
-def go_on(trained: Trained, beginnings: Sequence[Sequence[int]]) -> list[str]:
-    """What the model writes after each beginning, always taking the likeliest token."""
+def go_on(trained: Trained, beginnings: Sequence[Sequence[int]]) -> list[tuple[str, str]]:
+    """Each beginning and what the model writes after it, always taking the likeliest token.
+
+    It stops after ``answer_tokens``, at ``max_tokens`` in all, or where the text ends. Some models
+    begin a new text instead of ending the old one; that ends it, too.
+    """
     import torch
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(
         trained.assets, local_files_only=True, trust_remote_code=False
     )
-    model: Any = trained.model
-    texts = []
+    details, model = trained.info.details, cast(Any, trained.model)
+    ends = {details["end_id"], tokenizer.eos_token_id, tokenizer.bos_token_id} - {None}
+    pairs = []
     for ids in beginnings:
         prompt = torch.tensor([list(ids)], device=trained.device)
         room = trained.config.max_tokens - len(ids)
@@ -118,16 +128,22 @@ def go_on(trained: Trained, beginnings: Sequence[Sequence[int]]) -> list[str]:
                 max_new_tokens=max(min(trained.config.answer_tokens, room), 1),
                 do_sample=False,
                 use_cache=True,
-                pad_token_id=trained.info.details["pad_id"],
+                pad_token_id=details["pad_id"],
+                eos_token_id=sorted(ends),
             )
-        texts.append(str(tokenizer.decode(found[0, len(ids) :], skip_special_tokens=True)))
-    return texts
+        # Alone, the tokens that were added would lose the space before them in some tokenizers.
+        before, whole = (
+            str(tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in (ids, found[0])
+        )
+        pairs.append((before, whole.removeprefix(before)))
+    return pairs
 
 
 def generate(trained: Trained, batch: Batch) -> list[str]:
     """How each text of a request goes on."""
     rows = zip(batch["input_ids"], batch["length"], strict=True)
-    return go_on(trained, [ids[: int(length)].tolist() for ids, length in rows])
+    pairs = go_on(trained, [ids[: int(length)].tolist() for ids, length in rows])
+    return [added for _, added in pairs]
 
 
 def decode(
@@ -139,12 +155,7 @@ def decode(
 
 def artifacts(evaluation: Evaluation, trained: Trained) -> dict[str, Any]:
     """How the model goes on with some beginnings of the split."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(trained.assets / "tokenizer.json"))
-    beginnings = evaluation.meter.beginnings
-    pairs = zip(beginnings, go_on(trained, beginnings), strict=True)
-    parts = [f"{tokenizer.decode(ids)} ⟶{text}" for ids, text in pairs]
+    parts = [f"{before}⟶{added}" for before, added in go_on(trained, evaluation.meter.beginnings)]
     return {"samples.txt": "\n\n---\n\n".join(parts)}
 
 

@@ -6,6 +6,7 @@ module imports torch only where a function needs it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -47,18 +48,26 @@ def number_answers(splits: Mapping[str, Sequence[Record]], config: NumbersConfig
     ``details`` has ``number_mean`` and ``number_std``, which undo that.
 
     Raises:
-        InputError: all numbers of the training split are the same.
+        InputError: the numbers of the training split are all the same, or their spread can not be
+            computed.
     """
     numbers = {
         name: np.array([row["number_column"] for row in rows], np.float64)
         for name, rows in splits.items()
     }
-    mean, std = float(numbers["train"].mean()), float(numbers["train"].std())
     low, high = float(numbers["train"].min()), float(numbers["train"].max())
+    where = f"number_column = {config.number_column!r}"
     if low == high:
         raise InputError(
-            f"number_column = {config.number_column!r}: all {len(numbers['train'])} numbers of the "
-            f"training split are {low:g}; there is nothing to predict"
+            f"{where}: all {len(numbers['train'])} numbers of the training split are {low:g}; there"
+            " is nothing to predict"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, std = float(numbers["train"].mean()), float(numbers["train"].std())
+    if not 0 < std < math.inf:
+        raise InputError(
+            f"{where}: the numbers of the training split, from {low:g} to {high:g}, are too close"
+            " or too far apart to compute with; give them in another unit"
         )
     return Answers(
         labels={
@@ -87,40 +96,44 @@ class NumberMeter:
 
     def __init__(self, info: DataInfo) -> None:
         self._mean, self._std = info.details["number_mean"], info.details["number_std"]
-        self._pairs: list[np.ndarray] = []  # each [2, n]: predicted, true
+        self._pairs: list[np.ndarray] = [np.empty((2, 0))]  # each [2, n]: predicted, true
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
         """Add a batch: ``outputs`` [n, 1], ``label`` [n]."""
-        predicted = outputs.float().squeeze(1).cpu().numpy()
-        self._pairs.append(np.stack([predicted, batch["label"].cpu().numpy()]))
+        standardised = [outputs.float().squeeze(1).cpu().numpy(), batch["label"].cpu().numpy()]
+        self._pairs.append(np.stack(standardised).astype(np.float64) * self._std + self._mean)
 
     def state(self) -> np.ndarray:
         """Predicted and true numbers [2, n], in their own unit."""
-        standardised = np.concatenate([np.empty((2, 0)), *self._pairs], axis=1)
-        pairs: np.ndarray = standardised.astype(np.float64) * self._std + self._mean
-        return pairs
+        return np.concatenate(self._pairs, axis=1)
 
     def merge(self, states: Sequence[np.ndarray]) -> None:
         """Take the pairs of all workers together."""
-        self._pairs = [(np.concatenate(states, axis=1) - self._mean) / self._std]
+        self._pairs = list(states)
 
     def compute(self, loss: float) -> dict[str, float]:
         """Mean absolute error, root mean squared error, R² and Spearman's rank correlation.
 
         R² and the correlation are 0 where they are not defined: of numbers that are all the same.
         """
-        from scipy.stats import spearmanr
-
         predicted, true = self.state()
         errors = predicted - true
-        spread = float(((true - true.mean()) ** 2).sum()) if len(true) else 0.0
+        spread = float(((true - true.mean()) ** 2).sum())
         varies = spread > 0 and bool(np.ptp(predicted) > 0)
+        ranks = [_ranks(predicted), _ranks(true)]
         return {
             "mae": float(np.abs(errors).mean()),
             "rmse": float(np.sqrt((errors**2).mean())),
             "r2": 1 - float((errors**2).sum()) / spread if spread > 0 else 0.0,
-            "spearman": float(spearmanr(predicted, true).statistic) if varies else 0.0,
+            "spearman": float(np.corrcoef(ranks)[0, 1]) if varies else 0.0,
         }
+
+
+def _ranks(numbers: np.ndarray) -> np.ndarray:
+    """Ranks from 1 [n]; equal numbers share the mean of theirs."""
+    _, index, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+    means: np.ndarray = np.cumsum(counts) - (counts - 1) / 2
+    return means[index]
 
 
 def decode(
@@ -128,7 +141,8 @@ def decode(
 ) -> list[dict[str, Any]]:
     """The predicted number of each item, in its own unit."""
     details = trained.info.details
-    numbers = outputs.float().squeeze(1) * details["number_std"] + details["number_mean"]
+    standardised = outputs.squeeze(1).cpu().double()  # in single precision a date loses minutes
+    numbers = standardised * details["number_std"] + details["number_mean"]
     return [{"number": number} for number in numbers.tolist()]
 
 

@@ -7,6 +7,7 @@ where a function needs it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -154,7 +155,12 @@ class TagMeter:
         types = self.by_type()
         scores = self._scores(list(types))
         del scores["support"]
-        return {**scores, **{f"f1_{kind}": found["f1"] for kind, found in types.items()}}
+        return {**scores, **{f"f1_{_named(kind)}": found["f1"] for kind, found in types.items()}}
+
+
+def _named(kind: str) -> str:
+    """A type in the name of a metric, which MLflow takes only some characters in."""
+    return re.sub(r"[^\w.-]", "_", kind, flags=re.ASCII)
 
 
 def decode(

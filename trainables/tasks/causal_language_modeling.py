@@ -21,6 +21,7 @@ class CausalLanguageModelingConfig(TextConfig, next_tokens.NextTokensConfig):
     """Settings of causal language modeling."""
 
     DATA_FIELDS: ClassVar[tuple[str, ...]] = (*TextConfig.DATA_FIELDS, "text_column")
+    PREDICTS_NEXT: ClassVar[bool] = True
 
     data: str = Field(
         description="a text file, a table with a column of texts, or a folder of such files"
@@ -51,7 +52,6 @@ def prepare(config: CausalLanguageModelingConfig, cache_folder: Path) -> Prepare
     """
     check(config)
     files = plain_texts.document_files(config)
-
     paths = [path for file in files.values() for path in plain_texts.documents_in(file)]
 
     def read() -> tuple[packed_blocks.Documents, list[str]]:
@@ -75,6 +75,7 @@ def load() -> Task:
         labels=("input_ids", "length", "n_bytes"),
         units=next_tokens.n_predicted,
         generate=next_tokens.generate,
+        evaluation_batch=next_tokens.evaluation_batch,
     )
 
 

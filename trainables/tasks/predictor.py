@@ -17,7 +17,7 @@ from trainables.task import Column, Evaluation, Trained, TrainingRun
 from trainables.tasks.table import task_row
 from trainables.torch_settings import n_threads
 from trainables.training.checkpoint import ASSETS, read_description
-from trainables.training.loop import evaluate
+from trainables.training.evaluation import evaluate
 from trainables.training.models import saved_model
 
 _BATCH = 64  # items encoded and predicted at once

@@ -43,7 +43,7 @@ def check(config: TokenClassificationConfig) -> None:
         InputError: data, a column or the model is not there, or they do not go together.
     """
     for path in data_files(config, SENTENCES).values():
-        check_sentences(path, columns_of(config))
+        check_sentences(path, columns_of(config), config.word_position, config.tag_position)
     text_data.check_model(config)
 
 

@@ -59,16 +59,9 @@ def save_checkpoint(
     Raises:
         OSError: the disk is full or the folder can not be written.
     """
-    import torch
-    from safetensors.torch import save_file, save_model
-
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        if isinstance(model, Mapping):
-            save_file(dict(model), str(folder / MODEL))
-        else:
-            save_model(model, str(folder / MODEL))
-        torch.save(dict(training_state), folder / STATE)
+        _write_tensors(folder, model, training_state)
     except RuntimeError as error:  # how torch.save reports a full disk
         raise OSError(f"checkpoint {str(folder)!r} can not be written: {error}") from error
     shutil.copytree(assets, folder / ASSETS)
@@ -87,6 +80,17 @@ def save_checkpoint(
         },
     }
     (folder / DESCRIPTION).write_text(json.dumps(content, indent=1))
+
+
+def _write_tensors(folder: Path, model: Any, training_state: Mapping[str, Any]) -> None:
+    import torch
+    from safetensors.torch import save_file, save_model
+
+    if isinstance(model, Mapping):
+        save_file(dict(model), str(folder / MODEL))
+    else:
+        save_model(model, str(folder / MODEL))
+    torch.save(dict(training_state), folder / STATE)
 
 
 def read_description(folder: Path, *, verify: bool = True) -> CheckpointDescription:

@@ -22,6 +22,10 @@ def predict(model: str, inputs: list[str], tracking_uri: str | None) -> list[dic
     return [{"input": name, **_rounded(row)} for (name, _), row in zip(found, rows, strict=True)]
 
 
-def _rounded(row: dict[str, Any]) -> dict[str, Any]:
-    """Six decimals: the rest is rounding of the arithmetic."""
-    return {k: round(value, 6) if isinstance(value, float) else value for k, value in row.items()}
+def _rounded(value: Any) -> Any:
+    """Six decimals of each number in a row, however deep: the rest is rounding of arithmetic."""
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return round(value, 6) if isinstance(value, float) else value

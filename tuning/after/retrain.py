@@ -60,26 +60,24 @@ def retrain(
     Args:
         n_workers: that train together; None, as with ``engine``: as the sweep's trials had it.
 
-    Returns:
-        The document that ``thaw retrain --json`` prints.
+    Returns the document that ``thaw retrain --json`` prints.
 
     Raises:
-        InputError: the trial, the workers or the engine are none that can be had, the sweep is
-            running, or MLflow does not answer.
+        InputError: trial, workers or engine can not be had, or MLflow does not answer.
         RunFailed: a training failed, or the champion's checkpoint is gone.
     """
     trial = _trial(sweep, record.history, trial_number)
     n_workers = sweep.n_workers if n_workers is None else n_workers
     _check_counts(n_workers, n_seeds, trial)
     check_options(SweepOptions(space="", engine=engine or sweep.engine, n_workers=n_workers))
-    # Not beside a running sweep: the best is not known yet, and the test split is read only once.
+    # Not beside a running sweep: the best is not known yet.
     with sole_driver(sweep.name, sweep.folder), farewell(_LAST_WORD):
         check_mlflow(sweep)
         default, why_not = _baseline(sweep, trial.config, n_seeds, wanted=baseline)
         plan = _plan(record, trial, n_workers, n_seeds, default)
-        site = _with_resources(use_saved_code(sweep), engine or sweep.engine, plan)
-        _train(site, record, plan, view)
-        return _finish(site, record, plan, why_not, view)
+        sweep = _with_resources(use_saved_code(sweep), engine or sweep.engine, plan)
+        _train(sweep, record, plan, view)
+        return _finish(sweep, record, plan, why_not, view)
 
 
 def _trial(sweep: Sweep, history: SweepHistory, number: int | None) -> TrialRecord:

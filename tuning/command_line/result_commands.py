@@ -64,7 +64,8 @@ NoBaseline = Annotated[
     bool, typer.Option("--no-baseline", help="Do not train the default configuration as well.")
 ]
 EngineName = Annotated[
-    str | None, typer.Option("--engine", help="ray or inprocess; default: that of the sweep.")
+    str | None,
+    typer.Option("--engine", help="Engine: ray or inprocess; default: that of the sweep."),
 ]
 
 
@@ -112,7 +113,7 @@ def predict(
     tracking_uri: TrackingUri = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict with a trained model."""
+    """Say what a model makes of new inputs: classes, numbers, entities, or how a text goes on."""
     from tuning.after.predict import predict as run
     from tuning.command_line.tables import predictions_table
 

@@ -193,7 +193,10 @@ def predictions_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _cell_of(value: Any) -> str:
-    """A value of an answer: a number, a text, or JSON."""
+    """A value of an answer: a number, a text, a line for each of several objects, or JSON."""
     if isinstance(value, float):
         return f"{value:.4f}"
+    if isinstance(value, list) and all(isinstance(each, dict) for each in value):
+        lines = (", ".join(f"{k} {_cell_of(v)}" for k, v in each.items()) for each in value)
+        return "\n".join(lines) or "–"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

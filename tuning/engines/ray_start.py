@@ -60,7 +60,7 @@ def _join(address: str) -> None:
 
 def _start_here() -> None:
     try:
-        with _agents_may_start_slowly():
+        with agents_may_start_slowly():
             _init(address="local", include_dashboard=False)
     except Exception as error:  # a plain one where Ray takes more than 30 s
         raise RunFailed(
@@ -70,7 +70,7 @@ def _start_here() -> None:
 
 
 @contextmanager
-def _agents_may_start_slowly() -> Iterator[None]:
+def agents_may_start_slowly() -> Iterator[None]:
     """Choose the ports of the node manager's agents, which else has to hear of them.
 
     It would wait 15 s for each, and then end: on a busy machine agents take longer to start. Ray

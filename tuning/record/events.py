@@ -164,15 +164,12 @@ class SweepHistory:
 
     def _start(self, event: Event) -> None:
         number, kind = event["trial"], event.get("kind", "trial")
-        runs = {"trial": self.trials, "confirmation": self.confirmations}.get(
-            kind, self.retrainings
-        )
+        others = self.confirmations if kind == "confirmation" else self.retrainings
+        runs = self.trials if kind == "trial" else others
         if number not in runs:
             told = {name: event[name] for name in ("kind", "repeats", "name") if name in event}
-            run = TrialRecord(
-                number, event["config"], event["point"], started=event["time"], **told
-            )
-            runs[number] = run
+            runs[number] = TrialRecord(number, event["config"], event["point"], **told)
+            runs[number].started = event["time"]
             self.n_in_state["running"] += kind == "trial"
         else:
             self._enter(runs[number], "running")

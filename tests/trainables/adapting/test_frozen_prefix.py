@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from small_tokenizers import CAUSAL, save_causal
 
 from trainables.adapting import frozen_prefix
 from trainables.adapting.prefix_cache import PrefixCache
@@ -203,6 +205,28 @@ def test_a_pretrained_encoder_trains_the_same(texts, run):
     check_that_caching_changes_nothing(
         "text_classification", run, freezing="lora", lora_from_block=4, **settings
     )
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_a_model_of_language_trains_the_same(tmp_path, run, name):
+    save_causal(name, tmp_path / "model")
+    (tmp_path / "lines.txt").write_text("".join(f"the quick fox number {n}\n" for n in range(60)))
+    check_that_caching_changes_nothing(
+        "causal_language_modeling",
+        run,
+        data=str(tmp_path / "lines.txt"),
+        model=str(tmp_path / "model"),
+        max_tokens=20,
+        freezing="first_k",
+        frozen_blocks=3,
+        batch_size=9,
+    )
+
+
+def test_a_tagger_trains_the_same(tmp_path, run):
+    example = EXAMPLES["token_classification"](tmp_path / "data")
+    settings = {"freezing": "first_k", "frozen_blocks": 2, "batch_size": 9}
+    check_that_caching_changes_nothing("token_classification", run, **example.settings, **settings)
 
 
 def test_fixed_views_are_cached_and_new_ones_are_not(pictures, run):

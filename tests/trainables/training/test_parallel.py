@@ -19,8 +19,9 @@ from two_workers import CASES, curve
 from trainables.task import STRATEGY_NAMES, TrainingRun
 from trainables.training import loop
 from trainables.training.checkpoint import MODEL
-from trainables.training.loop import _evaluation_batches, _pieces
+from trainables.training.evaluation import _evaluation_batches
 from trainables.training.parallel import STRATEGIES
+from trainables.training.steps import _pieces
 
 pytestmark = pytest.mark.timeout(200)
 # Of metrics: sums are taken in another order, and errors grow with every step.
@@ -129,7 +130,10 @@ def test_pieces_cover_a_batch_once_and_are_as_many_in_all_workers(n, n_workers, 
 @given(n=st.integers(1, 900), n_workers=st.integers(1, 5))
 def test_evaluation_covers_a_split_once_and_runs_as_often_in_all_workers(n, n_workers):
     runs = [TrainingRun(Path(), rank=rank, world_size=n_workers) for rank in range(n_workers)]
-    batches = [list(_evaluation_batches(n, run, STRATEGIES["fsdp"])) for run in runs]
+    batches = [
+        list(_evaluation_batches(n, loop._EVALUATION_BATCH, run, STRATEGIES["fsdp"]))
+        for run in runs
+    ]
     assert len({len(each) for each in batches}) == 1
     counted = [i for each in batches for indices, counts in each if counts for i in indices]
     assert sorted(counted) == list(range(n))

@@ -89,3 +89,22 @@ def test_texts(workplace, run, serve):
     assert predict(summary["best"]["checkpoint"], ["lines.txt"], None) == expected
     answer = ask(serve(summary["best"]["mlflow_run_id"]), "text", texts)
     assert [row["label"] for row in answer] == [row["label"] for row in expected]
+
+
+@pytest.mark.timeout(240)
+def test_entities(workplace, run, serve):
+    # Parts of speech: each word is an entity of its own, whatever the model has learned.
+    sentences = (f"Ada NAME\nsaw VERB\n{n} NUMBER\n\n" for n in range(60))
+    Path("data.conll").write_text("".join(sentences))
+    settings = ["data=data.conll", "model=scratch:bert-tiny", "epochs=1", "freezing=none"]
+    space = "token_classification"
+    options = SweepOptions(space=space, settings=settings, engine="inprocess", trials=1)
+    summary = run(resolve(options)).summary
+    texts = ["Ada saw two", "\u200b"]  # of a space without width the tokenizer makes nothing
+    expected = predict(summary["best"]["checkpoint"], texts, None)
+    assert [len(row["entities"]) for row in expected] == [3, 0]
+    answer = ask(serve(summary["best"]["mlflow_run_id"]), "text", texts)
+    for found, own in zip(answer, expected, strict=True):
+        assert found.keys() == {"entities"}
+        for one, other in zip(found["entities"], own["entities"], strict=True):
+            assert one == {**other, "probability": pytest.approx(other["probability"], abs=1e-4)}

@@ -110,7 +110,8 @@ def _make(
         if not len(kept[name]):
             raise InputError(f"data = {config.data!r}: no image of the {name} split is readable")
     found = answers({name: [split[i] for i in kept[name]] for name, split in rows.items()})
-    all_notes = (*note_skipped(skipped, Path(config.data).expanduser()), *notes)
+    data = Path(config.data).expanduser()
+    all_notes = (*note_skipped(skipped, data if data.is_dir() else data.parent), *notes)
     details: dict[str, Any] = {**image_details(images), **found.details}
     info = DataInfo(found.classes, all_notes, details, summary=found.summary)
     return info, {

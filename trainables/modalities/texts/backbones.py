@@ -29,6 +29,7 @@ class Head:
 
     auto_class: str
     settings: Callable[[DataInfo], dict[str, Any]]
+    is_new: bool = True  # for each data set; False: the pretrained one is trained further
 
 
 def _auto_class(head: Head) -> Any:
@@ -76,7 +77,6 @@ def build(
 
 
 def _load(folder: Path, name: str, head: Head, settings: Mapping[str, Any]) -> nn.Module:
-
     model: nn.Module
     try:
         model, found = _auto_class(head).from_pretrained(
@@ -92,8 +92,8 @@ def _load(folder: Path, name: str, head: Head, settings: Mapping[str, Any]) -> n
     except Exception as error:  # damaged files raise nearly anything
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"model = {name!r}: can not be loaded: {reason}") from error
-    head_block = blocks(model)[-1]
-    trained_anew = {parameter for parameter, _ in head_block.parameters(model)}
+    own = blocks(model)[-1].parameters(model) if head.is_new else ()
+    trained_anew = {parameter for parameter, _ in own}
     absent = {key for key in found["missing_keys"] if key in dict(model.named_parameters())}
     misfits = {key if isinstance(key, str) else key[0] for key in found["mismatched_keys"]}
     wrong = sorted((absent | misfits) - trained_anew)
@@ -101,7 +101,7 @@ def _load(folder: Path, name: str, head: Head, settings: Mapping[str, Any]) -> n
         # transformers only warns, and would go on with an encoder of random numbers.
         raise InputError(
             f"model = {name!r}: its weights do not fit its config.json: {len(wrong)} parameters"
-            f" of the encoder are missing or of another shape, such as {wrong[0]}"
+            f" of the pretrained part are missing or of another shape, such as {wrong[0]}"
         )
     _move_out_of_file(model)
     return model

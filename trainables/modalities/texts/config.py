@@ -13,6 +13,7 @@ class TextConfig(TrainingConfig):
     """Settings of tasks whose inputs are texts."""
 
     DATA_FIELDS: ClassVar[tuple[str, ...]] = (*TrainingConfig.DATA_FIELDS, "model", "max_tokens")
+    PREDICTS_NEXT: ClassVar[bool] = False  # tokens, so that the model must not see what follows
 
     model: str = Field(
         default="scratch:bert-mini",

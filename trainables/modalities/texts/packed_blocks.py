@@ -79,6 +79,11 @@ def encode(
     rows = []
     for text in texts:
         ids, _ = tokenization.tokens_and_bytes([text], assets, None)
+        end_id = info.details["end_id"]
+        while len(ids) and ids[-1] == end_id:  # some tokenizers add it
+            ids = ids[:-1]
+        if not len(ids):  # the tokenizer makes nothing of this text
+            ids = np.array([end_id], np.int32)
         rows.append(ids[-config.max_tokens + 1 :])  # room for one token more; the end matters most
     longest = max((len(ids) for ids in rows), default=0)
     input_ids = np.full((len(rows), longest), info.details["pad_id"], np.int32)

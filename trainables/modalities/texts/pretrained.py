@@ -37,6 +37,14 @@ _TOKENIZERS = (
     "tokenizer.model",
 )
 # These number positions from padding_id + 1, so that many of them are never used.
+# Encoders, which see the words on both sides, unless config.json says is_decoder.
+_ENCODERS = {
+    *("albert", "bert", "big_bird", "camembert", "data2vec-text", "deberta", "deberta-v2"),
+    *("distilbert", "electra", "ernie", "esm", "funnel", "longformer", "megatron-bert"),
+    *("mobilebert", "modernbert", "mpnet", "nystromformer", "rembert", "roberta"),
+    *("roberta-prelayernorm", "roc_bert", "roformer", "squeezebert", "xlm-roberta"),
+    *("xlm-roberta-xl", "xmod"),
+}
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"}
 
 
@@ -132,9 +140,17 @@ def n_layers(config: Mapping[str, Any]) -> int | None:
     return next((value for value in values if isinstance(value, int)), None)
 
 
+def sees_ahead(config: Mapping[str, Any]) -> bool:
+    """Whether the model is known to see what follows a token, which it then can not learn to
+    predict."""
+    return config["model_type"] in _ENCODERS and not config.get("is_decoder")
+
+
 def max_positions(config: Mapping[str, Any]) -> int | None:
     """The longest input the model can read, if its configuration tells and it has a limit."""
     limit = config.get("max_position_embeddings")
+    if "relative_attention_num_buckets" not in config:  # T5's n_positions limits nothing
+        limit = config.get("n_positions", limit)  # GPT-2's name for it
     if not isinstance(limit, int) or limit < 1 or config.get("position_biased_input") is False:
         return None  # DeBERTa sees relative positions only
     if config["model_type"] in _OFFSET_POSITIONS:

@@ -56,6 +56,7 @@ class ScratchModel:
     width: int
     n_heads: int
     n_tokens: int  # size of the vocabulary, at most
+    model_type: str = "bert"  # as config.json calls it
     train_tokenizer: Callable[[Sequence[str], int, Path], None] = train_wordpiece
     # (row, number of tokens, most positions, further settings) -> configuration of transformers
     configure: Callable[[ScratchModel, int, int, dict[str, Any]], PretrainedConfig] = _bert
@@ -68,8 +69,8 @@ SCRATCH: dict[str, ScratchModel] = {
     "bert-tiny": ScratchModel(n_layers=2, width=128, n_heads=2, n_tokens=8192),
     "bert-mini": ScratchModel(n_layers=4, width=256, n_heads=4, n_tokens=8192),
     "bert-small": ScratchModel(n_layers=4, width=512, n_heads=8, n_tokens=16384),
-    "gpt2-tiny": ScratchModel(2, 128, 2, 2048, train_byte_pairs, _gpt2),
-    "gpt2-mini": ScratchModel(4, 256, 4, 8192, train_byte_pairs, _gpt2),
+    "gpt2-tiny": ScratchModel(2, 128, 2, 2048, "gpt2", train_byte_pairs, _gpt2),
+    "gpt2-mini": ScratchModel(4, 256, 4, 8192, "gpt2", train_byte_pairs, _gpt2),
 }
 _SCRATCH = "scratch:"
 

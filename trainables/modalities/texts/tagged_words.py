@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -17,10 +18,11 @@ from trainables.prepared import Array, DataInfo, PreparedData, Ragged, Split
 from trainables.targets.tags import IGNORED, entities, tag_names
 
 # Names of users and topics are words, as are numbers with points in them; else punctuation stands
-# alone, as in the data that people tag.
-_WORD = re.compile(r"[@#]?\w+(?:[-'’.]\w+)*|[^\w\s]")
+# alone, as in the data that people tag. The joiner without width is part of words in Persian.
+_WORD = re.compile(r"[@#]?\w+(?:[-'’.\u200c\u200d]\w+)*|[^\w\s]")
 
 Tagged = Mapping[str, Sequence[Sequence[str]]]  # of each split, of each sentence: words, or tags
+Firsts = list[list[int | None]]  # the first token of each word of each text, if it has one
 Spans = list[tuple[int, int]]  # of each word in its text: first character, and behind the last
 
 
@@ -32,7 +34,9 @@ def joined(words: Sequence[str]) -> tuple[str, Spans]:
 
 def word_spans(text: str) -> Spans:
     """Where the words of a text are."""
-    return [match.span() for match in _WORD.finditer(text)]
+    # An accent of its own, or a vowel sign of Hindi, is part of its word; to ``re`` it is not.
+    plain = "".join("a" if unicodedata.category(c)[0] == "M" else c for c in text)
+    return [match.span() for match in _WORD.finditer(plain)]
 
 
 def prepare_tags(
@@ -60,9 +64,13 @@ def prepare_tags(
         for name, pairs in texts.items():
             indices = [[index[tag] for tag in own] for own in tags[name]]
             plain, spans = [text for text, _ in pairs], [own for _, own in pairs]
-            arrays, n_cut = tokenise(plain, spans, indices, assets, config, details["pad_id"])
-            splits[name], n_lost = Split(arrays), n_lost + n_cut
-        lost = f"{n_lost} words lie behind max_tokens = {config.max_tokens} and are left out"
+            arrays, firsts = _labelled(plain, spans, indices, config, details, assets)
+            splits[name] = Split(arrays)
+            n_lost += sum(own.count(None) for own in firsts)
+        lost = (
+            f"{n_lost} words are left out: they lie behind max_tokens = {config.max_tokens}, or the"
+            " model's tokenizer makes nothing of them"
+        )
         all_notes = (*notes, lost) if n_lost else tuple(notes)
         types = {kind for own in tags["train"] for kind, _, _ in entities(own)}
         summary = f"{len(types)} types of entity, {len(index)} tags"
@@ -71,39 +79,32 @@ def prepare_tags(
     return text_data.prepare_tokens(config, files, cache_folder, make)
 
 
-def tokenise(
+def _labelled(
     texts: Sequence[str],
     spans: Sequence[Spans],
     tags: Sequence[Sequence[int]],
-    assets: Path,
     config: TextConfig,
-    pad_id: int,
-) -> tuple[dict[str, Array], int]:
-    """Token ids of ``texts``, and ``label`` int32 [n, longest].
+    details: Mapping[str, Any],
+    assets: Path,
+) -> tuple[dict[str, Array], Firsts]:
+    """Token ids of ``texts``, ``label`` int32 [n, longest], and the first token of each word.
 
     Args:
-        spans: of each text's words; they need not be all of it.
-        tags: of each text's words, as indices.
-
-    Returns:
-        The arrays, and how many words lie behind the tokens that are kept.
+        spans, tags: of each text's words; the words need not be all of it, the tags are indices.
     """
-    inputs, firsts, n_cut = (
-        *tokenization.tokenise_words(texts, spans, assets, config.max_tokens, pad_id),
-        0,
+    inputs, firsts = tokenization.tokenise_words(
+        texts, spans, assets, config.max_tokens, details["pad_id"]
     )
     label = np.full(inputs["input_ids"].shape, IGNORED, np.int32)
-    for row, first, own in zip(label, firsts, tags, strict=True):
-        for position, tag in zip(first, own, strict=True):
-            if position is None:
-                n_cut += 1
-            else:
+    for row, own_firsts, own_tags in zip(label, firsts, tags, strict=True):
+        for position, tag in zip(own_firsts, own_tags, strict=True):
+            if position is not None:
                 row[position] = tag
-    return {**inputs, "label": label}, n_cut
+    return {**inputs, "label": label}, firsts
 
 
 def encode(
-    items: Sequence[Any], config: TextConfig, info: DataInfo, assets: Path
+    items: Sequence[bytes | str], config: TextConfig, info: DataInfo, assets: Path
 ) -> dict[str, Array]:
     """Texts of a request as raw arrays: ``label`` marks the words, ``spans`` says where they are.
 
@@ -113,9 +114,10 @@ def encode(
     texts = [decode_text(position, item) for position, item in enumerate(items)]
     spans = [word_spans(text) for text in texts]
     tags = [[0] * len(own) for own in spans]
-    arrays, _ = tokenise(texts, spans, tags, assets, config, info.details["pad_id"])
-    kept = [int((row != IGNORED).sum()) for row in np.asarray(arrays["label"])]  # the first words
+    arrays, firsts = _labelled(texts, spans, tags, config, info.details, assets)
     places = [
-        np.array(own[:n], np.int64).reshape(-1, 2) for own, n in zip(spans, kept, strict=True)
+        [span for span, first in zip(own, found, strict=True) if first is not None]
+        for own, found in zip(spans, firsts, strict=True)
     ]
-    return {**arrays, "spans": Ragged.of(places or [np.zeros((0, 2), np.int64)])}
+    ragged = [np.array(own, np.int64).reshape(-1, 2) for own in places]
+    return {**arrays, "spans": Ragged.of(ragged or [np.zeros((0, 2), np.int64)])}

@@ -75,7 +75,7 @@ def one_number(info: DataInfo) -> dict[str, Any]:
 
 CLASSES_OF_TEXTS = Head("AutoModelForSequenceClassification", per_text)
 TAGS_OF_TOKENS = Head("AutoModelForTokenClassification", per_text)
-NEXT_TOKEN = Head("AutoModelForCausalLM", no_settings)
+NEXT_TOKEN = Head("AutoModelForCausalLM", no_settings, is_new=False)
 NUMBER_OF_A_TEXT = Head("AutoModelForSequenceClassification", one_number)
 
 
@@ -123,7 +123,7 @@ def texts_or_lines(typed: Sequence[str]) -> list[tuple[str, Any]]:
         except OSError:  # a text too long for a file name
             is_file = False
         if is_file:
-            lines = Path(given).read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = Path(given).read_text(encoding="utf-8-sig", errors="replace").splitlines()
             texts += [line for line in lines if line.strip()]
         else:
             texts.append(given)

@@ -25,10 +25,12 @@ def check_model(config: TextConfig) -> None:
     """See in milliseconds, without torch and network, whether the model suits the configuration.
 
     Raises:
-        InputError: the model is not there, or has too few blocks or positions.
+        InputError: the model is not there, has too few blocks or positions, or sees the token that
+            it is to predict.
     """
     row = scratch_model(config.model)
     if row is not None:
+        _check_direction(config, {"model_type": row.model_type})
         _check_n_blocks(config, row.n_layers)
         return
     folder = pretrained.local_folder(config.model)
@@ -50,6 +52,7 @@ def fetch(config: TextConfig) -> None:
 
 def _check_model(config: TextConfig, folder: Path) -> None:
     about = pretrained.read_config(folder, config.model)
+    _check_direction(config, about)
     layers, positions = pretrained.n_layers(about), pretrained.max_positions(about)
     if layers is not None:
         _check_n_blocks(config, layers)
@@ -57,6 +60,15 @@ def _check_model(config: TextConfig, folder: Path) -> None:
         raise InputError(
             f"max_tokens = {config.max_tokens}: must be at most {positions}, the positions of model"
             f" {config.model!r}"
+        )
+
+
+def _check_direction(config: TextConfig, about: Mapping[str, Any]) -> None:
+    if config.PREDICTS_NEXT and pretrained.sees_ahead(about):
+        raise InputError(
+            f"model = {config.model!r}: is an encoder ({about['model_type']}), which sees the token"
+            " it is to predict; valid: scratch:gpt2-mini, or a model of language such as GPT-2 or"
+            " Llama"
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 _FILE = "tokenizer.json"
 _SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -59,10 +59,7 @@ def train_wordpiece(texts: Sequence[str], n_tokens: int, assets: Path) -> None:
         *((_SPECIAL[name], list(_SPECIAL).index(name)) for name in ("sep", "cls"))
     )
     tokenizer.save(str(assets / _FILE))
-    settings = {f"{name}_token": token for name, token in _SPECIAL.items()}
-    (assets / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **settings}, indent=1)
-    )
+    _name_special_tokens(assets, **_SPECIAL)
 
 
 def train_byte_pairs(texts: Sequence[str], n_tokens: int, assets: Path) -> None:
@@ -74,7 +71,12 @@ def train_byte_pairs(texts: Sequence[str], n_tokens: int, assets: Path) -> None:
         texts, n_tokens, min_frequency=2, show_progress=False, special_tokens=[_END]
     )
     learner.save(str(assets / _FILE))
-    settings = {"eos_token": _END, "bos_token": _END, "pad_token": _END}
+    _name_special_tokens(assets, eos=_END, bos=_END, pad=_END)
+
+
+def _name_special_tokens(assets: Path, **tokens: str) -> None:
+    """Tell transformers' AutoTokenizer what each special token is for."""
+    settings = {f"{name}_token": token for name, token in tokens.items()}
     (assets / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **settings}, indent=1)
     )
@@ -130,15 +132,24 @@ def tokenise(
         ``input_ids`` int32 [n, longest] padded with ``pad_id`` behind, ``length`` int32 [n]; and
         how many texts were cut.
     """
+    encodings = _encodings(texts, assets, max_tokens)
+    return _padded(encodings, pad_id), sum(bool(encoding.overflowing) for encoding in encodings)
+
+
+def _encodings(texts: Sequence[str], assets: Path, max_tokens: int | None) -> list[Encoding]:
     path = (assets / _FILE).resolve()
-    encodings = _load(str(path), path.stat().st_mtime_ns, max_tokens).encode_batch(list(texts))
+    tokenizer = _load(str(path), path.stat().st_mtime_ns, max_tokens)
+    found: list[Encoding] = tokenizer.encode_batch(list(texts))
+    return found
+
+
+def _padded(encodings: Sequence[Encoding], pad_id: int) -> dict[str, np.ndarray]:
     # A tokenizer without special tokens may leave nothing of a text; attention needs one position.
     lengths = np.array([max(len(encoding), 1) for encoding in encodings], np.int32)
-    input_ids = np.full((len(texts), int(lengths.max(initial=1))), pad_id, np.int32)
+    input_ids = np.full((len(encodings), int(lengths.max(initial=1))), pad_id, np.int32)
     for row, encoding in zip(input_ids, encodings, strict=True):
         row[: len(encoding)] = encoding.ids
-    n_cut = sum(bool(encoding.overflowing) for encoding in encodings)
-    return {"input_ids": input_ids, "length": lengths}, n_cut
+    return {"input_ids": input_ids, "length": lengths}
 
 
 def tokens_and_bytes(
@@ -146,24 +157,26 @@ def tokens_and_bytes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The token ids of ``texts`` one after the other, and how many bytes of text each stands for.
 
-    Special tokens stand for none; a space that no token holds belongs to the next.
+    Special tokens stand for none. Characters that no token holds count with the next one that does,
+    at a text's end with the last: so the bytes of all tokens are those of all texts.
 
     Args:
         end_id: follows each text to which the tokenizer adds no special token; None: none does.
     """
-    path = (assets / _FILE).resolve()
-    tokenizer = _load(str(path), path.stat().st_mtime_ns, None)
     ids: list[int] = []
     n_bytes: list[int] = []
-    for text, encoding in zip(texts, tokenizer.encode_batch(list(texts)), strict=True):
-        position = 0
+    for text, encoding in zip(texts, _encodings(texts, assets, None), strict=True):
+        position, last = 0, -1
         for token, (_, end), special in zip(
             encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True
         ):
             new = max(end, position) if not special else position
+            last = last if special else len(ids)
             ids.append(token)
             n_bytes.append(len(text[position:new].encode()))
             position = new
+        if last >= 0:
+            n_bytes[last] += len(text[position:].encode())
         if end_id is not None and not any(encoding.special_tokens_mask):
             ids.append(end_id)
             n_bytes.append(0)
@@ -177,30 +190,33 @@ def tokenise_words(
     max_tokens: int,
     pad_id: int,
 ) -> tuple[dict[str, np.ndarray], list[list[int | None]]]:
-    """What ``tokenise`` gives, and the first token of each word; None of one that was cut off.
+    """The arrays that ``tokenise`` gives, and the first token of each word.
+
+    A word has none, None, where it lies behind ``max_tokens``, where the tokenizer makes nothing of
+    it (a zero-width space, say), or where its only token began with an earlier word.
 
     Args:
         spans: of the words of each text: first character, and behind the last. Found by its place
             in the text, a word needs no tokenizer that is made for words.
     """
-    inputs, _ = tokenise(texts, assets, max_tokens, pad_id)
-    path = (assets / _FILE).resolve()
-    encodings = _load(str(path), path.stat().st_mtime_ns, max_tokens).encode_batch(list(texts))
-    firsts: list[list[int | None]] = []
-    for encoding, own in zip(encodings, spans, strict=True):
-        found: list[int | None] = [None] * len(own)
-        token, offsets = 0, encoding.offsets
-        for word, (start, end) in enumerate(own):
-            # A token may begin with the space before its word; special ones have no extent.
-            while token < len(offsets) and (
-                offsets[token][1] <= start or encoding.special_tokens_mask[token]
-            ):
-                token += 1
-            if token < len(offsets) and offsets[token][0] < end:
-                found[word] = token
-                token += 1
-        firsts.append(found)
-    return inputs, firsts
+    encodings = _encodings(texts, assets, max_tokens)
+    firsts = [_first_tokens(encoding, own) for encoding, own in zip(encodings, spans, strict=True)]
+    return _padded(encodings, pad_id), firsts
+
+
+def _first_tokens(encoding: Encoding, spans: Sequence[tuple[int, int]]) -> list[int | None]:
+    found: list[int | None] = [None] * len(spans)
+    token, offsets = 0, encoding.offsets
+    for word, (start, end) in enumerate(spans):
+        # A token may begin with the space before its word; special ones have no extent.
+        while token < len(offsets) and (
+            offsets[token][1] <= start or encoding.special_tokens_mask[token]
+        ):
+            token += 1
+        if token < len(offsets) and offsets[token][0] < end:
+            found[word] = token
+            token += 1
+    return found
 
 
 @lru_cache(maxsize=8)  # a few megabytes each; one per data set in use
