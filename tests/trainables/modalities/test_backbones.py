@@ -281,7 +281,10 @@ def test_dropout_is_the_heads(name: str, paths: set[str]) -> None:
     assert found == paths
     check_blocks(model, blocks(model))
     assert tuple(block.name for block in blocks(model)) == block_names(config(model=name))
-    assert model.state_dict().keys() == made(model=name).state_dict().keys()
+    plain = made(model=name)
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    for block, same in zip(blocks(model), blocks(plain), strict=True):
+        assert dict(block.parameters(model)).keys() == dict(same.parameters(plain)).keys()
 
 
 def test_dropout_acts_in_training_only() -> None:

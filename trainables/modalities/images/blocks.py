@@ -123,7 +123,7 @@ def _units_of_torchvision(model: nn.Module) -> tuple[list[Unit], list[int]]:
 def _opened(model: nn.Module) -> set[str]:
     """Paths of the tail, and of the trunk, which holds nearly all that comes before the tail."""
     *children, (tail, last) = [(n, child) for n, child in model.named_children() if _size(child)]
-    opened = {tail} if _is_nested(last) else set()
+    opened = {tail} if isinstance(last, _CONTAINERS) else set()
     while children:
         path, largest = max(children, key=lambda item: _size(item[1]))
         share = _size(largest) / sum(_size(child) for _, child in children)
