@@ -20,26 +20,56 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import optuna
 from figures import Figure
-from search_quality import FINE_TUNING, Point, fine_tuning
 
+from search_spaces.domains import Choice, Float, Int, SearchSpace
 from tuning.control.controller import Controller
-from tuning.hosting.trial_host import EpochResult, Outcome
+from tuning.control.trials import Trials
+from tuning.hosting.assignment import EpochResult, Outcome
 from tuning.record.events import Record
 from tuning.record.resources import Resources
 from tuning.record.sweep import Sweep
-from tuning.search.study import SEARCHERS
 
 N_EPOCHS = 10  # of a finished trial
 SIZES = (100, 1_000, 10_000)
-N_PROPOSALS = 200  # timed at each size; enough for a 99th percentile
-N_PROPOSALS_OPTUNA = 10  # of the unbounded sampler, which takes a quarter of a second at 10,000
+# Timed at each size: enough for a 99th percentile of the default, and few of Optuna's TPE, which
+# takes a quarter of a second at 10,000 trials.
+N_PROPOSALS = {"curves": 200, "tpe": 10}
 N_AT_ONCE, N_SECONDS, N_EPOCHS_AT_ONCE = 1_000, 120, 100
 
 
 # searcher -> the scheduler that it is timed with; the first pair is what a sweep has by default
-SEARCHES = {"curves": "freeze-thaw", "tpe": "asha"}
+SCHEDULERS = {"curves": "freeze-thaw", "tpe": "asha"}
+Point = dict[str, Any]
+
+FINE_TUNING = SearchSpace(
+    name="synthetic",
+    domains={
+        "learning_rate": Float(1e-5, 1e-1, log=True),
+        "weight_decay": Float(1e-6, 1e-1, log=True),
+        "batch_size": Choice(16, 32, 64, 128),
+        "dropout": Float(0.0, 0.5),
+        "freezing": Choice("none", "head", "first_k", "gradual"),
+        "frozen_blocks": Int(1, 6, when={"freezing": "first_k"}),
+        "epochs_per_block": Int(1, 5, when={"freezing": "gradual"}),
+        "schedule": Choice("constant", "cosine", "linear"),
+    },
+)
+
+
+def fine_tuning(point: Point) -> float:
+    """The best learning rate depends on the batch size and on what is frozen."""
+    freezing = point["freezing"]
+    best_rate = -3.2 + 0.3 * math.log2(point["batch_size"] / 16) + 0.8 * (freezing == "head")
+    loss = 0.3 * (math.log10(point["learning_rate"]) - best_rate) ** 2
+    loss += 0.02 * (math.log10(point["weight_decay"]) + 3) ** 2 + (point["dropout"] - 0.15) ** 2
+    loss += {16: 0.03, 32: 0.0, 64: 0.02, 128: 0.06}[point["batch_size"]]
+    loss += {"constant": 0.04, "cosine": 0.0, "linear": 0.01}[point["schedule"]]
+    if freezing == "first_k":
+        return loss + 0.02 * abs(point["frozen_blocks"] - 4)
+    if freezing == "gradual":
+        return loss + 0.015 + 0.01 * abs(point["epochs_per_block"] - 2)
+    return loss + {"none": 0.08, "head": 0.3}[freezing]
 
 
 def controller_in(folder: Path, searcher: str, n_at_once: int, epochs: int) -> Controller:
@@ -58,7 +88,7 @@ def controller_in(folder: Path, searcher: str, n_at_once: int, epochs: int) -> C
         concurrency=None,
         seed=0,
         searcher=searcher,
-        scheduler=SEARCHES.get(searcher, "asha"),
+        scheduler=SCHEDULERS[searcher],
         engine="inprocess",
         tracking_uri="",
         experiment="scale",
@@ -67,7 +97,10 @@ def controller_in(folder: Path, searcher: str, n_at_once: int, epochs: int) -> C
         address=None,
         cache_folder=folder,
     )
-    return Controller(sweep, Record(folder), Resources(1.0, 0.0, n_at_once))
+    record = Record(folder)
+    return Controller(
+        sweep, record, Resources(1.0, 0.0, n_at_once), {"trial": Trials(sweep, record)}
+    )
 
 
 def epoch_result(point: Point, epoch: int) -> EpochResult:
@@ -99,13 +132,8 @@ def resident_mib() -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-def after(n_trials: int, searcher: str, n_proposals: int) -> dict[str, Any]:
+def after(n_trials: int, searcher: str) -> dict[str, Any]:
     """Milliseconds of each call, and the memory grown, after a sweep of ``n_trials``."""
-    if searcher == "optuna":  # Optuna's own TPE in the place of ours, in this process
-        searcher = "tpe"
-        SEARCHERS[searcher] = lambda seed: optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True
-        )
     with tempfile.TemporaryDirectory() as name:
         fill(Path(name), n_trials)
         before = resident_mib()
@@ -113,7 +141,7 @@ def after(n_trials: int, searcher: str, n_proposals: int) -> dict[str, Any]:
         result: dict[str, Any] = {"suggest": [], "report": [], "end": []}
         result["memory"] = resident_mib() - before
         controller.propose()  # the first takes in all that was restored, once
-        for _ in range(n_proposals):
+        for _ in range(N_PROPOSALS[searcher]):
             run_one(controller, result)
         controller.close()
     return result
@@ -189,14 +217,12 @@ def measure(repeats: int, quick: bool) -> list[Figure]:
     """Suggestion time, report time and memory by size; the loop with many trials at once."""
     figures = []
     for n_trials in SIZES[:2] if quick else SIZES:
-        for searcher in SEARCHES:
-            runs = [_alone(after, n_trials, searcher, N_PROPOSALS) for _ in range(repeats)]
-            figures += _costs(f"{n_trials}_{searcher}", runs)
-        runs = [_alone(after, n_trials, "optuna", N_PROPOSALS_OPTUNA) for _ in range(repeats)]
+        runs = [_alone(after, n_trials, "curves") for _ in range(repeats)]
+        figures += _costs(f"{n_trials}_curves", runs)
+        runs = [_alone(after, n_trials, "tpe") for _ in range(repeats)]
         suggest = [_median_of(run, "suggest") for run in runs]
-        note = f"Optuna's TPE on all trials, {N_PROPOSALS_OPTUNA} proposals"
-        figures.append(_median(f"suggest_{n_trials}_optuna", "ms", suggest, note=note))
-    return [*figures, *(_loop(searcher, repeats, quick) for searcher in SEARCHES)]
+        figures.append(_median(f"suggest_{n_trials}_tpe", "ms", suggest, note="Optuna's TPE"))
+    return [*figures, _loop("curves", repeats, quick)]
 
 
 def _costs(name: str, runs: list[dict[str, Any]]) -> list[Figure]:

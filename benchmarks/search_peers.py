@@ -20,6 +20,7 @@ from search_dehb import DEHB_VERSION, DehbSearch
 from search_simulator import Leg, MakeSearcher
 
 from search_spaces.domains import SearchSpace
+from tuning.search.convert import suggest_point
 
 Direction = Literal["max", "min"]
 _METRIC = "value"
@@ -92,7 +93,7 @@ class RayOptunaAsha:
         from ray.tune.search.optuna import OptunaSearch
 
         def define(trial: Any) -> None:
-            _suggest_point(trial, space)
+            suggest_point(trial, space)
 
         self._stop = TrialScheduler.STOP
         self._search = OptunaSearch(
@@ -170,7 +171,7 @@ class OptunaHyperband:
     def next(self) -> Leg:
         trial = self._study.ask()
         self._trials.append(trial)
-        return Leg(len(self._trials) - 1, _suggest_point(trial, self._space))
+        return Leg(len(self._trials) - 1, suggest_point(trial, self._space))
 
     def observe(self, trial: int, epoch: int, value: float, seconds: float) -> bool:
         asked = self._trials[trial]
@@ -185,16 +186,6 @@ class OptunaHyperband:
             self._study.tell(asked, state=self._states.PRUNED)
             return True
         return False
-
-
-def _suggest_point(trial: Any, space: SearchSpace) -> dict[str, Any]:
-    from tuning.search.convert import suggest
-
-    point: dict[str, Any] = {}
-    for name, domain in space.domains.items():
-        if space.is_active(name, point):
-            point[name] = suggest(trial, name, domain)
-    return point
 
 
 def _quieten_optuna() -> None:

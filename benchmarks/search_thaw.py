@@ -8,6 +8,7 @@ from typing import Literal
 from search_simulator import Leg
 
 from search_spaces.domains import SearchSpace
+from tuning.search.plan import SearchPlan
 from tuning.search.study import Study
 
 
@@ -17,14 +18,7 @@ class ThawSearcher:
     def __init__(
         self, space: SearchSpace, direction: Literal["max", "min"], epochs: int, seed: int
     ):
-        self._study = Study(
-            space,
-            searcher="curves",
-            scheduler="freeze-thaw",
-            direction=direction,
-            epochs=epochs,
-            seed=seed,
-        )
+        self._study = Study(SearchPlan(space, directions=(direction,), epochs=epochs, seed=seed))
         self._points: dict[int, dict] = {}
         self._best: dict[int, float] = {}
         self._epochs = epochs

@@ -3,8 +3,9 @@
     uv run python benchmarks/soak.py --trials 60 --kills 20 --seed 0
 
 Killed, at seeded moments: worker processes, the whole Ray (node manager and control store), the
-driver, and the MLflow server, which is started again after some seconds. A driver that has ended
-is followed by ``thaw resume``. Ends with 1 if anything is lost, doubled or not what was recorded.
+driver, and the MLflow server, which is started again after some seconds. A driver that has ended,
+or whose MLflow was not back in time, is followed by ``thaw resume``. Ends with 1 if anything is
+lost, doubled or not what was recorded.
 """
 
 from __future__ import annotations
@@ -120,6 +121,11 @@ class Soak:
         assert self.driver is not None
         return self.driver.poll()
 
+    def lacks_records(self) -> bool:
+        """Whether the driver has ended before MLflow was back, and said so."""
+        said = (self.folder / f"driver-{self.n_drivers}.log").read_text()
+        return f"MLflow lacks some of it; `thaw resume {NAME}` writes the rest" in said
+
     def look(self) -> dict[int, str]:
         """The driver's processes, by their names."""
         assert self.driver is not None
@@ -199,11 +205,13 @@ def run(soak: Soak, n_kills: int, seed: int) -> list[Fault]:
     latest = 0.8 * soak.n_trials  # the last kill, in trials that have ended
     due = 0.0
     faults: list[Fault] = []
-    while (code := soak.driver_code()) != 0:
+    while (code := soak.driver_code()) != 0 or soak.lacks_records():
         if code is not None:
             print(f"  driver {soak.n_drivers} ended with {code}", flush=True)
             if soak.n_drivers > 2 * n_kills:
                 raise RuntimeError("the sweep can not be resumed")
+            if code == 0:
+                soak.wait_for_server()
             soak.start_driver()
         time.sleep(0.2)
         events = soak.events()

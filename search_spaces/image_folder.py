@@ -10,10 +10,14 @@ SPACE = SearchSpace(
         # Fine-tuning wants less than training from scratch; both lie inside.
         "learning_rate": Float(1e-5, 3e-3, log=True),
         "batch_size": Choice(16, 32, 64),
-        "freezing": Choice("none", "head", "first_k", "gradual", "lp_ft"),
+        "freezing": Choice("none", "head", "first_k", "gradual", "lp_ft", "lora"),
         "frozen_blocks": Int(1, 4, when={"freezing": "first_k"}),
         "thaw_every_epochs": Int(1, 3, when={"freezing": "gradual"}),
         "head_epochs": Int(1, 6, when={"freezing": "lp_ft"}),
+        # LoRA wants about ten times the learning rate of training all (arXiv:2602.04998).
+        # Usual are ranks of 4 to 64, and an alpha of twice the rank.
+        "lora_rank": Int(4, 64, log=True, when={"freezing": "lora"}),
+        "lora_scale": Float(0.5, 4.0, log=True, when={"freezing": "lora"}),  # alpha / rank
         # Lower blocks hold general features and want smaller steps (ULMFiT, arXiv:1801.06146).
         "layer_decay": Float(0.3, 1.0, when={"freezing": ("none", "first_k", "gradual", "lp_ft")}),
         "weight_decay": Float(1e-4, 1e-1, log=True),

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import shutil
+import signal
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from helpers import TOY_SPACE, RecordingView
+from leftovers import MARK, find_leftovers, take_folder
 from ports import free_ports
 from s3_server import ENVIRONMENT, bucket, one_s3_server, s3  # noqa: F401  fixtures
 from xdist.remote import Producer
@@ -30,9 +32,22 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the other process needs the other cor
 # MLflow starts uvicorn by its name, also where no environment is activated.
 os.environ["PATH"] = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
 
+take_folder()
+# A shell that starts something in the background has it ignore Ctrl-C, and its children too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Read when Ray is imported, which a test may do first. Without it, under `uv run`, Ray starts each
 # worker through uv, in an environment of its own.
 prepare_ray()
+
+
+@pytest.hookimpl(tryfirst=True)  # before what `-m` leaves out is decided
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What asks for a server that takes seconds to start is long."""
+    for item in items:
+        if {"one_s3_server", "one_mlflow_server"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.long)
 
 
 def _starts_ray(file: Path) -> bool:
@@ -57,6 +72,17 @@ class RayApart(LoadFileScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> RayApart:
     return RayApart(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail if the tests left anything on this machine; said by the process that began."""
+    if "PYTEST_XDIST_WORKER" in os.environ or MARK not in os.environ:
+        return
+    if left := find_leftovers():
+        report = session.config.pluginmanager.get_plugin("terminalreporter")
+        report.write_line("\nthe tests have left behind:\n  " + "\n  ".join(left), red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,7 +127,7 @@ def workplace(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("THAW_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("tuning.tracking.mlflow_runs._SECONDS_BETWEEN_BATCHES", 0.05)
+    monkeypatch.setattr("tuning.tracking.follower._SECONDS_BETWEEN_BATCHES", 0.05)
     return tmp_path
 
 

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from trainables.errors import InputError, unknown, valid_choices
 from trainables.metrics import LOOP_METRICS, Direction
+from trainables.strategies import STRATEGIES, check_settings
+
+if TYPE_CHECKING:
+    FreezingName = str
+else:
+    FreezingName = Literal[*STRATEGIES]
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -45,11 +51,10 @@ class TrainingConfig(BaseModel):
     dropout: Fraction | None = Field(
         default=None, description="probability of dropout; none keeps the model's own"
     )
-    freezing: Literal["none", "head", "first_k", "gradual", "lp_ft"] = Field(
+    freezing: FreezingName = Field(
         default="none",
-        description="which blocks train: none freezes nothing; head trains the head alone; first_k "
-        "freezes the lowest blocks; gradual thaws from the top; lp_ft trains the head first, then "
-        "everything",
+        description="which parameters train: "
+        + "; ".join(f"{name} {strategy.summary}" for name, strategy in STRATEGIES.items()),
     )
     frozen_blocks: int | None = Field(
         default=None, ge=1, description="number of lowest blocks that freezing=first_k freezes"
@@ -59,6 +64,25 @@ class TrainingConfig(BaseModel):
     )
     head_epochs: int | None = Field(
         default=None, ge=1, description="epochs in which freezing=lp_ft trains the head alone"
+    )
+    trained_block: int | None = Field(
+        default=None,
+        ge=0,
+        description="number of the block that freezing=only_k trains; 0 is the lowest",
+    )
+    lora_rank: int | None = Field(
+        default=None, ge=1, description="rank of the adapters of freezing=lora; none takes 8"
+    )
+    lora_scale: float | None = Field(
+        default=None,
+        gt=0,
+        description="factor on what the adapters of freezing=lora add, which is alpha divided by "
+        "the rank; none takes 2",
+    )
+    lora_from_block: int | None = Field(
+        default=None,
+        ge=1,
+        description="number of lowest blocks that freezing=lora puts no adapters into",
     )
     layer_decay: float = Field(
         default=1.0,
@@ -121,21 +145,7 @@ class TrainingConfig(BaseModel):
                 f"val_fraction + test_fraction = {self.val_fraction + self.test_fraction:g}: "
                 "must be less than 1, or nothing is left to train on"
             )
-        for name, strategy in (
-            ("frozen_blocks", "first_k"),
-            ("thaw_every_epochs", "gradual"),
-            ("head_epochs", "lp_ft"),
-        ):
-            value = getattr(self, name)
-            if value is not None and self.freezing != strategy:
-                raise ValueError(
-                    f"{name} = {value}: only freezing={strategy} uses it, "
-                    f"and freezing is {self.freezing}"
-                )
-        if self.freezing == "first_k" and self.frozen_blocks is None:
-            raise ValueError(
-                "frozen_blocks is missing: freezing=first_k needs the number of blocks to freeze"
-            )
+        check_settings(self)
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             raise ValueError(
                 f"micro_batch_size = {self.micro_batch_size}: must be at most "

@@ -17,6 +17,7 @@ MOST = 0.5  # of the training's 0.5 s
 
 
 @pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_a_warm_trial_costs_little_beside_its_training(workplace, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))

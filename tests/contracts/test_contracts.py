@@ -5,22 +5,36 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from examples import EXAMPLES, N_SPACES, N_TASKS, TIMES, Example
+from examples import (
+    EXAMPLES,
+    N_SPACES,
+    N_STRATEGIES,
+    N_TASKS,
+    STRATEGY_SETTINGS,
+    TIMES,
+    Example,
+)
 
 from search_spaces.domains import SearchSpace
-from trainables.adapting.freezing import STRATEGIES, set_training_mode, thaw, trainable_blocks
+from trainables.adapting.freezing import parts, set_training_mode, thaw, trainable
 from trainables.blocks import check_blocks
 from trainables.config import check_config
 from trainables.prepared import gather
+from trainables.setting_types import readable_types
+from trainables.strategies import STRATEGIES
 from trainables.task import TrainingRun
 from trainables.tasks.predictor import Predictor
 from trainables.tasks.table import TASKS
 from trainables.training.loop import fit
+from trainables.training.models import new_model
+from trainables.training.optim import make_optimizer
 from tuning.before_start.spaces import load_space, space_names
 
 
@@ -43,8 +57,9 @@ def curve(name: str, config: Any, run: TrainingRun) -> list[dict[str, float]]:
     ]
 
 
-def test_all_tasks_and_spaces_are_covered():
+def test_all_tasks_strategies_and_spaces_are_covered():
     assert len(TASKS) == N_TASKS
+    assert len(STRATEGIES) == N_STRATEGIES
     assert set(EXAMPLES) == set(TASKS)
     assert len(space_names()) == N_SPACES
 
@@ -58,13 +73,19 @@ def test_the_same_seed_gives_the_same_numbers(case):
     assert all(np.isfinite(list(metrics.values())).all() for metrics in first)
 
 
-def test_a_continued_training_equals_the_uninterrupted_one(case, tmp_path):
+@pytest.mark.parametrize("freezing", STRATEGIES)
+def test_a_checkpoint_goes_on_and_predicts_as_if_it_had_never_been_written(
+    case, tmp_path, freezing
+):
     name, example, run = case
-    config = config_of(name, example, freezing="gradual", thaw_every_epochs=1)
-    whole = curve(name, config, run)
-    next(fit(TASKS[name].load(), config, run)).save(tmp_path / "checkpoint")
-    again = TrainingRun(run.cache_folder, resume_from=tmp_path / "checkpoint")
-    assert curve(name, config, again) == whole[1:]
+    config = config_of(name, example, freezing=freezing, **STRATEGY_SETTINGS.get(freezing, {}))
+    whole = []
+    for report in fit(TASKS[name].load(), config, run):
+        whole.append({key: value for key, value in report.metrics.items() if key not in TIMES})
+        report.save(tmp_path / str(report.epoch))
+    assert curve(name, config, replace(run, resume_from=tmp_path / "1")) == whole[1:]
+    measured = Predictor(tmp_path / "2").evaluate("val", run).metrics["loss"]
+    assert measured == pytest.approx(whole[1]["val_loss"], rel=1e-6)
 
 
 def test_the_loss_falls_on_one_batch(case):
@@ -81,57 +102,49 @@ def test_it_pickles(case):
     assert pickle.loads(pickle.dumps(TASKS[name].load())).name == name
 
 
-def test_blocks_hold_every_parameter_once_and_freeze_whole(case):
+def test_blocks_hold_every_parameter_once(case):
     name, example, run = case
     task, config = TASKS[name].load(), config_of(name, example)
     data = task.prepare(config, run.cache_folder)
     model = task.build(config, data.info, data.assets, True)
     blocks = task.blocks(model)
     check_blocks(model, blocks)
+    assert len(blocks) > 3
     assert blocks[-1].name == "head"
-    for k in range(len(blocks)):
-        trainable = range(k, len(blocks))
-        thaw(model, blocks, trainable)
-        set_training_mode(model, blocks, trainable)
-        for index, block in enumerate(blocks):
-            assert all(p.requires_grad == (index >= k) for _, p in block.parameters(model))
-            if index < k:
-                assert not any(m.training for top in block.modules(model) for m in top.modules())
 
 
-def frozen_state(model, blocks, trainable) -> dict[str, torch.Tensor]:
-    """Parameters and buffers, such as running statistics, below the frozen blocks."""
-    paths = [p for i, block in enumerate(blocks) if i not in trainable for p in block.paths]
-    return {
-        key: value
-        for key, value in model.state_dict().items()
-        if any(key == path or key.startswith(f"{path}.") for path in paths)
-    }
-
-
-@pytest.mark.parametrize("freezing", sorted({*STRATEGIES} - {"none"}))
-def test_frozen_blocks_give_the_same_output_all_epoch(case, freezing):
+@pytest.mark.parametrize("freezing", STRATEGIES)
+def test_what_a_strategy_names_trains_and_all_else_stays_as_it_is(case, freezing):
     name, example, run = case
     task = TASKS[name].load()
-    extra = {"first_k": {"frozen_blocks": 2}, "gradual": {"thaw_every_epochs": 1}}
-    config = config_of(name, example, freezing=freezing, **extra.get(freezing, {}))
+    config = config_of(name, example, freezing=freezing, **STRATEGY_SETTINGS.get(freezing, {}))
     data = task.prepare(config, run.cache_folder)
-    torch.manual_seed(0)
-    model = task.build(config, data.info, data.assets, True)
-    blocks = task.blocks(model)
-    trainable = trainable_blocks(config, len(blocks), 0)
-    thaw(model, blocks, trainable)
-    frozen = {key: value.clone() for key, value in frozen_state(model, blocks, trainable).items()}
-    set_training_mode(model, blocks, trainable)
+    built = new_model(task, config, data.info, data.assets)
+    model, blocks = built.module, built.blocks
+    check_blocks(model, blocks)
+    names = trainable(config, parts(model, blocks), 0)
+    thaw(model, names)
+    set_training_mode(model, blocks, names)
+    frozen_blocks = [b for b in blocks if not any(map(b.holds, names))]
+    for block in frozen_blocks:
+        assert not any(m.training for top in block.modules(model) for m in top.modules())
+    buffers = dict(model.named_buffers())
+    before = {key: each.clone() for key, each in [*model.named_parameters(), *buffers.items()]}
     split = data.splits["train"]
     raw = gather(split.arrays, np.arange(8), torch.device("cpu"))
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    optimizer = make_optimizer(model, blocks, config)
     batch = task.transform(raw, config, data.info, torch.Generator().manual_seed(0))
-    task.loss(task.forward(model, batch), batch, config).backward()
-    optimizer.step()
-    after = frozen_state(model, blocks, trainable)
-    assert len(after) == len(frozen) > 0
-    assert all(after[key].equal(value) for key, value in frozen.items())
+    for _ in range(2):  # the second of two adapters has nothing to pass on before the first step
+        optimizer.zero_grad()
+        task.loss(task.forward(model, batch), batch, config).backward()
+        optimizer.step()
+    after = [*model.named_parameters(), *model.named_buffers()]
+    changed = {key for key, each in after if not each.equal(before[key])}
+    assert changed - buffers.keys() == names
+    # Running statistics move with the parameters beside them, and only then.
+    owners = {key.rpartition(".")[0] for key in names}
+    assert {key.rpartition(".")[0] for key in changed & buffers.keys()} <= owners
+    assert freezing == "none" or len(names) < len(dict(model.named_parameters()))
 
 
 def assert_alike(one: Any, other: Any) -> None:
@@ -189,9 +202,27 @@ def test_every_space_is_valid_for_its_task(name):
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
-def test_every_setting_is_explained(name):
+def test_every_setting_is_explained_in_a_users_words(name):
     fields = TASKS[name].config_type.model_fields
+    types = readable_types(TASKS[name].config_type)
+    assert set(types) == set(fields)
     assert len(fields) > 20
     for setting, field in fields.items():
         assert field.description, f"{name}: {setting} has no description"
         assert not field.description.endswith("."), setting  # it is a phrase
+        assert re.match("text|number|whole number|one of|true or false|list of", types[setting])
+        assert not re.search(r"[\[\](){}'\"|]|None", types[setting]), types[setting]
+
+
+def test_types_are_told_in_words():
+    types = readable_types(TASKS["image_classification"].config_type)
+    wanted = {
+        "dropout": "number from 0 to below 1, or none",
+        "optimizer": "one of adamw, sgd",
+        "epochs": "whole number, at least 1",
+        "learning_rate": "number, above 0",
+        "layer_decay": "number, above 0, at most 1",
+        "image_size": "whole number from 4 to 1024",
+        "data": "text",
+    }
+    assert {name: types[name] for name in wanted} == wanted

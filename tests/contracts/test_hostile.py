@@ -58,6 +58,7 @@ TEXT_FILES = {
     "empty.csv": "",
     "header.csv": "text,label\n",
     "one_class.csv": "text,label\n" + "".join(f"film number {i},good\n" for i in range(40)),
+    "labels.csv": "text,label\n" + "".join(f"film number {i},label {i}\n" for i in range(40)),
     "keys.jsonl": '{"text": "a fine film"}\n',
     "films.csv": "text,label\n"
     + "".join(f"film number {i},{'good' if i % 2 else 'bad'}\n" for i in range(40)),
@@ -99,7 +100,7 @@ AT_ONCE = [
     # The command line itself
     Wrong("no such command", "swep digits", "swep", "sweep"),
     Wrong("no such option", "sweep digits --trial 3", "--trial", "--trials", "thaw sweep --help"),
-    Wrong("no space given", "sweep", "space", "thaw sweep --help"),
+    Wrong("no space given", "sweep", "SPACE", "thaw sweep --help"),
     Wrong("too many words", "tasks images", "images"),
     Wrong("option without value", "sweep digits --trials", "--trials", "argument"),
     # Search spaces
@@ -524,6 +525,12 @@ WHEN_PREPARED = [
     ),
     Wrong("no rows", "sweep text_csv --set data=header.csv", "header.csv': no usable row"),
     Wrong(
+        "a label for each row",
+        "sweep text_csv --set data=labels.csv",
+        "40 rows give no validation sample in 40 classes",
+        "Is label_column = 'label' right?",
+    ),
+    Wrong(
         "weights damaged", "sweep digits --set weights=damaged.pt", "damaged.pt': can not be read"
     ),
     Wrong(
@@ -695,6 +702,16 @@ def test_wrong_data_is_refused_before_anything_starts(
     before = set(sys.modules)
     check(case, place, thaw)
     assert "ray" not in set(sys.modules) - before
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in WHEN_PREPARED if case.command.startswith("sweep")], ids=lambda c: c.id
+)
+def test_a_dry_run_reads_the_data_too(
+    case: Wrong, place: Path, thaw: Callable[[str], Answer]
+) -> None:
+    if "weights" not in case.id and "text model" not in case.id:  # of the model, read when built
+        check(Wrong(case.id, f"{case.command} --dry-run", *case.parts), place, thaw)
 
 
 def test_there_are_as_many_cases_as_there_seem() -> None:

@@ -23,9 +23,12 @@ FLOORS = {
     ),
     "tuning": (
         "record", "storage", "user_code", "search", "hosting", "control", "tracking", "engines",
-        "before_start", "session", "after", "doctor", "clusters", "command_line",
+        "before_start", "session", "after", "doctor", "clusters", "command_line", "scripting",
+        "",
     ),
 }  # fmt: skip
+# Every search space begins with `from search_spaces.domains import …`, whichever file defines what.
+RE_EXPORTS = ROOT / "search_spaces" / "domains" / "__init__.py"
 HEAVY = {"torch", "torchvision", "transformers", "ray", "optuna", "mlflow", "sklearn"}
 
 
@@ -97,7 +100,13 @@ def test_imports_go_one_way(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_a_module_has_a_docstring_and_does_nothing_when_imported(path):
     tree = ast.parse(path.read_text())
-    if path.name == "__init__.py":
+    if path == RE_EXPORTS:
+        assert ast.get_docstring(tree)
+        assert all(isinstance(n, ast.Expr | ast.ImportFrom | ast.Assign) for n in tree.body)
+        return
+    if path == ROOT / "tuning" / "__init__.py":  # the Python interface, looked up when it is used
+        assert imported(tree) <= {"__future__", "typing", "trainables", "tuning"}
+    elif path.name == "__init__.py":
         assert not tree.body
         return
     assert ast.get_docstring(tree)
@@ -133,7 +142,7 @@ assert not found, found
         (["tasks"], 0),
         (["sweep", "digit"], 2),
         (["sweep", "digits", "--set", "epochs=none"], 2),
-        (["sweep", "digits", "--dry-run"], 0),
+        (["sweep", "digits", "--dry-run"], 0),  # though it prepares the data
         (["trials", "nothing"], 2),
         (["best", "nothing"], 2),
         (["submit", "--help"], 0),
@@ -145,5 +154,8 @@ assert not found, found
     ids=str,
 )
 def test_help_and_errors_import_nothing_heavy(tmp_path, arguments, code):
-    program = LIGHT_PROGRAM.format(arguments=arguments, code=code, heavy=HEAVY)
+    heavy = HEAVY
+    if "--dry-run" in arguments:  # the first check of an image model on a machine makes it
+        heavy = HEAVY - {"torch", "torchvision"}
+    program = LIGHT_PROGRAM.format(arguments=arguments, code=code, heavy=heavy)
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, timeout=60)

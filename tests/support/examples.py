@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-N_TASKS, N_SPACES = 6, 8
+N_TASKS, N_SPACES, N_STRATEGIES = 6, 8, 8
+
+# What a strategy needs, or what shows more of it than its defaults do, in models of four blocks.
+STRATEGY_SETTINGS: dict[str, dict[str, Any]] = {
+    "first_k": {"frozen_blocks": 2},
+    "gradual": {"thaw_every_epochs": 1},
+    "lp_ft": {"head_epochs": 1},
+    "only_k": {"trained_block": 1},
+    "lora": {"lora_rank": 2, "lora_from_block": 2},
+}
 
 
 TIMES = ("seconds", "samples_per_second", "peak_memory_bytes")

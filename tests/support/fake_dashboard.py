@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,9 +31,13 @@ class FakeDashboard(ThreadingHTTPServer):
         self.versions = installed_versions()
         self.redirect_to: str | None = None
         self.jobs: list[dict[str, Any]] = []
-        self.files: dict[str, bytes] = {}
+        self.log = ""  # of each job
+        self.seconds_to_answer = 0.0
         self.packages: dict[str, bytes] = {}
         self.requests: list[tuple[str, str, str | None]] = []  # method, path, token that came
+
+    def handle_error(self, *arguments: Any) -> None:
+        """Nothing: a client that was tired of waiting has gone."""
 
     @property
     def url(self) -> str:
@@ -58,9 +63,12 @@ class FakeDashboard(ThreadingHTTPServer):
         if path == "/api/jobs/" and method == "GET":
             return 200, json.dumps(self.jobs).encode()
         if path == "/api/jobs/":
-            job = json.loads(body)
-            self.jobs.append({**job, "status": "RUNNING", "start_time": 1000 + len(self.jobs)})
-            return 200, json.dumps({"submission_id": job["submission_id"]}).encode()
+            job = {**json.loads(body), "type": "SUBMISSION", "status": "RUNNING"}
+            self.jobs.append({**job, "start_time": 1000 + len(self.jobs)})
+            names = dict.fromkeys(("job_id", "submission_id"), job["submission_id"])
+            return 200, json.dumps(names).encode()
+        if path.startswith("/api/jobs/") and path.endswith("/logs"):
+            return 200, json.dumps({"logs": self.log}).encode()
         if path.startswith("/api/jobs/"):
             found = [job for job in self.jobs if job["submission_id"] == unquote(path[10:])]
             return (200, json.dumps(found[0]).encode()) if found else (404, b"no such job")
@@ -80,6 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         token = None if header is None else header.removeprefix("Bearer ")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.requests.append((self.command, self.path, token))
+        time.sleep(self.server.seconds_to_answer)
         if self.server.redirect_to is not None:
             self.send_response(302)
             self.send_header("Location", self.server.redirect_to + self.path)

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 from s3_server import ENVIRONMENT
 
-from tuning.record.events import Event
+from tuning.control.confirm import Confirmations
+from tuning.control.controller import Controller
+from tuning.control.trials import Trials
+from tuning.record.events import Event, Record
+from tuning.record.resources import Resources
 from tuning.record.sweep import Sweep
 
 SUPPORT = Path(__file__).parent
@@ -52,7 +56,8 @@ def sole_ray() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        with ray_start.agents_may_start_slowly():
+            ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     shutdown, ray_start.disconnect = ray_start.disconnect, lambda: None
     yield
     ray_start.disconnect = shutdown
@@ -99,3 +104,11 @@ with sole_driver("s", Path(sys.argv[1])):
 
 
 OWN = str(SUPPORT / "sampler_file.py")
+
+
+def sweep_controller(sweep: Sweep, record: Record, resources: Resources, **options) -> Controller:
+    """A controller as a sitting of a sweep has it."""
+    trials = Trials(sweep, record)
+    confirmations = Confirmations(sweep, record, trials)
+    kinds = {"trial": trials, "confirmation": confirmations}
+    return Controller(sweep, record, resources, kinds, **options)

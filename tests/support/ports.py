@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
-import socket
-from contextlib import suppress
+from tuning.engines.ports import free_ports  # noqa: F401  for tests, beside what they give it for
 
 # All by which a head of Ray is reached: the rest of them would be drawn by itself.
 RAY_PORT_OPTIONS = (
@@ -12,18 +10,3 @@ RAY_PORT_OPTIONS = (
     "--runtime-env-agent-port", "--metrics-export-port", "--node-manager-port",
     "--object-manager-port", "--ray-client-server-port",
 )  # fmt: skip
-
-
-def free_ports(n: int) -> list[int]:
-    """Ports below those that the system gives to connections, which begin at any time.
-
-    At random, because tests run in several processes at once.
-    """
-    found: list[int] = []
-    for port in random.SystemRandom().sample(range(20_000, 32_000), 1_000):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found.append(port)
-        if len(found) == n:
-            return found
-    raise AssertionError("no free ports")

@@ -48,6 +48,8 @@ CASES: dict[str, dict[str, Any]] = {
     "head": {"freezing": "head"},
     "thawed by and by": {"freezing": "gradual", "thaw_every_epochs": 1, "layer_decay": 0.8},
     "head first": {"freezing": "lp_ft", "head_epochs": 2},
+    "norms and biases": {"freezing": "norm_and_bias"},
+    "adapters": {"freezing": "lora", "lora_rank": 2},
     # Shares of 9 and 8 samples, in as many micro-batches.
     "micro-batches": {"batch_size": 17, "micro_batch_size": 4, "gradient_clip_norm": 0.5},
     "micro-batches of one": {"batch_size": 5, "micro_batch_size": 1, "epochs": 1},
@@ -91,7 +93,7 @@ def main(rank: int, folder: Path) -> None:
         for case in CASES:
             found[f"{strategy} {case}"] = curve(case, run)
         saved = folder / strategy
-        for case in ("all", "thawed by and by"):
+        for case in ("all", "thawed by and by", "adapters"):
             curve(case, run, save_after=1, folder=saved / case)
             dist.barrier()
             for other in ("ddp", "fsdp"):

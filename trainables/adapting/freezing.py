@@ -1,4 +1,4 @@
-"""Freezing strategies: which blocks train, and from which epoch.
+"""What a strategy comes to in a model: which parameters get gradients, and which modules train.
 
 Frozen blocks get no gradient and run in eval mode: no dropout, batch-norm statistics fixed. What
 they output for a given input therefore never changes.
@@ -6,72 +6,90 @@ they output for a given input therefore never changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from trainables.blocks import Block
 from trainables.config import TrainingConfig
-from trainables.errors import InputError
+from trainables.strategies import Kind, Part, strategy_of
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
-def _gradual(config: TrainingConfig, n_blocks: int, epoch: int) -> range:
-    """From the top, one block more every n epochs (ULMFiT, arXiv:1801.06146, section 3.3)."""
-    thawed = 1 + epoch // (config.thaw_every_epochs or 1)
-    return range(max(n_blocks - thawed, 0), n_blocks)
+def parts(model: nn.Module, blocks: Sequence[Block]) -> Iterator[Part]:
+    """Every parameter of ``model`` as a strategy sees it."""
+    modules = dict(model.named_modules())
+    for name, parameter in model.named_parameters():
+        index = next(i for i, block in enumerate(blocks) if block.holds(name))
+        owner, _, own_name = name.rpartition(".")
+        kinds = " ".join(each.__name__ for each in type(modules[owner]).__mro__)
+        kind: Kind = "weight"
+        if ".lora_" in name:  # how peft names what it adds
+            kind = "adapter"
+        elif parameter.ndim == 1 and "norm" in kinds.lower():
+            kind = "norm"
+        elif own_name == "bias" or own_name.endswith("_bias"):
+            kind = "bias"
+        yield Part(name, index, len(blocks), kind)
 
 
-def _head_then_all(config: TrainingConfig, n_blocks: int, epoch: int) -> range:
-    """The head alone, then all, which distorts what was learned less (LP-FT, arXiv:2202.10054)."""
-    return range(n_blocks - 1 if epoch < (config.head_epochs or 1) else 0, n_blocks)
+def trainable(
+    config: TrainingConfig, model_parts: Iterable[Part], epoch: int | None = None
+) -> frozenset[str]:
+    """Names of the parameters that train in ``epoch``, counted from 0; None: in any.
+
+    Every strategy only ever thaws, so what trains in any epoch trains in the last.
+    """
+    trains = strategy_of(config).trains
+    when = config.epochs - 1 if epoch is None else epoch
+    return frozenset(part.name for part in model_parts if trains(config, part, when))
 
 
-# name -> (config, number of blocks, epoch counted from 0) -> indices of the blocks that train then
-STRATEGIES: dict[str, Callable[[TrainingConfig, int, int], range]] = {
-    "none": lambda config, n_blocks, epoch: range(n_blocks),
-    "head": lambda config, n_blocks, epoch: range(n_blocks - 1, n_blocks),
-    "first_k": lambda config, n_blocks, epoch: range(config.frozen_blocks or 0, n_blocks),
-    "gradual": _gradual,
-    "lp_ft": _head_then_all,
-}
+def n_frozen_blocks(
+    config: TrainingConfig, model_parts: Iterable[Part], n_blocks: int, epoch: int
+) -> int:
+    """How many of the lowest blocks hold nothing that trains in ``epoch``."""
+    trains = strategy_of(config).trains
+    blocks = (part.block for part in model_parts if trains(config, part, epoch))
+    return min(blocks, default=n_blocks)
 
 
-def trainable_blocks(config: TrainingConfig, n_blocks: int, epoch: int) -> range:
-    """Indices of the blocks that train in ``epoch``, counted from 0."""
-    return STRATEGIES[config.freezing](config, n_blocks, epoch)
+def thaw(model: nn.Module, names: Collection[str]) -> None:
+    """Give gradients to the parameters ``names``, and to no other."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+        if name not in names:
+            parameter.grad = None
 
 
-def ever_trainable_blocks(config: TrainingConfig, n_blocks: int) -> range:
-    """Indices of the blocks that train in any epoch: every strategy here only ever thaws."""
-    return trainable_blocks(config, n_blocks, config.epochs - 1)
+def set_training_mode(model: nn.Module, blocks: Sequence[Block], names: Collection[str]) -> None:
+    """Put blocks in training mode where one of the parameters ``names`` is, the others in eval.
 
-
-def check_frozen_blocks(config: TrainingConfig, block_names: Sequence[str]) -> None:
-    """Raise InputError unless freezing the first k blocks leaves one to train."""
-    k = config.frozen_blocks
-    if k is not None and k >= len(block_names):
-        raise InputError(
-            f"frozen_blocks = {k}: must be from 1 to {len(block_names) - 1}, because "
-            f"{config.model} has {len(block_names)} blocks ({', '.join(block_names)}) "
-            "and the last one has to train"
-        )
-
-
-def thaw(model: nn.Module, blocks: Sequence[Block], trainable: range) -> None:
-    """Give gradients to the parameters of the ``trainable`` blocks, and to no other."""
-    for index, block in enumerate(blocks):
-        for _, parameter in block.parameters(model):
-            parameter.requires_grad_(index in trainable)
-            if index not in trainable:
-                parameter.grad = None
-
-
-def set_training_mode(model: nn.Module, blocks: Sequence[Block], trainable: range) -> None:
-    """Put the trainable blocks in training mode and the frozen ones in eval mode."""
+    In a block that trains in part, running statistics change only where the parameters beside them
+    train: what an adapter was put on stays as it was.
+    """
     model.train()
-    for index, block in enumerate(blocks):
-        if index not in trainable:
+    for block in blocks:
+        are_training = [name in names for name, _ in block.parameters(model)]
+        if not any(are_training):
             for module in block.modules(model):
                 module.eval()
+        elif not all(are_training):
+            for path, module in model.named_modules():
+                if block.holds(path) and getattr(module, "running_mean", None) is not None:
+                    own = (name for name, _ in module.named_parameters(recurse=False))
+                    module.train(any(f"{path}.{name}" in names for name in own))
+
+
+def weights_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """A digest of tensors by name: of names, types, shapes and every value."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(content.numpy().data)
+    return digest.hexdigest()

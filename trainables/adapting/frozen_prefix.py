@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainables.adapting.freezing import weights_digest
 from trainables.adapting.prefix_cache import Entry, NotCached, PrefixCache
 from trainables.blocks import Block
 from trainables.config import TrainingConfig
@@ -250,22 +251,14 @@ def freeze_prefix(
     if run.prefix_cache_bytes == 0:
         return prefix, "it is switched off"
     cache = PrefixCache(activations_folder(run.cache_folder), run.prefix_cache_bytes)
-    return prefix, prefix.use_cache(cache, _weights_digest(model, blocks[:k]), n_epochs)
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    frozen = (each for each in tensors if any(block.holds(each[0]) for block in blocks[:k]))
+    return prefix, prefix.use_cache(cache, weights_digest(frozen), n_epochs)
 
 
 def activations_folder(cache_folder: Path) -> Path:
     """Where the activations of frozen blocks are kept."""
     return cache_folder / "activations"
-
-
-def _weights_digest(model: nn.Module, blocks: Sequence[Block]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if any(block.holds(name) for block in blocks):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(content.numpy().data)
-    return digest.hexdigest()
 
 
 def _device_name(device: torch.device) -> str:

@@ -28,7 +28,7 @@ def load() -> Task:
 
 TASK = TaskRow(
     name="image_classification",
-    summary="images of one class each; any torchvision classification model",
+    summary="images of one class each; any torchvision or timm model",
     config_type=ImageClassificationConfig,
     path_fields={"data": image_data.KNOWN_DATA, "weights": ("none", "default")},
     check=image_data.check,

@@ -16,8 +16,9 @@ from trainables.prepared import gather
 from trainables.task import Column, Evaluation, Trained, TrainingRun
 from trainables.tasks.table import task_row
 from trainables.torch_settings import n_threads
-from trainables.training.checkpoint import ASSETS, load_model_weights, read_description
-from trainables.training.loop import evaluate
+from trainables.training.checkpoint import ASSETS, read_description
+from trainables.training.evaluation import evaluate
+from trainables.training.models import saved_model
 
 _BATCH = 64  # items encoded and predicted at once
 
@@ -36,9 +37,8 @@ class Predictor:
         self._task = row.load()
         config: Any = check_config(description.config, row.config_type)
         info, assets = description.info, folder / ASSETS
-        model = self._task.build(config, info, assets, False).to(device)
-        load_model_weights(folder, model)
-        self._trained = Trained(model.eval(), config, info, assets, device)
+        built = saved_model(self._task, config, info, assets, folder, description)
+        self._trained = Trained(built.module.to(device).eval(), config, info, assets, device)
 
     @property
     def column(self) -> Column:

@@ -1,6 +1,6 @@
 """A training's state in a folder, checked when read and free of pickled code.
 
-    model.safetensors     weights
+    model.safetensors     weights; beneath adapters, those that trained alone
     training_state.pt     optimiser, schedule, gradient scaler; read with weights_only=True
     assets/               the data's own files, such as a tokenizer
     checkpoint.json       task, configuration, data, epoch, metrics, and a digest of each file above
@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ class CheckpointDescription:
     epoch: int  # epochs that are done
     metrics: Mapping[str, float]
     history: Mapping[str, Any]  # what the loop must remember beside tensors
+    # Digest of the weights that are left out, beneath adapters; None where the model is whole.
+    base: str | None = None
 
 
 def save_checkpoint(
@@ -57,16 +59,9 @@ def save_checkpoint(
     Raises:
         OSError: the disk is full or the folder can not be written.
     """
-    import torch
-    from safetensors.torch import save_file, save_model
-
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        if isinstance(model, Mapping):
-            save_file(dict(model), str(folder / MODEL))
-        else:
-            save_model(model, str(folder / MODEL))
-        torch.save(dict(training_state), folder / STATE)
+        _write_tensors(folder, model, training_state)
     except RuntimeError as error:  # how torch.save reports a full disk
         raise OSError(f"checkpoint {str(folder)!r} can not be written: {error}") from error
     shutil.copytree(assets, folder / ASSETS)
@@ -77,6 +72,7 @@ def save_checkpoint(
         "epoch": description.epoch,
         "metrics": dict(description.metrics),
         "history": dict(description.history),
+        "base": description.base,
         "files": {
             str(path.relative_to(folder)): _digest(path)
             for path in sorted(folder.rglob("*"))
@@ -84,6 +80,17 @@ def save_checkpoint(
         },
     }
     (folder / DESCRIPTION).write_text(json.dumps(content, indent=1))
+
+
+def _write_tensors(folder: Path, model: Any, training_state: Mapping[str, Any]) -> None:
+    import torch
+    from safetensors.torch import save_file, save_model
+
+    if isinstance(model, Mapping):
+        save_file(dict(model), str(folder / MODEL))
+    else:
+        save_model(model, str(folder / MODEL))
+    torch.save(dict(training_state), folder / STATE)
 
 
 def read_description(folder: Path, *, verify: bool = True) -> CheckpointDescription:
@@ -103,6 +110,7 @@ def read_description(folder: Path, *, verify: bool = True) -> CheckpointDescript
             epoch=content["epoch"],
             metrics=content["metrics"],
             history=content["history"],
+            base=content["base"],
         )
     except FileNotFoundError:
         raise DamagedCheckpoint(
@@ -116,13 +124,23 @@ def read_description(folder: Path, *, verify: bool = True) -> CheckpointDescript
     return description
 
 
-def load_model_weights(folder: Path, model: Any) -> None:
-    """Fill ``model`` with the checkpoint's weights, strictly."""
+def load_model_weights(folder: Path, model: Any, names: Collection[str] | None = None) -> None:
+    """Fill ``model`` with the checkpoint's weights.
+
+    Args:
+        names: what the checkpoint must hold, no more and no less; None: the whole model.
+    """
     from safetensors import SafetensorError
-    from safetensors.torch import load_model
+    from safetensors.torch import load_file, load_model
 
     try:
-        load_model(model, str(folder / MODEL), strict=True)
+        if names is None:
+            load_model(model, str(folder / MODEL), strict=True)
+            return
+        weights = load_file(str(folder / MODEL))
+        if weights.keys() != set(names):
+            raise RuntimeError(f"of other parameters: {sorted(weights.keys() ^ set(names))}")
+        model.load_state_dict(weights, strict=False)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise DamagedCheckpoint(f"weights {str(folder / MODEL)!r} do not load: {error}") from error
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainables.adapting.freezing import ever_trainable_blocks
+from trainables.adapting.freezing import parts, trainable
 from trainables.blocks import Block
 from trainables.config import TrainingConfig
 
@@ -37,13 +37,14 @@ def _is_sharded(groups: list[dict[str, Any]]) -> bool:
 def parameter_groups(
     model: nn.Module, blocks: Sequence[Block], config: TrainingConfig
 ) -> list[dict[str, Any]]:
-    """Groups for every block that ever trains, each with its learning rate under ``layer_decay``.
+    """What ever trains, in groups by block, each with its learning rate under ``layer_decay``.
 
     Norms and biases, the parameters of one dimension, get no weight decay.
     """
+    names = trainable(config, parts(model, blocks))
     groups = []
-    for index in ever_trainable_blocks(config, len(blocks)):
-        parameters = [parameter for _, parameter in blocks[index].parameters(model)]
+    for index, block in enumerate(blocks):
+        parameters = [each for name, each in block.parameters(model) if name in names]
         learning_rate = config.learning_rate * config.layer_decay ** (len(blocks) - 1 - index)
         for decays in (True, False):
             members = [parameter for parameter in parameters if (parameter.ndim > 1) == decays]
@@ -58,7 +59,7 @@ def parameter_groups(
 def make_optimizer(
     model: nn.Module, blocks: Sequence[Block], config: TrainingConfig
 ) -> torch.optim.Optimizer:
-    """The configured optimiser over the blocks that ever train."""
+    """The configured optimiser over what ever trains."""
     return OPTIMIZERS[config.optimizer](parameter_groups(model, blocks, config), config)
 
 

@@ -109,27 +109,7 @@ def _torch_settings() -> Callable[[], None]:
     torch: Any = sys.modules.get("torch")
     if torch is None:
         return lambda: None
-    backends = torch.backends
-    flags = [
-        (owner, name, getattr(owner, name))
-        for owner, names in (
-            (backends.cudnn, ("enabled", "benchmark", "deterministic", "allow_tf32")),
-            (backends.cuda.matmul, ("allow_tf32",)),
-            (backends.mkldnn, ("enabled",)),
-        )
-        for name in names
-    ]
-    kinds = ("cpu", "cuda")
-    settings: list[tuple[Callable[..., Any], Callable[..., None], tuple[Any, ...]]] = [
-        (torch.get_default_dtype, torch.set_default_dtype, ()),
-        (torch.is_grad_enabled, torch.set_grad_enabled, ()),
-        (torch.get_num_threads, torch.set_num_threads, ()),
-        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, ()),
-        (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, ()),
-        (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly, ()),
-        *((torch.is_autocast_enabled, torch.set_autocast_enabled, (kind,)) for kind in kinds),
-        *((torch.get_autocast_dtype, torch.set_autocast_dtype, (kind,)) for kind in kinds),
-    ]
+    flags, settings = _flags(torch), _settings(torch)
     values = [getter(*arguments) for getter, _, arguments in settings]
     random_state = torch.get_rng_state()
     gpu_random_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
@@ -148,6 +128,37 @@ def _torch_settings() -> Callable[[], None]:
             torch.cuda.set_rng_state_all(gpu_random_states)
 
     return restore
+
+
+def _flags(torch: Any) -> list[tuple[Any, str, Any]]:
+    """(owner, attribute, value now) of settings that are attributes."""
+    backends = torch.backends
+    return [
+        (owner, name, getattr(owner, name))
+        for owner, names in (
+            (backends.cudnn, ("enabled", "benchmark", "deterministic", "allow_tf32")),
+            (backends.cuda.matmul, ("allow_tf32",)),
+            (backends.mkldnn, ("enabled",)),
+        )
+        for name in names
+    ]
+
+
+def _settings(
+    torch: Any,
+) -> list[tuple[Callable[..., Any], Callable[..., None], tuple[Any, ...]]]:
+    """(getter, setter, arguments of both) of settings that are functions."""
+    kinds = ("cpu", "cuda")
+    return [
+        (torch.get_default_dtype, torch.set_default_dtype, ()),
+        (torch.is_grad_enabled, torch.set_grad_enabled, ()),
+        (torch.get_num_threads, torch.set_num_threads, ()),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, ()),
+        (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, ()),
+        (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly, ()),
+        *((torch.is_autocast_enabled, torch.set_autocast_enabled, (kind,)) for kind in kinds),
+        *((torch.get_autocast_dtype, torch.set_autocast_dtype, (kind,)) for kind in kinds),
+    ]
 
 
 def _differs(getter: Callable[..., Any], arguments: tuple[Any, ...], value: Any) -> bool:

@@ -11,18 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import RunFailed
-from tuning.after.seeds import SeedResult
+from tuning.after.seed_results import SeedResult
 from tuning.record.events import Record, TrialRecord
 from tuning.record.sweep import Sweep
 from tuning.storage.open_store import store_of
-from tuning.tracking.mlflow_runs import (
-    SWEEP_TAG,
-    TRIAL_TAG,
-    giving_up_soon,
-    quiet_mlflow,
-    reason_of,
-    sweep_tags,
-)
+from tuning.tracking.mlflow_client import giving_up_soon, quiet_mlflow, reason_of
+from tuning.tracking.mlflow_tags import SWEEP_TAG, TRIAL_TAG, sweep_tags
 
 CHAMPION = "champion"
 VERDICT_TAG = "thaw.verdict"  # does the gain exceed seed noise
@@ -95,15 +89,7 @@ def _log(
     mlflow = quiet_mlflow()
     mlflow.set_tracking_uri(sweep.tracking_uri)
     experiment = mlflow.set_experiment(sweep.experiment)
-    tags = {
-        **sweep_tags(sweep),
-        TRIAL_TAG: f"retrain of {trial.number}",
-        CHECKPOINT_TAG: champion.key,
-        VERDICT_TAG: document["verdict"],
-        TEST_READS_TAG: str(document["test_reads_before"]),
-    }
-    if record.history.parent_run_id:
-        tags["mlflow.parentRunId"] = record.history.parent_run_id
+    tags = _tags(sweep, record, trial, champion, document)
     begun = f"tags.{CHECKPOINT_TAG} = '{champion.key}' and tags.{SWEEP_TAG} = '{tags[SWEEP_TAG]}'"
     for run in mlflow.search_runs([experiment.experiment_id], begun, output_format="list"):
         mlflow.delete_run(run.info.run_id)  # of an attempt that failed half-way
@@ -131,6 +117,25 @@ def _log(
         sweep.name, CHAMPION, info.registered_model_version
     )
     return Logged(f"models:/{sweep.name}@{CHAMPION}", run.info.run_id)
+
+
+def _tags(
+    sweep: Sweep,
+    record: Record,
+    trial: TrialRecord,
+    champion: SeedResult,
+    document: Mapping[str, Any],
+) -> dict[str, str]:
+    tags = {
+        **sweep_tags(sweep),
+        TRIAL_TAG: f"retrain of {trial.number}",
+        CHECKPOINT_TAG: champion.key,
+        VERDICT_TAG: document["verdict"],
+        TEST_READS_TAG: str(document["test_reads_before"]),
+    }
+    if record.history.parent_run_id:
+        tags["mlflow.parentRunId"] = record.history.parent_run_id
+    return tags
 
 
 def _compared(sweep: Sweep, document: Mapping[str, Any]) -> dict[str, float]:

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, replace
 from typing import Any
 
-from trainables.errors import InputError
+from trainables.errors import InputError, RunFailed
 from tuning.after.champion import log_champion
-from tuning.after.comparison import Gain, default_configuration, paired_gain
-from tuning.after.seeds import SeedResult, Training, train
-from tuning.after.workers import TEST_FILE, seed_key
+from tuning.after.comparison import default_configuration
+from tuning.after.seed_results import SeedResult, compare, describe_results, read_results
+from tuning.control.retraining import (
+    FIRST_NUMBER,
+    Readings,
+    Retrainings,
+    is_completed,
+    trainings_of,
+)
 from tuning.control.view import View
-from tuning.record.events import Record, TrialRecord
+from tuning.record.events import Event, Record, SweepHistory, TrialRecord
+from tuning.record.option_checks import check_options
+from tuning.record.options import SweepOptions
+from tuning.record.plans import RetrainingPlan
 from tuning.record.standings import best_trial, find_trial
 from tuning.record.sweep import Sweep
 from tuning.session.changes import use_saved_code
+from tuning.session.farewell import farewell
+from tuning.session.workplace import ENGINES, NO_ENGINE, workplace
 from tuning.storage.driver_lock import sole_driver
 from tuning.storage.open_store import store_of
-from tuning.tracking.mlflow_runs import check_mlflow
+from tuning.tracking.mlflow_client import check_mlflow
+
+_LAST_WORD = "thaw was ended from outside; the same command goes on where it was"
+ERROR_FILE = "error.txt"  # beside what a configuration's trainings leave
 
 
 def retrain(
@@ -32,83 +47,189 @@ def retrain(
     n_seeds: int,
     view: View,
     baseline: bool = True,
+    engine: str | None = None,
 ) -> dict[str, Any]:
     """Train the best (or the given) configuration with ``n_seeds`` seeds; register the best.
 
     One seed is the sweep's own, so that its result can be compared with the trial's. More are
     fresh: the sweep's own has chosen the trial, and would flatter it. With two seeds or more the
-    default configuration is trained with the same seeds, unless ``baseline`` is false, to tell
-    whether the gain is more than what a seed does. The champion is chosen by the validation metric;
-    the test split is read once, after all trainings.
+    default configuration is trained with the same seeds, unless ``baseline`` is false. The champion
+    is chosen by the validation metric; the test split is read once, after all trainings. What was
+    asked for before, and was killed or failed, goes on where it was.
 
     Args:
-        n_workers: that train together; None: as many as the sweep's trials had.
+        n_workers: that train together; None, as with ``engine``: as the sweep's trials had it.
 
-    Returns:
-        The document that ``thaw retrain --json`` prints.
+    Returns the document that ``thaw retrain --json`` prints.
 
     Raises:
-        InputError: there is no such trial, the workers do not fit, the sweep is running, or MLflow
-            does not answer.
+        InputError: trial, workers or engine can not be had, or MLflow does not answer.
         RunFailed: a training failed, or the champion's checkpoint is gone.
     """
-    history = record.history
-    trial = (
-        best_trial(sweep, history)
-        if trial_number is None
-        else find_trial(sweep, history, trial_number)
-    )
+    trial = _trial(sweep, record.history, trial_number)
     n_workers = sweep.n_workers if n_workers is None else n_workers
     _check_counts(n_workers, n_seeds, trial)
-    # Not beside a running sweep: the best is not known yet, and the test split is read only once.
-    with sole_driver(sweep.name, sweep.folder):
+    check_options(SweepOptions(space="", engine=engine or sweep.engine, n_workers=n_workers))
+    # Not beside a running sweep: the best is not known yet.
+    with sole_driver(sweep.name, sweep.folder), farewell(_LAST_WORD):
         check_mlflow(sweep)
-        return _retrain(
-            use_saved_code(sweep), record, trial, n_workers, n_seeds, view, baseline=baseline
-        )
+        default, why_not = _baseline(sweep, trial.config, n_seeds, wanted=baseline)
+        plan = _plan(record, trial, n_workers, n_seeds, default)
+        sweep = _with_resources(use_saved_code(sweep), engine or sweep.engine, plan)
+        _train(sweep, record, plan, view)
+        return _finish(sweep, record, plan, why_not, view)
 
 
-def _retrain(
-    sweep: Sweep,
+def _trial(sweep: Sweep, history: SweepHistory, number: int | None) -> TrialRecord:
+    return best_trial(sweep, history) if number is None else find_trial(sweep, history, number)
+
+
+def _plan(
     record: Record,
     trial: TrialRecord,
     n_workers: int,
     n_seeds: int,
-    view: View,
-    *,
-    baseline: bool,
+    default: dict[str, Any] | None,
+) -> RetrainingPlan:
+    """What was begun before with the same words and did not come to its end, or a new plan."""
+    history, own = record.history, int(trial.config.get("seed", 0))
+    plan = RetrainingPlan(
+        key=f"retrain/{time.strftime('%Y%m%d-%H%M%S')}",
+        number=trial.number,
+        seeds=[own] if n_seeds == 1 else list(range(own + 1, own + 1 + n_seeds)),
+        n_workers=n_workers,
+        default=default,
+        first_number=max([FIRST_NUMBER - 1, *history.retrainings]) + 1,
+    )
+    begun = history.retraining
+    if begun is not None and _request(begun) == _request(plan):
+        return begun
+    record.append("retraining_planned", trial=None, **asdict(plan))
+    return plan
+
+
+def _request(plan: RetrainingPlan) -> str:
+    """What was asked for, as it is read back from the record."""
+    return json.dumps(asdict(replace(plan, key="", first_number=0)), sort_keys=True)
+
+
+def _with_resources(sweep: Sweep, engine: str, plan: RetrainingPlan) -> Sweep:
+    """The sweep with what its retrainings get.
+
+    As many workers as a trial had get what its got, so that the first seed repeats it. Another
+    number of them shares all that there is among the trainings.
+    """
+    concurrency = sweep.concurrency
+    if plan.n_workers != sweep.n_workers:
+        concurrency = len(plan.seeds) * (1 if plan.default is None else 2)
+    return replace(
+        sweep,
+        engine=engine,
+        n_workers=plan.n_workers,
+        gpus_per_trial=None if sweep.gpus_per_trial == "auto" else sweep.gpus_per_trial,
+        concurrency=concurrency,
+    )
+
+
+def _train(sweep: Sweep, record: Record, plan: RetrainingPlan, view: View) -> None:
+    """Do what is left of the plan's trainings and tests.
+
+    Raises:
+        RunFailed: one failed without which there is no champion.
+    """
+    trainings = Retrainings(sweep, record, plan)
+    readings = Readings(sweep, record, plan, trainings)
+    engine = NO_ENGINE if readings.is_done() else ENGINES[sweep.engine]()
+    _say_what_is_left(record.history, plan, view)
+    record.listen(_telling(sweep, record.history, view))
+    with workplace(engine, sweep, view) as place:
+        controller = place.controller(sweep, record, {"retraining": trainings, "test": readings})
+        try:
+            engine.run(controller)
+        finally:
+            controller.close()
+    _write_errors(sweep, record.history, plan)
+    failed = trainings.failed or readings.failed
+    if failed is not None:
+        where = store_of(sweep).name(f"{plan.key}/{ERROR_FILE}")
+        reason = (failed.error or failed.state).strip().splitlines()[-1]
+        raise RunFailed(f"retraining failed: {reason}; details in {where!r}")
+    if trainings.unfit is not None:
+        raise RunFailed(f"retraining failed: {trainings.unfit.because}")
+
+
+def _say_what_is_left(history: SweepHistory, plan: RetrainingPlan, view: View) -> None:
+    trainings = trainings_of(plan, history)
+    n_done = sum(is_completed(history, each.number) for each in trainings)
+    names = dict.fromkeys(each.name.rpartition(", seed")[0] for each in trainings)
+    done = f"; {n_done} of {len(trainings)} trainings are done" if n_done else ""
+    n_seeds = f"{len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}"
+    view.say(f"training {' and '.join(names)} with {n_seeds}{done} …")
+
+
+def _telling(sweep: Sweep, history: SweepHistory, view: View) -> Any:
+    """A listener of the record that says what happens, a line each."""
+
+    def tell(event: Event) -> None:
+        kind = event["event"]
+        if kind == "trouble":
+            view.say(event["message"])
+        elif kind in ("epoch", "trial_retried"):
+            run = history.trial(event["trial"])
+            if kind == "trial_retried":
+                view.say(f"{run.label} starts again: {event['reason']}")
+            elif run.kind == "retraining":
+                value = event["metrics"][sweep.metric]
+                note = f" ({event['note']})" if event["note"] else ""
+                view.say(f"{run.label}, epoch {event['epoch']}: {sweep.metric} {value:.4f}{note}")
+        elif kind == "test_read":
+            view.say(f"measuring {event['n_models']} models on the test split …")
+
+    return tell
+
+
+def _write_errors(sweep: Sweep, history: SweepHistory, plan: RetrainingPlan) -> None:
+    """Write why a training or a test failed beside what its configuration left."""
+    store = store_of(sweep)
+    for training in trainings_of(plan, history):
+        for number in (training.number, training.test_number):
+            run = history.retrainings.get(number)
+            if run is not None and run.error and run.state in ("failed", "infeasible"):
+                folder = training.key.rpartition("/")[0]
+                with suppress(OSError):
+                    store.write(f"{folder}/{ERROR_FILE}", run.error.encode())
+
+
+def _finish(
+    sweep: Sweep, record: Record, plan: RetrainingPlan, why_not: str, view: View
 ) -> dict[str, Any]:
+    """Compare what was trained, and register the champion."""
     history = record.history
-    key = f"retrain/{time.strftime('%Y%m%d-%H%M%S')}"
-    own = int(trial.config.get("seed", sweep.seed))
-    seeds = [own] if n_seeds == 1 else list(range(own + 1, own + 1 + n_seeds))
-    trainings = [Training(f"trial {trial.number}'s configuration", trial.config, seeds, key)]
-    default, why_not = _baseline(sweep, trial.config, n_seeds, wanted=baseline)
-    if default is not None:
-        trainings.append(Training("the default", default, seeds, f"{key}/default", may_fail=True))
-    earlier_reads = list(history.test_reads)
-    try:
-        results, *others = train(sweep, trainings, n_workers, view)
-    finally:
-        _record_test_reads(sweep, record, trial, trainings)
-    assert results is not None  # it may not fail
+    results, default = read_results(sweep, history, plan)
+    if plan.default is not None and default is None:
+        where = store_of(sweep).name(f"{plan.key}/default")
+        why_not = f"the default configuration could not be trained: see {where!r}"
     champion = _champion(sweep, results)
+    # A test split that was read for this plan is the last reading so far.
+    earlier_reads = history.test_reads[: -1 if history.is_test_read else None]
     document = {
-        **_describe_training(sweep, trial, results, champion),
-        **_compare(sweep, results, trainings[1:], others, why_not),
+        **describe_results(sweep, history.trials[plan.number], results, champion),
+        **compare(sweep, plan, results, default, why_not),
         "test_reads_before": len(earlier_reads),
         "test_read_for_trials": earlier_reads,
     }
+    view.say("logging the champion to MLflow …")
+    trial = history.trials[plan.number]
+    logged = log_champion(sweep, record, trial, champion, document, view.say)
     record.append(
         "retrained",
         trial=None,
-        number=trial.number,
-        seeds=seeds,
+        number=plan.number,
+        seeds=plan.seeds,
         test=[dict(result.test) if result.test else None for result in results],
         gains=document["gains"],
+        registered=logged.failure is None,
     )
-    view.say("logging the champion to MLflow …")
-    logged = log_champion(sweep, record, trial, champion, document, view.say)
     return {
         **document,
         "model_uri": logged.model_uri,
@@ -120,34 +241,6 @@ def _retrain(
 def _champion(sweep: Sweep, results: list[SeedResult]) -> SeedResult:
     sign = 1 if sweep.mode == "max" else -1
     return max(results, key=lambda result: sign * result.value)
-
-
-def _describe_training(
-    sweep: Sweep, trial: TrialRecord, results: list[SeedResult], champion: SeedResult
-) -> dict[str, Any]:
-    values = [result.value for result in results]
-    tests = _tests(results).items()
-    return {
-        "sweep": sweep.name,
-        "trial": trial.number,
-        "checkpoint": champion.checkpoint,
-        "champion_seed": champion.seed,
-        "trial_value": trial.value(sweep.metric, sweep.mode),
-        "metric": sweep.metric,
-        "mean": statistics.fmean(values),
-        "standard_deviation": _deviation(values),
-        "test": dict(champion.test) if champion.test else None,
-        "test_mean": {name: statistics.fmean(each) for name, each in tests},
-        "test_standard_deviation": (
-            {name: _deviation(each) for name, each in tests} if len(results) > 1 else None
-        ),
-        "artifacts": {
-            name: json.loads(content)
-            for name, content in champion.artifacts.items()
-            if name.endswith(".json")
-        },
-        "seeds": [_describe(sweep, result) for result in results],
-    }
 
 
 def _check_counts(n_workers: int, n_seeds: int, trial: TrialRecord) -> None:
@@ -175,75 +268,3 @@ def _baseline(
     if {**default, "seed": None} == {**config, "seed": None}:
         return None, "it is the default configuration: nothing that was searched is better"
     return default, ""
-
-
-def _record_test_reads(
-    sweep: Sweep, record: Record, trial: TrialRecord, trainings: list[Training]
-) -> None:
-    """Note that the test split was read, if it was: also where something failed after that."""
-    store = store_of(sweep)
-    n_models = sum(
-        store.read(f"{seed_key(training.key, seed)}/{TEST_FILE}") is not None
-        for training in trainings
-        for seed in training.seeds
-    )
-    if n_models:
-        record.append("test_read", trial=None, number=trial.number, n_models=n_models)
-
-
-def _compare(
-    sweep: Sweep,
-    winner: list[SeedResult],
-    defaults: list[Training],
-    results: list[list[SeedResult] | None],
-    why_not: str,
-) -> dict[str, Any]:
-    """How the winner compares with the default, of which there is one or, for a reason, none."""
-    if not defaults:
-        return {"default": None, "gains": [], "verdict": why_not}
-    training, default = defaults[0], results[0]
-    if default is None:
-        where = store_of(sweep).name(training.key)
-        reason = f"the default configuration could not be trained: see {where!r}"
-        return {"default": None, "gains": [], "verdict": reason}
-    gains = _gains(sweep, winner, default)
-    return {
-        "default": {
-            "config": dict(training.config),
-            "seeds": [_describe(sweep, result) for result in default],
-        },
-        "gains": [gain.to_json() for gain in gains],
-        "verdict": gains[-1].sentence(),  # of the test split, where there is one
-    }
-
-
-def _gains(sweep: Sweep, winner: list[SeedResult], default: list[SeedResult]) -> list[Gain]:
-    """Of the sweep's metric, then of the same metric on the test split, if that has it."""
-    mine, others = ([result.value for result in results] for results in (winner, default))
-    gains = [paired_gain(sweep.metric, mine, others, sweep.mode)]
-    name = sweep.metric.removeprefix("val_")
-    tested = [_tests(results).get(name, []) for results in (winner, default)]
-    if name != sweep.metric and all(tested):
-        gains.append(paired_gain(f"test_{name}", tested[0], tested[1], sweep.mode))
-    return gains
-
-
-def _describe(sweep: Sweep, result: SeedResult) -> dict[str, Any]:
-    return {
-        "seed": result.seed,
-        sweep.metric: result.value,
-        "test": dict(result.test) if result.test else None,
-        "checkpoint": result.checkpoint,
-    }
-
-
-def _tests(results: list[SeedResult]) -> Mapping[str, list[float]]:
-    """Each test metric's values, one per seed."""
-    names = results[0].test or {}
-    return {
-        name: [result.test[name] for result in results if result.test is not None] for name in names
-    }
-
-
-def _deviation(values: list[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None

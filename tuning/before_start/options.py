@@ -1,25 +1,23 @@
-"""What a user may say about a sweep, checked and resolved."""
+"""What a user says about a sweep, checked and resolved."""
 
 from __future__ import annotations
 
-import math
 import re
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from search_spaces.domains import SearchSpace
-from trainables.config import parse_setting
-from trainables.errors import InputError, unknown
-from trainables.metrics import METRIC_ALIASES, Direction
-from trainables.task import STRATEGY_NAMES, Strategy
+from trainables.errors import InputError
 from trainables.tasks.row import TaskRow
-from trainables.tasks.table import known_metrics, task_row
+from trainables.tasks.table import task_row
+from tuning.before_start.objectives import read_objectives
+from tuning.before_start.settings import override_space, with_absolute_paths, with_monitor
 from tuning.before_start.space_checks import check_gpu_hours, check_space
-from tuning.before_start.spaces import load_space
-from tuning.record.resources import Gpus
+from tuning.before_start.spaces import LoadedSpace, load_space
+from tuning.record.option_checks import check_options
+from tuning.record.options import KEPT_NAMES, SweepOptions
 from tuning.record.sweep import SWEEP_FILE, Sweep, default_cache_folder, local_resources
 from tuning.record.uris import split_uri
 from tuning.search.starting_points import with_defaults_first
@@ -33,149 +31,21 @@ from tuning.storage.addresses import (
 from tuning.storage.remote import RemoteError, RemoteFolder, check_writable_uri
 from tuning.storage.saved_sweeps import place_of
 
-ENGINE_NAMES = ("ray", "inprocess")
-
-# of samplers.SEARCHERS, which imports optuna
-SEARCHER_NAMES = ("curves", "tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid")
-
-OF_ONE_OBJECTIVE = ("curves", "cmaes")
-
-COST_AWARE_NAMES = ("curves", "tpe")  # of samplers.COST_AWARE
-
-# of schedulers.SCHEDULERS, likewise
-SCHEDULER_NAMES = ("freeze-thaw", "asha", "hyperband", "median", "none")
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """What a user may say about a sweep; None leaves the choice to Thaw."""
-
-    space: str
-    name: str | None = None
-    settings: Sequence[str] = ()  # key=value
-    trials: int = 12
-    time_budget_seconds: float | None = None
-    concurrency: int | None = None
-    cpus_per_trial: float | None = None
-    gpus_per_trial: Gpus | None = None
-    seed: int = 0
-    metric: str | None = None  # NAME, or NAME:max, NAME:min
-    more_metrics: Sequence[str] = ()  # further objectives, likewise
-    searcher: str | None = None  # curves; tpe with several metrics
-    scheduler: str = "freeze-thaw"
-    engine: str = "ray"
-    sweeps_folder: Path | str = Path("sweeps")  # or a URI
-    tracking_uri: str | None = None
-    experiment: str | None = None
-    keep_checkpoints: int = 3
-    checkpoint_budget: str | None = None  # a size such as 20GB
-    max_failures: int | None = None
-    epoch_timeout_seconds: float | None = None
-    address: str | None = None  # of a running Ray cluster
-    prefix_cache: str = "auto"  # or off, or a size such as 20GB
-    storage: str | None = None  # of the Optuna study; None: a journal in the sweep's folder
-    warm_start: str | None = None  # an earlier sweep, or URL#NAME of an Optuna study
-    gpu_hours: float | None = None
-    target: float | None = None
-    patience: int | None = None
-    confirm: int = 0
-    confirm_seeds: int = 3
-    cost_aware: bool = False
-    workers: int = 1  # that train a trial together
-    strategy: Strategy = "ddp"
-
 
 def resolve(options: SweepOptions, *, elsewhere: bool = False) -> Sweep:
     """Check everything that can be checked without starting anything, and fill in the rest.
 
     Args:
-        elsewhere: the sweep will run on another machine. What only that one knows is not looked at:
-            its folders, its Ray and MLflow, what it has of CPUs, GPUs, data and earlier sweeps.
-            Paths of data stay as they are given.
+        elsewhere: the sweep will run on another machine. Its folders, Ray, MLflow, CPUs, GPUs, data
+            and earlier sweeps are not looked at, and paths of data stay as they are given.
 
     Raises:
         InputError: something is wrong; nothing was started or written.
     """
-    _check_numbers(options)
-    for kind, value, valid in (
-        ("searcher", options.searcher, SEARCHER_NAMES),
-        ("scheduler", options.scheduler, SCHEDULER_NAMES),
-        ("engine", options.engine, ENGINE_NAMES),
-        ("strategy", options.strategy, STRATEGY_NAMES),
-    ):
-        if kind == "searcher" and (value is None or ":" in value):
-            continue
-        if value is not None and value not in valid:
-            raise InputError(unknown(kind, value, valid))
-    if options.cost_aware and options.searcher not in (None, *COST_AWARE_NAMES):
-        raise InputError(
-            f"--cost-aware: --searcher {options.searcher} can not weigh what a trial costs; "
-            f"valid: {', '.join(COST_AWARE_NAMES)}"
-        )
-    if options.cost_aware and options.more_metrics:
-        raise InputError(
-            f"--cost-aware: weighs the cost against one metric, and {1 + len(options.more_metrics)}"
-            " are given by --metric; valid: one of them, or no --cost-aware"
-        )
-    check_workers(options)
+    check_options(options)
     loaded = load_space(options.space)
     row = None if loaded.space.task is None else task_row(loaded.space.task)
-    space = override_space(loaded.space, options.settings, row)
-    metric, mode = _metric(options.metric, space, row)
-    other_metrics = _other_metrics(options, metric, space, row)
-    if row is not None:
-        space = with_monitor(space, metric)
-        space = space if elsewhere else with_absolute_paths(space, row)
-        space = with_defaults_first(space, row.config_type)
-    name = options.name
-    if name is None:
-        name = f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    cache_folder = default_cache_folder().resolve()
-    folder, home = place_of(name, options.sweeps_folder, cache_folder)
-    sweep = Sweep(
-        name=name,
-        folder=folder,
-        home=home,
-        space=space,
-        train_file=loaded.train_file,
-        train_source=loaded.train_file,
-        metric=metric,
-        mode=mode,
-        trials=options.trials,
-        time_budget_seconds=options.time_budget_seconds,
-        cpus_per_trial=options.cpus_per_trial,
-        gpus_per_trial=options.gpus_per_trial,
-        concurrency=options.concurrency,
-        seed=options.seed,
-        searcher=_searcher(_searcher_name(options, other_metrics), space, 1 + len(other_metrics)),
-        scheduler=options.scheduler,
-        engine=options.engine,
-        tracking_uri=tracking_uri_elsewhere(options.tracking_uri)
-        if elsewhere
-        else resolve_tracking_uri(options.tracking_uri),
-        experiment=space.name if options.experiment is None else options.experiment,
-        keep_checkpoints=options.keep_checkpoints,
-        max_failures=options.max_failures,
-        epoch_timeout_seconds=options.epoch_timeout_seconds,
-        address=resolve_address(options.address)
-        if options.engine == "ray" and not elsewhere
-        else None,
-        cache_folder=cache_folder,
-        prefix_cache_bytes=_n_bytes("--prefix-cache", options.prefix_cache),
-        checkpoint_budget_bytes=None
-        if options.checkpoint_budget is None
-        else _size("--checkpoint-budget", options.checkpoint_budget, "a size"),
-        other_metrics=other_metrics,
-        storage=None if options.storage is None else _storage(options.storage),
-        gpu_hours=options.gpu_hours,
-        target=options.target,
-        patience=options.patience,
-        confirm=options.confirm,
-        confirm_seeds=options.confirm_seeds,
-        cost_aware=options.cost_aware,
-        n_workers=options.workers,
-        strategy=options.strategy,
-    )
+    sweep = _assemble(options, loaded, row, elsewhere=elsewhere)
     _check_name(sweep)
     if elsewhere:
         check_space(sweep, row, None, elsewhere=True)
@@ -195,13 +65,50 @@ def resolve(options: SweepOptions, *, elsewhere: bool = False) -> Sweep:
     return sweep
 
 
-def _searcher_name(options: SweepOptions, other_metrics: Mapping[str, Direction]) -> str:
-    """The searcher asked for, else the best that there is for the task."""
-    return options.searcher or ("tpe" if other_metrics else "curves")
+def _assemble(
+    options: SweepOptions, loaded: LoadedSpace, row: TaskRow | None, *, elsewhere: bool
+) -> Sweep:
+    """The sweep, with a value wherever the choice was left to Thaw."""
+    space = override_space(loaded.space, options.settings, row)
+    objectives = read_objectives(options.metrics, space, row)
+    (metric, mode), *others = objectives.items()
+    if row is not None:
+        space = with_monitor(space, metric)
+        space = space if elsewhere else with_absolute_paths(space, row)
+        space = with_defaults_first(space, row.config_type)
+    name = options.name
+    if name is None:
+        name = f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    cache_folder = default_cache_folder().resolve()
+    folder, home = place_of(name, options.sweeps_folder, cache_folder)
+    kept: dict[str, Any] = {name: getattr(options, name) for name in KEPT_NAMES}
+    searcher = options.searcher or ("tpe" if others else "curves")
+    uri = (tracking_uri_elsewhere if elsewhere else resolve_tracking_uri)(options.tracking_uri)
+    joins_ray = options.engine == "ray" and not elsewhere
+    chosen = {
+        "searcher": _searcher(searcher, space, len(objectives)),
+        "tracking_uri": uri,
+        "experiment": space.name if options.experiment is None else options.experiment,
+        "address": resolve_address(options.address) if joins_ray else None,
+        "storage": None if options.storage is None else _storage(options.storage),
+    }
+    return Sweep(
+        **{**kept, **chosen},
+        name=name,
+        folder=folder,
+        home=home,
+        space=space,
+        train_file=loaded.train_file,
+        train_source=loaded.train_file,
+        metric=metric,
+        mode=mode,
+        other_metrics=dict(others),
+        cache_folder=cache_folder,
+    )
 
 
 def _searcher(name: str, space: SearchSpace, n_objectives: int) -> str:
-    """A searcher's name; a user's own by its file's whole path, once it is seen to work."""
+    """A searcher's name; a user's own sampler is tried, and named by its file's absolute path."""
     file, colon, sampler = name.rpartition(":")
     if not colon:
         return name
@@ -212,7 +119,7 @@ def _searcher(name: str, space: SearchSpace, n_objectives: int) -> str:
 
 
 def _storage(url: str) -> str:
-    """A study's storage; a SQLite file by its whole path, for a resume from elsewhere."""
+    """The study's database; a SQLite file by its absolute path, for a resume from elsewhere."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.partition("+")[0] not in ("sqlite", "postgresql"):
         raise InputError(
@@ -224,172 +131,6 @@ def _storage(url: str) -> str:
         return url
     path = Path(rest.removeprefix("/")).expanduser()
     return f"{scheme}:///{path.resolve()}"
-
-
-def _check_numbers(options: SweepOptions) -> None:
-    gpus = options.gpus_per_trial
-    rules: tuple[_Rule, ...] = (
-        ("--trials", options.trials, 1, True),
-        ("--time-budget", options.time_budget_seconds, 0, False),
-        ("--concurrency", options.concurrency, 1, True),
-        ("--cpus-per-trial", options.cpus_per_trial, 0, False),
-        ("--gpus-per-trial", None if gpus == "auto" else gpus, 0, True),
-        ("--seed", options.seed, 0, True),
-        ("--keep-checkpoints", options.keep_checkpoints, 1, True),
-        ("--max-failures", options.max_failures, 0, True),
-        ("--epoch-timeout", options.epoch_timeout_seconds, 0, False),
-        ("--gpu-hours", options.gpu_hours, 0, False),
-        ("--target", options.target, -math.inf, False),
-        ("--patience", options.patience, 1, True),
-        ("--confirm", options.confirm, 0, True),
-        ("--confirm-seeds", options.confirm_seeds, 1, True),
-        ("--workers", options.workers, 1, True),
-    )
-    check_rules(rules)
-
-
-def check_workers(options: SweepOptions) -> None:
-    """Raise InputError where several workers can not train a trial in the way that is asked for."""
-    if options.workers == 1:
-        if options.strategy != "ddp":
-            raise InputError(
-                f"--strategy {options.strategy}: shares a model out over several workers, and "
-                "--workers = 1; valid: --workers 2 or more"
-            )
-        return
-    if options.engine == "inprocess":
-        raise InputError(
-            f"--workers = {options.workers}: --engine inprocess has one process; valid: 1, or "
-            "--engine ray"
-        )
-    gpus = options.gpus_per_trial
-    if gpus not in (None, 0, 1):
-        raise InputError(
-            f"--gpus-per-trial = {gpus}: with --workers = {options.workers} it is of each worker, "
-            "and workers of one trial can not share a GPU; valid: 0 or 1"
-        )
-
-
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
-
-def _n_bytes(option: str, text: str) -> int | None:
-    """A size such as 500MB or 20GB in bytes; None for auto, 0 for off."""
-    if text in ("auto", "off"):
-        return None if text == "auto" else 0
-    return _size(option, text, "auto, off, or a size")
-
-
-def _size(option: str, text: str, wanted: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)", text, re.IGNORECASE)
-    if not found:
-        raise InputError(f"{option} = {text!r}: must be {wanted} such as 500MB or 20GB")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
-
-
-_Rule = tuple[str, float | None, float, bool]  # option, value, least, whether that is allowed
-
-
-def check_rules(rules: Sequence[_Rule]) -> None:
-    for name, value, least, inclusive in rules:
-        if value is None:
-            continue
-        if not math.isfinite(value):
-            raise InputError(f"{name} = {value:g}: must be finite")
-        if not (value >= least if inclusive else value > least):
-            bound = "at least" if inclusive else "greater than"
-            raise InputError(f"{name} = {value:g}: must be {bound} {least:g}")
-
-
-def override_space(space: SearchSpace, settings: Sequence[str], row: TaskRow | None) -> SearchSpace:
-    values: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals or not name:
-            raise InputError(f"--set {setting!r}: must be key=value, such as --set epochs=5")
-        if name in values:
-            raise InputError(f"--set {name}: given twice")
-        if row is not None:
-            values[name] = parse_setting(name, text, row.config_type)
-        else:
-            known = [*space.domains, *space.fixed]
-            if name not in known:
-                raise InputError(unknown("setting", name, known))
-            values[name] = _literal(text)
-    if not values:
-        return space
-    if set(space.domains) <= set(values):
-        raise InputError(
-            "--set fixes every domain of the search space, so there is nothing to search"
-        )
-    return space.override(values)
-
-
-def _literal(text: str) -> Any:
-    """Text as the number, truth value or None it spells, else as itself."""
-    names = {"true": True, "false": False, "none": None}
-    if text.lower() in names:
-        return names[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _metric(given: str | None, space: SearchSpace, row: TaskRow | None) -> tuple[str, Direction]:
-    directions = known_metrics() if row is None else row.metrics
-    first = str(space.fixed.get("monitor", next(iter(directions))))
-    name, colon, direction = (given or first).partition(":")
-    if row is not None:  # a user's own training reports what it likes
-        name = METRIC_ALIASES.get(name, name)
-    if colon and direction not in ("max", "min"):
-        raise InputError(f"--metric {given!r}: after the colon must be max or min")
-    if row is not None and name not in directions:
-        raise InputError(unknown("metric", name, directions))
-    if not colon and name not in directions:
-        raise InputError(f"--metric {name!r}: say which way is better: {name}:max or {name}:min")
-    natural = directions.get(name)
-    if row is not None and colon and direction != natural:
-        raise InputError(f"--metric {given!r}: of {name}, the better is the {natural}imum")
-    return name, "min" if (direction or natural) == "min" else "max"
-
-
-def _other_metrics(
-    options: SweepOptions, metric: str, space: SearchSpace, row: TaskRow | None
-) -> dict[str, Direction]:
-    others: dict[str, Direction] = {}
-    for given in options.more_metrics:
-        name, mode = _metric(given, space, row)
-        if name in (metric, *others):
-            raise InputError(f"--metric {given!r}: given twice")
-        others[name] = mode
-    if others and options.searcher in OF_ONE_OBJECTIVE:
-        valid = ", ".join(name for name in SEARCHER_NAMES if name not in OF_ONE_OBJECTIVE)
-        raise InputError(
-            f"--searcher {options.searcher}: searches by one metric, and {1 + len(others)} are "
-            f"given; valid for several: {valid}"
-        )
-    return others
-
-
-def with_monitor(space: SearchSpace, metric: str) -> SearchSpace:
-    """The space whose trainings watch the metric that the sweep compares them by."""
-    return replace(space, fixed={**space.fixed, "monitor": metric})
-
-
-def with_absolute_paths(space: SearchSpace, row: TaskRow) -> SearchSpace:
-    """The space with its files named from the root: workers and later commands run elsewhere."""
-
-    def absolute(name: str, value: Any) -> Any:
-        known = row.path_fields.get(name)
-        if known is None or not isinstance(value, str) or value in known:
-            return value
-        path = Path(value).expanduser()
-        return str(path.resolve()) if path.exists() else value
-
-    return replace(space, fixed={name: absolute(name, v) for name, v in space.fixed.items()})
 
 
 def _check_name(sweep: Sweep) -> None:

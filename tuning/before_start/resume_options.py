@@ -2,92 +2,52 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from trainables.errors import InputError
 from trainables.tasks.table import task_row
-from tuning.before_start.options import (
-    check_rules,
-    override_space,
-    with_absolute_paths,
-    with_monitor,
-)
+from tuning.before_start.settings import override_space, with_absolute_paths, with_monitor
 from tuning.before_start.space_checks import check_space
 from tuning.before_start.spaces import LoadedSpace, load_space
+from tuning.record.option_checks import check_values, flag_of
+from tuning.record.options import RESUMABLE
 from tuning.record.sweep import Sweep, local_resources
 from tuning.storage.addresses import resolve_address
 
 
-def extend(
-    sweep: Sweep,
-    *,
-    trials: int | None,
-    time_budget_seconds: float | None,
-    address: str | None,
-    gpu_hours: float | None = None,
-    target: float | None = None,
-    patience: int | None = None,
-    confirm: int | None = None,
-    confirm_seeds: int | None = None,
-) -> Sweep:
-    """A saved sweep with other budgets or goals, or on another cluster; None leaves it as it was.
+def change_options(sweep: Sweep, changes: Mapping[str, Any]) -> Sweep:
+    """A saved sweep with other values of the options that a resume may change; None keeps one.
 
     Raises:
-        InputError: a number is out of range, or no cluster answers at the address.
+        InputError: an option can not be changed, a value breaks its rule, the space is not for this
+            sweep, or no cluster answers at the address.
     """
-    check_goals(
-        trials=trials,
-        time_budget=time_budget_seconds,
-        gpu_hours=gpu_hours,
-        target=target,
-        patience=patience,
-        confirm=confirm,
-        confirm_seeds=confirm_seeds,
-    )
-    return replace(
-        sweep,
-        trials=trials or sweep.trials,
-        time_budget_seconds=time_budget_seconds or sweep.time_budget_seconds,
-        address=sweep.address if address is None else resolve_address(address),
-        gpu_hours=gpu_hours or sweep.gpu_hours,
-        target=sweep.target if target is None else target,
-        patience=patience or sweep.patience,
-        confirm=sweep.confirm if confirm is None else confirm,
-        confirm_seeds=confirm_seeds or sweep.confirm_seeds,
-    )
+    given = {name: value for name, value in changes.items() if value is not None}
+    check_changes(given)
+    changed = change_space(sweep, given.pop("space", None), given.pop("settings", ()))
+    if "address" in given:
+        given["address"] = resolve_address(given["address"])
+    return replace(changed, **given)
 
 
-def check_goals(
-    *,
-    trials: int | None,
-    time_budget: float | None,
-    gpu_hours: float | None,
-    target: float | None,
-    patience: int | None,
-    confirm: int | None,
-    confirm_seeds: int | None,
-) -> None:
-    """Raise InputError where a number is out of range."""
-    check_rules(
-        (
-            ("--trials", trials, 1, True),
-            ("--time-budget", time_budget, 0, False),
-            ("--gpu-hours", gpu_hours, 0, False),
-            ("--target", target, -math.inf, False),
-            ("--patience", patience, 1, True),
-            ("--confirm", confirm, 0, True),
-            ("--confirm-seeds", confirm_seeds, 1, True),
-        )
-    )
+def check_changes(changes: Mapping[str, Any]) -> None:
+    """Raise InputError where an option can not be changed, or a value breaks its rule."""
+    for name in changes:
+        if name not in RESUMABLE:
+            valid = ", ".join(map(flag_of, RESUMABLE))
+            raise InputError(f"{flag_of(name)}: a resume can not change it; valid: {valid}")
+    check_values(changes)
 
 
-def change_space(sweep: Sweep, name_or_path: str | None, settings: Sequence[str]) -> Sweep:
-    """A saved sweep that goes on in another space: the one given, else its own, with ``settings``.
+def change_space(
+    sweep: Sweep, name_or_path: str | None, settings: Sequence[str] | Mapping[str, Any]
+) -> Sweep:
+    """A saved sweep in another space: the given one, or its own with some settings fixed.
 
-    Domains may be widened, narrowed, fixed or added. What is fixed before and after may not change:
-    the trials so far could not be compared with those to come.
+    Domains may be widened, narrowed, fixed or added. A setting that is fixed before and after must
+    keep its value, so that earlier trials can be compared with later ones.
 
     Raises:
         InputError: the space is not valid, or not for this sweep.
@@ -96,8 +56,8 @@ def change_space(sweep: Sweep, name_or_path: str | None, settings: Sequence[str]
         return sweep
     if sweep.searcher == "grid":
         raise InputError(
-            f"--space, --set: sweep {sweep.name} searches a grid, which is another one in another "
-            "space; `thaw sweep` begins a new one"
+            f"--space, --set: sweep {sweep.name} searches a grid, and another space has "
+            "another grid; `thaw sweep` begins a new sweep"
         )
     loaded = LoadedSpace(sweep.space, sweep.train_file)
     if name_or_path is not None:

@@ -1,4 +1,4 @@
-"""What is checked of a resolved sweep before anything starts: every corner of its space."""
+"""What a resolved sweep must pass before anything starts: data, every corner of its space."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def check_space(
     """Raise InputError where a corner of the space, or a sample of it, can not be trained.
 
     Args:
-        resources: of each trial; None where they are not known yet.
-        elsewhere: it is for another machine, which may have files that this one has not.
+        resources: what each trial gets; None where that is not known yet.
+        elsewhere: the sweep is for another machine, which may have other files.
     """
     if row is None:
         return
@@ -77,7 +77,7 @@ def check_space(
 
 
 def _names_files_elsewhere(config: TrainingConfig, row: TaskRow) -> bool:
-    """Whether a setting is a URI, or a path from the root that is not here: not to be checked."""
+    """Whether a setting names a file of another machine: a URI, or a path that is not here."""
     values = [getattr(config, name) for name in row.path_fields]
     return any("://" in value or _is_missing_path(Path(value)) for value in values)
 
@@ -97,7 +97,7 @@ def _check_workers(config: TrainingConfig, sweep: Sweep) -> None:
     if config.batch_size < sweep.n_workers:
         raise InputError(
             f"batch_size = {config.batch_size}: must be at least --workers = {sweep.n_workers}, "
-            "since each takes its share of it"
+            "because each worker takes a share of it"
         )
     if config.precision == "fp16" and sweep.strategy == "fsdp":
         raise InputError("precision = 'fp16': not with --strategy fsdp; valid: 'fp32', 'bf16'")

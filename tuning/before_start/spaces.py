@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
-import search_spaces
 from search_spaces.domains import SearchSpace
 from trainables.errors import InputError, unknown
 from tuning.user_code.loading import import_file
@@ -22,9 +21,8 @@ class LoadedSpace:
 
 
 def space_names() -> list[str]:
-    """The built-in spaces: the modules of ``search_spaces`` but the one that defines domains."""
-    folder = Path(search_spaces.__path__[0])
-    return sorted(path.stem for path in folder.glob("[a-z]*.py") if path.stem != "domains")
+    """The built-in spaces: the modules of ``search_spaces``."""
+    return sorted(path.stem for path in Path(str(files("search_spaces"))).glob("[a-z]*.py"))
 
 
 def load_space(name_or_path: str) -> LoadedSpace:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
-import urllib.error
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from trainables.errors import RunFailed
+from tuning.clusters.dashboard import Dashboard
+from tuning.clusters.dashboard_http import DashboardHttp
 from tuning.clusters.node_probe import MARK
 from tuning.clusters.node_verdicts import judge
+from tuning.clusters.submission import wait_until_ended
 from tuning.doctor.findings import Finding
-from tuning.doctor.mlflow_probe import ask
 
 _SECONDS_FOR_PROBE = 420.0
+_REFUSED = (401, 403)  # status of an answer to a request without the right token
+_COPY_TOKEN = "copy ~/.ray/auth_token from the cluster's head to this machine, mode 600"
 
 
 @dataclass(frozen=True)
@@ -37,59 +39,45 @@ def examine_cluster(cluster: Cluster) -> Iterator[Finding]:
     Raises:
         RunFailed: it does not answer at all.
     """
-    door = _examine_door(cluster)
+    door = [_try_token(cluster, None), _try_token(cluster, "not-the-token")]
     yield from door
     if cluster.token is None and any(finding.state == "ok" for finding in door):
         yield Finding(
-            "token", "wrong", "this machine has none, so that nothing more can be asked",
-            "copy the cluster's ~/.ray/auth_token to this machine, mode 600",
+            "token", "wrong", "this machine has no token, so the cluster answers nothing more",
+            _COPY_TOKEN,
         )  # fmt: skip
+        return
+    if _status(cluster, cluster.token) in _REFUSED:
+        yield Finding("token", "wrong", "this machine's token is another cluster's", _COPY_TOKEN)
         return
     try:
         report = _run_probe(cluster)
     except RunFailed as error:
-        yield Finding("nodes", "wrong", str(error), "see its logs; ray up installs Thaw anew")
+        yield Finding("nodes", "wrong", str(error), "see its logs; `ray up` installs Thaw anew")
         return
     yield from _examine_nodes(cluster, report)
     yield from judge(report)
 
 
-def _examine_door(cluster: Cluster) -> list[Finding]:
-    """Whether the dashboard turns away who has no token, or a wrong one."""
-    found = []
-    for kind, headers in (
-        ("without a token", {}),
-        ("with a wrong token", _bearer("not-the-token")),
-    ):
-        status = _status(f"{cluster.url}/api/jobs/", headers)
-        if status in (401, 403):
-            found.append(Finding("token", "ok", f"a request {kind} is refused ({status})"))
-        else:
-            found.append(
-                Finding(
-                    "token", "wrong",
-                    f"a request {kind} is taken ({status}): whoever reaches the cluster runs code",
-                    "export RAY_AUTH_MODE=token before each `ray start`, as clusters/node_env.sh "
-                    "does",
-                )
-            )  # fmt: skip
-    return found
+def _status(cluster: Cluster, token: str | None) -> int:
+    return DashboardHttp(cluster.url, token).status_of("/api/jobs/")
 
 
-def _bearer(token: str | None) -> dict[str, str]:
-    return {} if token is None else {"Authorization": f"Bearer {token}"}
-
-
-def _status(url: str, headers: dict[str, str]) -> int:
+def _try_token(cluster: Cluster, token: str | None) -> Finding:
+    """Whether the dashboard turns away a request without a token, or with a wrong one."""
+    request = "a request without a token" if token is None else "a request with a wrong token"
+    status = _status(cluster, token)
+    if status in _REFUSED:
+        return Finding("token", "ok", f"{request} is refused ({status})")
     try:
-        ask(url, headers=headers)
-        return 200
-    except urllib.error.HTTPError as error:
-        return error.code
-    except ValueError:
-        raise RunFailed(f"what answers at {url} is no Ray dashboard") from None
-    except OSError as error:
-        raise RunFailed(f"no Ray dashboard answers at {url}: {error}") from error
+        Dashboard(cluster.url, token).ray_version()
+    except (ValueError, KeyError, TypeError, RunFailed):
+        raise RunFailed(f"what answers at {cluster.url} is no Ray dashboard") from None
+    return Finding(
+        "token", "wrong",
+        f"{request} is taken ({status}): anybody who reaches the cluster can run code there",
+        "export RAY_AUTH_MODE=token before each `ray start`, as clusters/node_env.sh does",
+    )  # fmt: skip
 
 
 def _run_probe(cluster: Cluster) -> dict[str, Any]:
@@ -98,27 +86,19 @@ def _run_probe(cluster: Cluster) -> dict[str, Any]:
     Raises:
         RunFailed: it does not run, or not to its end.
     """
-    jobs, headers = f"{cluster.url}/api/jobs/", _bearer(cluster.token)
+    dashboard = Dashboard(cluster.url, cluster.token)
     name = f"thaw-doctor-{uuid.uuid4().hex[:8]}"
     arguments = [] if cluster.storage is None else [cluster.storage]
-    command = shlex.join(["python", "-m", "tuning.clusters.node_probe", *arguments])
+    dashboard.submit(name, shlex.join(["python", "-m", "tuning.clusters.node_probe", *arguments]))
     try:
-        ask(jobs, {"entrypoint": command, "submission_id": name}, headers)
-        until = time.monotonic() + _SECONDS_FOR_PROBE
-        while (state := ask(jobs + name, headers=headers)["status"]) in ("PENDING", "RUNNING"):
-            if time.monotonic() > until:
-                ask(f"{jobs}{name}/stop", {}, headers)
-                raise RunFailed(f"job {name} did not end within {_SECONDS_FOR_PROBE:g} s")
-            time.sleep(1)
-        log = str(ask(f"{jobs}{name}/logs", headers=headers)["logs"])
-    except urllib.error.HTTPError as error:
-        reason = "this machine's token is not the cluster's" if error.code == 403 else error
-        raise RunFailed(f"the cluster does not run job {name}: {reason}") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise RunFailed(f"the cluster stopped answering: {error}") from error
-    lines = [line for line in log.splitlines() if line.startswith(MARK)]
-    if state != "SUCCEEDED" or not lines:
-        raise RunFailed(f"job {name} ended as {state}: {' | '.join(log.splitlines()[-3:])}")
+        job = wait_until_ended(dashboard, name, _SECONDS_FOR_PROBE)
+    except RunFailed:
+        dashboard.stop(name)
+        raise
+    log = dashboard.log(name)
+    lines = [line for line in log if line.startswith(MARK)]
+    if job.status != "SUCCEEDED" or not lines:
+        raise RunFailed(f"job {name} ended as {job.status}: {' | '.join(log[-3:])}")
     document: dict[str, Any] = json.loads(lines[-1].removeprefix(MARK))
     return document
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from trainables.data.paths import data_path
 from trainables.errors import InputError, RunFailed
 
 
@@ -41,7 +42,7 @@ def read_cluster_file(path: Path) -> ClusterFile:
         InputError: it is not there, or no cluster file.
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(data_path(str(path), "--cluster").read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--cluster = {str(path)!r}: can not be read: {error}") from error
     if not isinstance(values, dict) or not {"cluster_name", "provider"} <= values.keys():

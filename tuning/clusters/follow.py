@@ -1,4 +1,4 @@
-"""Shows a sweep that runs on a cluster as if it ran here: its events, in our own views."""
+"""Shows a sweep that runs on a cluster as if it ran here."""
 
 from __future__ import annotations
 
@@ -10,23 +10,31 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainables.errors import RunFailed
-from tuning.clusters.dashboard import Dashboard, Job, Unreachable
+from tuning.clusters.dashboard import Dashboard
+from tuning.clusters.dashboard_http import Unreachable
 from tuning.clusters.sent_sweeps import is_of_ray, read_sweep, shown
-from tuning.clusters.submission import LOST, jobs_of, log_file, state_of
-from tuning.clusters.supervise import PREFIX
+from tuning.clusters.submission import has_ended, jobs_of, log_file, newest_job
+from tuning.clusters.supervisor import PREFIX
 from tuning.control.view import View
 from tuning.record.events import EVENTS_FILE, SweepHistory
 
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
+
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_QUESTIONS = 2.0  # to the cluster, how the job stands
-_SECONDS_FOR_REVIVAL = 60.0
 _SECONDS_OF_SILENCE = 60.0  # of the cluster, before we give up
 
 
 class Tail:
-    """The lines of a growing file on the cluster's head, as they come."""
+    """The lines of a growing file on the cluster's head, as they come.
+
+    Ray's client can follow a job's log, but no other file, and starts from the beginning when the
+    connection is lost. A sweep's events are such another file, so logs are followed the same way.
+    """
 
     def __init__(self, dashboard: Dashboard, file: str, *, skip_bytes: int = 0) -> None:
         """Begin to read, in a thread that ends with ``close`` or with the process."""
@@ -80,7 +88,7 @@ class Follower:
         self._events: Tail | None = None
         self._answered = time.monotonic()
 
-    def follow(self) -> Job:
+    def follow(self) -> JobDetails:
         """Show what happens until the sweep has ended; returns its last job.
 
         Raises:
@@ -91,8 +99,8 @@ class Follower:
         try:
             while True:
                 self._follow_job(job)
-                newest = self._newest_job(job)
-                if newest.id == job.id:
+                newest = newest_job(self._dashboard, self._name)
+                if newest.submission_id == job.submission_id:
                     return newest
                 job = newest
         finally:
@@ -101,8 +109,8 @@ class Follower:
             if self._history is not None:
                 self._view.end()
 
-    def _follow_job(self, job: Job) -> None:
-        log = Tail(self._dashboard, log_file(job.id))
+    def _follow_job(self, job: JobDetails) -> None:
+        log = Tail(self._dashboard, log_file(job.submission_id))
         try:
             asked = -_SECONDS_BETWEEN_QUESTIONS
             has_ended = False
@@ -118,14 +126,14 @@ class Follower:
         finally:
             log.close()
 
-    def _ask(self, job: Job) -> bool:
+    def _ask(self, job: JobDetails) -> bool:
         """Whether the job has ended; tries to begin, while that has not happened."""
         try:
             if self._history is None:
                 self._begin()
-            now = self._dashboard.job(job.id)
+            is_over = has_ended(self._dashboard, job)
             self._answered = time.monotonic()
-            return now is None or now.has_ended
+            return is_over
         except Unreachable:
             if time.monotonic() - self._answered > _SECONDS_OF_SILENCE:
                 raise
@@ -155,15 +163,6 @@ class Follower:
                 self._history.apply(event)
                 self._view.update(event)
 
-    def _newest_job(self, job: Job) -> Job:
-        """The job that goes on with the sweep, if this one was lost; else itself, as it ended."""
-        until = time.monotonic() + _SECONDS_FOR_REVIVAL
-        while True:
-            newest = jobs_of(self._dashboard, self._name)[-1]
-            if newest.id != job.id or state_of(newest) != LOST or time.monotonic() > until:
-                return newest
-            time.sleep(_SECONDS_BETWEEN_QUESTIONS)
-
 
 def print_log(dashboard: Dashboard, name: str, *, follow: bool) -> Iterator[str]:
     """The lines that the jobs of a sweep have printed; with ``follow``, until the sweep has ended.
@@ -173,19 +172,18 @@ def print_log(dashboard: Dashboard, name: str, *, follow: bool) -> Iterator[str]
     """
     *earlier, newest = jobs_of(dashboard, name)
     for job in earlier if follow else [*earlier, newest]:
-        content = dashboard.read(log_file(job.id)) or b""
-        yield from content.decode(errors="replace").splitlines()
+        yield from dashboard.log(job.submission_id)
     while follow:
         yield from _follow_log(dashboard, newest)
-        last, newest = newest, jobs_of(dashboard, name)[-1]
-        if newest.id == last.id:
+        last, newest = newest, newest_job(dashboard, name)
+        if newest.submission_id == last.submission_id:
             return
 
 
-def _follow_log(dashboard: Dashboard, job: Job) -> Iterator[str]:
-    tail = Tail(dashboard, log_file(job.id))
+def _follow_log(dashboard: Dashboard, job: JobDetails) -> Iterator[str]:
+    tail = Tail(dashboard, log_file(job.submission_id))
     try:
-        while (now := dashboard.job(job.id)) is not None and not now.has_ended:
+        while not has_ended(dashboard, job):
             yield from tail.lines()
             time.sleep(1.0)
         time.sleep(2.0)  # what is still on its way

@@ -1,4 +1,4 @@
-"""What the head keeps of each submitted sweep, so that it can be driven again after any loss.
+"""What the head keeps of each submitted sweep, to start it again whatever was lost.
 
     ~/.thaw/jobs/NAME/
       job.json      what was submitted: the command line, and who did so with which versions
@@ -11,6 +11,7 @@ Ray forgets a job's files when the job is over, and all of its jobs when it is s
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -25,17 +26,14 @@ from tuning.clusters.package import make_archive
 JOB_FILE, STATE_FILE, FILES = "job.json", "state.json", "files"
 SWEEP_KEY = "thaw_sweep"  # in a Ray job's metadata: the sweep that it drives
 
+SWEEPS_VARIABLE = "THAW_SWEEPS_FOLDER"  # on the head: where sweeps go, unless told otherwise
+
 Phase = Literal["running", "ended", "stopped", "given up"]
 
 
 def jobs_folder() -> Path:
     """Where the head keeps submitted sweeps."""
     return Path("~/.thaw/jobs").expanduser()
-
-
-def sweeps_folder() -> Path:
-    """Where sweeps go on the head, unless --sweeps-folder or $THAW_SWEEPS_FOLDER says otherwise."""
-    return Path("~/sweeps").expanduser()
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,12 @@ class Submitted:
     resume_arguments: list[str] | None = None  # of `thaw resume`, when it was submitted again
     sends_data: bool = False  # that trials read, so that every node needs the files
     versions: Mapping[str, str] = field(default_factory=dict)  # of the machine it came from
+
+
+def sweeps_folder_of(submitted: Submitted) -> Path | str:
+    """Where a submitted sweep's folder is, or will be: a path on the head, or a URI."""
+    given = submitted.sweeps_folder or os.environ.get(SWEEPS_VARIABLE) or "sweeps"
+    return given if "://" in given else Path.home() / Path(given).expanduser()
 
 
 @dataclass(frozen=True)
@@ -104,13 +108,13 @@ class JobRecord:
         write_whole(self.folder / STATE_FILE, json.dumps(asdict(state)))
 
     def install(self, submitted: Submitted, files: Path) -> None:
-        """Keep what was submitted, and copies of its ``files``, in place of what there was."""
+        """Keep what was submitted and a copy of its ``files``, in place of what there was."""
         with whole_folder(self.folder) as partial:
             _copy_files(files, partial / FILES)
             self._write(partial, submitted)
 
     def go_on_with(self, submitted: Submitted, files: Path) -> None:
-        """Keep that it was submitted again; new files join those that there are."""
+        """Note that it was submitted again, and add its new files to the earlier ones."""
         _copy_files(files, self.files)
         before = self.submitted()
         again = replace(
@@ -150,12 +154,7 @@ def all_records() -> Iterator[JobRecord]:
                 yield JobRecord(folder)
 
 
-def job_id(name: str, n: int) -> str:
-    """The id of the ``n``-th Ray job of a sweep; no sweep's name can hold the sign in it."""
-    return name if n == 1 else f"{name}~{n}"
-
-
 def next_job_id(current: str) -> str:
-    """The id of the job after ``current``."""
+    """The id of the job after ``current``: NAME, NAME~2, NAME~3. No sweep's name holds a ``~``."""
     name, _, n = current.partition("~")
-    return job_id(name, int(n or 1) + 1)
+    return f"{name}~{int(n or 1) + 1}"

@@ -1,4 +1,4 @@
-"""Runs on a cluster: what each of its nodes has to say. `thaw doctor` submits it as a job.
+"""Runs on a cluster and asks each node about itself. `thaw doctor` submits it as a job.
 
 ``python -m tuning.clusters.node_probe [STORAGE]`` prints one line that begins with ``MARK`` and
 holds JSON.
@@ -109,7 +109,7 @@ def _agent_refuses(address: str, port: int) -> bool | None:
 
 
 class _Node:
-    """On one node: what can be seen from there."""
+    """Looks around on one node."""
 
     def clock(self) -> float:
         return time.time()

@@ -1,4 +1,4 @@
-"""What the words of a cluster's nodes, which ``node_probe`` has brought, come to."""
+"""Judges what the nodes of a cluster have reported to ``node_probe``."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _EVERYWHERE, _LOOPBACK = ("0.0.0.0", "::"), ("127.0.0.1", "::1", "::ffff:127.0.0
 
 
 def judge(report: Mapping[str, Any]) -> Iterator[Finding]:
-    """What the nodes' own words come to."""
+    """The findings about each node."""
     here = installed_versions()
     for node in report["nodes"]:
         if "error" in node:
             yield Finding(
                 "nodes", "wrong", f"it does not answer: {node['error']}",
-                "look at it, and ray up again", node["address"],
+                "look at that machine, then `ray up` again", node["address"],
             )  # fmt: skip
             continue
         yield _compare_versions(here, node)
@@ -63,7 +63,7 @@ def _compare_versions(here: Mapping[str, str], node: Mapping[str, Any]) -> Findi
 
 
 def _compared(name: str, version: str) -> str:
-    """What must be equal: of Python's version major and minor, which decide what pickles."""
+    """What must be equal. For Python the first two numbers, which decide what can be pickled."""
     return ".".join(version.split(".")[:2]) if name == "python" else version
 
 
@@ -103,7 +103,7 @@ def _agent(node: Mapping[str, Any]) -> Finding:
 def _mlflow(report: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[Finding]:
     if not node["mlflow"]:
         yield Finding(
-            "MLflow", "warning", "MLFLOW_TRACKING_URI names no server there: trials do not find it",
+            "MLflow", "warning", "MLFLOW_TRACKING_URI is not set there: trials find no MLflow",
             "export it before `ray start`, as clusters/node_env.sh does", node["address"],
         )  # fmt: skip
     for finding in node["mlflow"]:

@@ -1,12 +1,11 @@
-"""Which of the user's files a submitted sweep takes along, and the archive they travel in.
+"""Which of the user's files go to the cluster with a sweep, and the archive that holds them.
 
-They lie on the cluster as they lie here below the folder that one submits from, so that relative
-paths mean the same. What is outside of it goes to ``elsewhere/``.
+Files below the current folder keep their relative paths, so that those mean the same there. Files
+from outside of it go to ``elsewhere/``.
 """
 
 from __future__ import annotations
 
-import ast
 import io
 import os
 import zipfile
@@ -16,12 +15,13 @@ from pathlib import Path
 
 from trainables.errors import InputError
 from tuning.storage.disk import show_bytes
+from tuning.user_code.imports import imported_modules
+from tuning.user_code.versions import ROOMS
 
 # Of all files together, before they are compressed: a minute on a slow line. Ray's dashboard takes
 # 100 MiB, and keeps them in its head's memory.
 LIMIT_BYTES = 50_000_000
 _ELSEWHERE = "elsewhere"
-_OURS = ("search_spaces", "trainables", "tuning")  # are installed on the cluster
 _MOST_FILES_MEASURED = 100_000  # of one folder: it is not looked at any further
 
 # Never taken from a folder of code, beside what is hidden: what tools and trainings leave there.
@@ -72,10 +72,9 @@ class Package:
             return
         parts = ", ".join(f"{what} {show_bytes(n)}" for what, n in self.sizes.items() if n)
         raise InputError(
-            f"what this sweep needs from here is {show_bytes(self.n_bytes)} "
-            f"({self._endless or parts}), and at most "
-            f"{show_bytes(LIMIT_BYTES)} are sent along; put large data where all nodes of the "
-            "cluster can read it, and name it by that path or URI, such as "
+            f"the files that this sweep needs from here have {show_bytes(self.n_bytes)} "
+            f"({self._endless or parts}), and at most {show_bytes(LIMIT_BYTES)} are sent along; "
+            "put large data where all nodes of the cluster can read it, and name that place: "
             "--set data=/shared/flowers or --set data=s3://bucket/flowers"
         )
 
@@ -138,39 +137,18 @@ def imported_files(file: Path) -> list[Path]:
             continue
         found[current] = None
         if current.suffix == ".py":
-            for name in _imported_names(current):
-                todo += _modules_beside(folder, name)
+            for name in imported_modules(current, folder):
+                if name[0] not in ROOMS:
+                    todo += _module_files(folder.joinpath(*name))
     return list(found)
 
 
-def _imported_names(file: Path) -> Iterator[str]:
-    """The dotted names of what a file imports, wherever in it; ``a.b`` for ``from a import b``."""
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError, OSError):
-        return  # whoever imports it is told
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def _modules_beside(folder: Path, name: str) -> Iterator[Path]:
-    """The files in ``folder`` behind a dotted name: a module, a package, or none."""
-    parts = name.split(".")
-    if parts[0] in _OURS:
-        return
-    for part in parts:
-        if (folder / part / "__init__.py").is_file():
-            yield from _walk(folder / part, is_code=True)
-            return
-        if (module := folder / f"{part}.py").is_file():
-            yield module
-            return
-        folder = folder / part
-        if not folder.is_dir():
-            return
+def _module_files(path: Path) -> Iterator[Path]:
+    """The files of the module or package whose path is ``path``, without its ending; or none."""
+    if (path / "__init__.py").is_file():
+        yield from _walk(path, is_code=True)
+    elif path.with_suffix(".py").is_file():
+        yield path.with_suffix(".py")
 
 
 def _walk(path: Path, *, is_code: bool) -> Iterator[Path]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.domains import Choice, SearchSpace
+from trainables.data.paths import data_path
 from trainables.errors import InputError
 from trainables.tasks.row import TaskRow
 from trainables.tasks.table import task_row
@@ -62,7 +63,7 @@ def pack(values: Mapping[str, Any], space: SearchSpace, package: Package) -> dic
 
 
 def _pack_fixed(space: SearchSpace, row: TaskRow | None, package: Package) -> dict[str, str]:
-    """Take along the files that fixed settings name; returns what to call some of them there."""
+    """Take along the files that fixed settings name; returns those whose path changes."""
     moved = {}
     for name, value in space.fixed.items():
         path = _path_here(name, value, row)
@@ -74,7 +75,7 @@ def _pack_fixed(space: SearchSpace, row: TaskRow | None, package: Package) -> di
 
 
 def _pack_choices(space: SearchSpace, row: TaskRow | None, package: Package) -> None:
-    """Take along the files that are searched over; of a user's own training, no word is one."""
+    """Take along the files among the values to search, for tasks that say which are paths."""
     for name, domain in space.domains.items() if row is not None else ():
         for value in domain.options if isinstance(domain, Choice) else ():
             path = _path_here(name, value, row)
@@ -91,17 +92,18 @@ def _pack_choices(space: SearchSpace, row: TaskRow | None, package: Package) -> 
 def _path_here(name: str, value: Any, row: TaskRow | None) -> Path | None:
     """The file or folder of this machine that a setting names, if it does.
 
-    Of a user's own training nothing says which settings are paths: those are that exist.
+    For a user's own training nothing says which settings are paths, so any is that exists.
     """
     if not isinstance(value, str) or not value or "://" in value:
         return None
     if row is not None and (name not in row.path_fields or value in row.path_fields[name]):
         return None
     try:
-        path = Path(value).expanduser()
-        return path if path.exists() else None
+        if not Path(value).expanduser().exists():
+            return None
     except (OSError, RuntimeError, ValueError):  # too long for a name; ~ of nobody
         return None
+    return data_path(value, name)
 
 
 def _means(value: object, place: str) -> bool:

@@ -8,13 +8,13 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainables.errors import InputError, RunFailed
 from trainables.files import whole_folder
-from tuning.clusters.dashboard import Dashboard, Job
+from tuning.clusters.dashboard import Dashboard
 from tuning.clusters.jobs import STATE_FILE
-from tuning.clusters.submission import jobs_of, log_file, state_of, sweep_jobs
+from tuning.clusters.submission import jobs_of, state_of, sweep_jobs
 from tuning.clusters.watcher import JOB_LINK, SHOWN, SWEEP_LINK
 from tuning.record.events import EVENTS_FILE, SweepHistory, TrialRecord, read_history
 from tuning.record.standings import best_trial
@@ -25,6 +25,9 @@ from tuning.storage.checkpoints import best_key
 from tuning.storage.disk import folder_bytes
 from tuning.storage.open_store import store_of
 from tuning.storage.saved_sweeps import open_sweep
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
 
 FETCHED_FILE = "fetched.json"  # in a fetched folder: where it came from
 SUMMARY_FILE = "summary.json"
@@ -44,22 +47,22 @@ def list_sweeps(dashboard: Dashboard) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: str(row["started"]))
 
 
-def _job_document(name: str, jobs: list[Job]) -> dict[str, Any]:
+def _job_document(name: str, jobs: list[JobDetails]) -> dict[str, Any]:
     newest = jobs[-1]
     return {
         "sweep": name,
         "state": state_of(newest),
-        "job": newest.id,
-        "exit_code": newest.exit_code,
-        "started": _iso(jobs[0].started),
-        "ended": _iso(newest.ended),
+        "job": newest.submission_id,
+        "exit_code": newest.driver_exit_code,
+        "started": _iso(jobs[0].start_time),
+        "ended": _iso(newest.end_time),
     }
 
 
-def _iso(seconds: float | None) -> str | None:
-    if not seconds:
+def _iso(milliseconds: int | None) -> str | None:
+    if not milliseconds:
         return None
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(milliseconds / 1000))
 
 
 def describe_sweep(dashboard: Dashboard, name: str) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def describe_sweep(dashboard: Dashboard, name: str) -> dict[str, Any]:
 
 
 def _summary_there(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
-    """A summary with the cluster's paths; only there is known which checkpoints are kept."""
+    """A summary with the cluster's paths. Only the cluster knows which checkpoints are kept."""
     summary = summarize(sweep, history)
     if summary["best"] is not None:
         summary["best"]["checkpoint"] = None
@@ -99,10 +102,12 @@ def _summary_there(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
     }
 
 
-def last_lines(dashboard: Dashboard, job: Job) -> list[str]:
+def last_lines(dashboard: Dashboard, job: JobDetails) -> list[str]:
     """The end of what a job has printed, without what Ray adds."""
-    content = dashboard.read(log_file(job.id)) or b""
-    lines = [line for line in content.decode(errors="replace").splitlines() if line.strip()]
+    try:
+        lines = [line for line in dashboard.log(job.submission_id) if line.strip()]
+    except RunFailed as error:
+        return [f"its log can not be read: {error}"]
     return [line for line in lines if not is_of_ray(line)][-_N_LAST_LINES:]
 
 
@@ -133,7 +138,7 @@ def fetch_sweep(dashboard: Dashboard, name: str, target: Path) -> dict[str, Any]
     jobs_of(dashboard, name)
     if target.exists() and not (target / FETCHED_FILE).is_file():
         raise InputError(
-            f"--to {str(target)!r}: is there, and is no fetched sweep; choose another folder"
+            f"--to {str(target)!r}: exists, and is not a fetched sweep; choose another folder"
         )
     with whole_folder(target) as partial:
         for _ in range(_N_TRIES):
@@ -150,7 +155,9 @@ def fetch_sweep(dashboard: Dashboard, name: str, target: Path) -> dict[str, Any]
             if _moment(sweep, best) == _moment(sweep, _best(*again)):
                 break
         else:
-            raise RunFailed(f"the best checkpoint of sweep {name} changes all the time; try again")
+            raise RunFailed(
+                f"the best checkpoint of sweep {name} changed while it was copied; try again"
+            )
         _fetch_small_files(dashboard, name, partial)
         came_from = {"cluster": dashboard.url, "folder": sweep.began_in}
         (partial / FETCHED_FILE).write_text(json.dumps(came_from))
@@ -158,7 +165,7 @@ def fetch_sweep(dashboard: Dashboard, name: str, target: Path) -> dict[str, Any]
 
 
 def _fetched(name: str, target: Path, checkpoint: Path | None) -> dict[str, Any]:
-    """What was fetched, as a document; the summary of it is left in the folder, too."""
+    """What was fetched, as a document. Its summary is also written into the folder."""
     sweep = open_sweep(str(target), target.parent)
     summary = summarize(sweep, read_history(target))
     (target / SUMMARY_FILE).write_text(json.dumps(summary, indent=1))

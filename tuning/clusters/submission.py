@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainables.errors import InputError, RunFailed, unknown
-from tuning.clusters.dashboard import Dashboard, Job, connect
+from tuning.clusters.dashboard import Dashboard, connect
 from tuning.clusters.jobs import FILES, JOB_FILE, SWEEP_KEY, Submitted, next_job_id
 from tuning.clusters.package import Package
 from tuning.clusters.watcher import STOP_SECONDS, VERSIONS_FILE, entrypoint, job_environment
 from tuning.user_code.versions import installed_versions
 
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
+
 DEFAULT_CLUSTER_FILE = Path("cluster.yaml")
 _SECONDS_TO_PREPARE = 180.0
 _SECONDS_BETWEEN_LOOKS = 0.5
-_SECONDS_FOR_REVIVAL = 30.0
+_SECONDS_FOR_REVIVAL = 60.0  # of a job that is lost
 
 # how a job stands, in the words of `thaw status`
 _STATES = {"PENDING": "pending", "RUNNING": "running", "SUCCEEDED": "done", "STOPPED": "stopped"}
@@ -55,8 +60,8 @@ def reach(cluster_file: Path | None, address: str | None) -> Iterator[Cluster]:
         cluster_file = DEFAULT_CLUSTER_FILE
         if not cluster_file.is_file():
             raise InputError(
-                "which cluster? Give --cluster FILE, as for `ray up`, or --address of its "
-                f"dashboard; there is no {str(DEFAULT_CLUSTER_FILE)!r} here"
+                "no cluster is named: give --cluster FILE (its file for `ray up`) or --address URL "
+                f"(its dashboard); there is no {str(DEFAULT_CLUSTER_FILE)!r} here"
             )
     from tuning.clusters.cluster_file import read_cluster_file
     from tuning.clusters.tunnel import open_tunnel
@@ -82,14 +87,14 @@ def check_versions(dashboard: Dashboard) -> str | None:
         _prepare(dashboard)
         shown = dashboard.read(VERSIONS_FILE)
     if shown is None:
-        raise RunFailed("the cluster's head does not show what is installed on it")
+        raise RunFailed("the cluster's head does not say what is installed there")
     there = {**json.loads(shown), **there}
     _refuse_different(here, there)
     if here["code"] == there.get("code"):
         return None
     return (
-        f"both have Thaw {here.get('thaw')}, but the cluster's code differs from that here, and "
-        "the cluster's runs; `ray up --no-restart` brings it up to date"
+        f"both have Thaw {here.get('thaw')}, but the cluster's code differs from the code here. "
+        "The sweep runs the cluster's code; `ray up --no-restart` brings it up to date"
     )
 
 
@@ -102,22 +107,20 @@ def _refuse_different(here: Mapping[str, str], there: Mapping[str, str]) -> None
     different = [f"{n} {a} here, {b} there" for n, (a, b) in pairs.items() if a != b]
     if different:
         raise InputError(
-            f"this machine and the cluster do not agree: {'; '.join(different)}; nothing was sent. "
-            "Install the same here (uv sync), or there (`ray up` installs what this checkout has)"
+            f"versions differ: {'; '.join(different)}; nothing was sent. Install the same "
+            "versions: `uv sync` does so here, `ray up` on the cluster"
         )
 
 
 def _prepare(dashboard: Dashboard) -> None:
-    """Have the head show its versions: that of a cluster not started by our own files does not."""
+    """Have the head show its versions. One that was not started by our files does not yet."""
     job_id = f"thaw-prepare-{uuid.uuid4().hex[:8]}"
-    dashboard.submit(
-        job_id, "python -m tuning.clusters.supervise prepare", metadata={}, runtime_env={}
-    )
+    dashboard.submit(job_id, "python -m tuning.clusters.supervise prepare")
     job = wait_until_ended(dashboard, job_id, _SECONDS_TO_PREPARE)
-    if job.exit_code == 0:
+    if job.driver_exit_code == 0:
         dashboard.delete(job_id)
         return
-    log = (dashboard.read(log_file(job_id)) or b"").decode(errors="replace").strip()
+    log = "\n".join(dashboard.log(job_id)).strip()
     if "No module named" in log or "not found" in log:
         raise InputError(
             "Thaw is not installed on the cluster's head, or not in the Python that Ray runs its "
@@ -126,7 +129,7 @@ def _prepare(dashboard: Dashboard) -> None:
     raise RunFailed(f"the cluster's head can not be prepared; job {job_id} says:\n{log}")
 
 
-def wait_until_ended(dashboard: Dashboard, job_id: str, seconds: float) -> Job:
+def wait_until_ended(dashboard: Dashboard, job_id: str, seconds: float) -> JobDetails:
     """Wait for a job to end.
 
     Raises:
@@ -137,23 +140,29 @@ def wait_until_ended(dashboard: Dashboard, job_id: str, seconds: float) -> Job:
         job = dashboard.job(job_id)
         if job is None:
             raise RunFailed(f"the cluster no longer knows job {job_id}")
-        if job.has_ended:
+        if job.status.is_terminal():
             return job
         if time.monotonic() > until:
             raise RunFailed(f"job {job_id} has not ended within {seconds:g} s")
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
-def sweep_jobs(dashboard: Dashboard) -> dict[str, list[Job]]:
+def has_ended(dashboard: Dashboard, job: JobDetails) -> bool:
+    """Whether a job has ended by now, or the cluster has forgotten it."""
+    now = dashboard.job(job.submission_id)
+    return now is None or bool(now.status.is_terminal())
+
+
+def sweep_jobs(dashboard: Dashboard) -> dict[str, list[JobDetails]]:
     """The jobs of every submitted sweep that the cluster knows of, oldest first."""
-    found: dict[str, list[Job]] = {}
+    found: dict[str, list[JobDetails]] = {}
     for job in dashboard.jobs():
-        if name := job.metadata.get(SWEEP_KEY):
+        if name := (job.metadata or {}).get(SWEEP_KEY):
             found.setdefault(name, []).append(job)
     return found
 
 
-def jobs_of(dashboard: Dashboard, name: str) -> list[Job]:
+def jobs_of(dashboard: Dashboard, name: str) -> list[JobDetails]:
     """The jobs of one sweep, oldest first.
 
     Raises:
@@ -171,10 +180,10 @@ def log_file(job_id: str) -> str:
     return f"job-driver-{job_id}.log"
 
 
-def state_of(job: Job) -> str:
+def state_of(job: JobDetails) -> str:
     """How a sweep's job stands."""
     if job.status == "FAILED":
-        return _FAILED_STATES.get(job.exit_code, LOST)
+        return _FAILED_STATES.get(job.driver_exit_code, LOST)
     return _STATES[job.status]
 
 
@@ -187,22 +196,24 @@ def submit(dashboard: Dashboard, submitted: Submitted, package: Package) -> str:
     package.check_size()
     job_id = _free_job_id(sweep_jobs(dashboard).get(submitted.name, []), submitted)
     description = json.dumps(asdict(submitted)).encode()
-    uri = dashboard.upload(package.archive({JOB_FILE: description}, below=FILES))
-    dashboard.submit(
-        job_id,
-        entrypoint(submitted.name, job_id, is_sent=True),
-        metadata={SWEEP_KEY: submitted.name},
-        runtime_env={"working_dir": uri, **job_environment()},
-    )
+    with tempfile.NamedTemporaryFile(prefix="thaw-submit-", suffix=".zip") as archive:
+        archive.write(package.archive({JOB_FILE: description}, below=FILES))
+        archive.flush()
+        dashboard.submit(
+            job_id,
+            entrypoint(submitted.name, job_id, is_sent=True),
+            metadata={SWEEP_KEY: submitted.name},
+            runtime_env={"working_dir": archive.name, **job_environment()},
+        )
     return job_id
 
 
-def _free_job_id(jobs: list[Job], submitted: Submitted) -> str:
+def _free_job_id(jobs: list[JobDetails], submitted: Submitted) -> str:
     name = submitted.name
     if not jobs:
         return name
     newest = jobs[-1]
-    if not newest.has_ended:
+    if not newest.status.is_terminal():
         raise InputError(
             f"sweep {name} is {state_of(newest)} on this cluster already; `thaw status {name}`, "
             "or another --name"
@@ -212,7 +223,7 @@ def _free_job_id(jobs: list[Job], submitted: Submitted) -> str:
             f"--name {name!r}: a sweep of that name was submitted to this cluster before; `thaw "
             f"submit --resume {name}` continues it, another --name starts a new one"
         )
-    return next_job_id(newest.id)
+    return next_job_id(newest.submission_id)
 
 
 def stop_sweep(dashboard: Dashboard, name: str, say: Callable[[str], None]) -> None:
@@ -222,16 +233,20 @@ def stop_sweep(dashboard: Dashboard, name: str, say: Callable[[str], None]) -> N
         InputError: the cluster knows no such sweep.
         RunFailed: it does not end.
     """
-    job = _newest_that_lasts(dashboard, name)
-    if job.has_ended:
+    job = newest_job(dashboard, name)
+    if job.status.is_terminal():
         return
-    say(f"stopping sweep {name}: its trials end, and all is written …")
-    dashboard.stop(job.id)
-    wait_until_ended(dashboard, job.id, STOP_SECONDS + 30.0)
+    say(f"stopping sweep {name}, and waiting until its trials have ended and all is written …")
+    dashboard.stop(job.submission_id)
+    wait_until_ended(dashboard, job.submission_id, STOP_SECONDS + 30.0)
 
 
-def _newest_that_lasts(dashboard: Dashboard, name: str) -> Job:
-    """The newest job of a sweep; one that is lost is given the time to be started again."""
+def newest_job(dashboard: Dashboard, name: str) -> JobDetails:
+    """The newest job of a sweep. If it is lost, the one that goes on, if that comes in a minute.
+
+    Raises:
+        InputError: the cluster knows no such sweep.
+    """
     until = time.monotonic() + _SECONDS_FOR_REVIVAL
     while True:
         job = jobs_of(dashboard, name)[-1]

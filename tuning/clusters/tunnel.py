@@ -1,4 +1,4 @@
-"""SSH to a cluster's head: a command's output, and tunnels that end when we do, however we do."""
+"""SSH to a cluster's head: runs commands, and opens tunnels that end with this process."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def ssh_command(cluster: ClusterFile, *options: str) -> list[str]:
 
 
 def _host_key_settings(cluster: ClusterFile) -> dict[str, str]:
-    """One's own machines keep their keys; a cloud gives its addresses to ever new ones."""
+    """One's own machines keep their keys; a cloud gives an address to ever new machines."""
     if cluster.is_local:
         known = _own_folder() / f"{cluster.name}.known_hosts"
         return {"StrictHostKeyChecking": "accept-new", "UserKnownHostsFile": f'"{known}"'}

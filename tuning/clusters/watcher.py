@@ -23,8 +23,15 @@ from typing import Any
 from trainables.errors import RunFailed
 from trainables.files import write_whole
 from tuning.clusters.dashboard import Dashboard
-from tuning.clusters.jobs import SWEEP_KEY, JobRecord, State, all_records, next_job_id
-from tuning.clusters.supervise import JOB_CONFIG_VARIABLE, n_epochs, sweeps_folder_of
+from tuning.clusters.jobs import (
+    SWEEP_KEY,
+    JobRecord,
+    State,
+    all_records,
+    next_job_id,
+    sweeps_folder_of,
+)
+from tuning.clusters.supervisor import JOB_CONFIG_VARIABLE, n_epochs
 from tuning.user_code.versions import installed_versions
 
 SHOWN = "thaw"  # the folder among Ray's logs
@@ -45,7 +52,7 @@ def entrypoint(name: str, job_id: str, *, is_sent: bool) -> str:
 
 
 def job_environment() -> dict[str, Any]:
-    """The part of a job's runtime environment that all have."""
+    """What the runtime environments of all jobs have in common."""
     return {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
 
 
@@ -57,15 +64,17 @@ def prepare() -> None:
     prepare_ray()
     import ray
 
-    ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
-    logs = _logs_folder()
+    context = ray.init(
+        address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR"
+    )
+    logs = Path(context.address_info["session_dir"]) / "logs"
     show_versions(logs)
     for record in all_records():
         show_sweep(record, logs)
-    _ensure_watcher()
+    _ensure_watcher(logs)
 
 
-def _ensure_watcher() -> None:
+def _ensure_watcher(logs: Path) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -81,7 +90,7 @@ def _ensure_watcher() -> None:
             max_restarts=-1,
             scheduling_strategy=here,
         )
-        .remote()
+        .remote(logs)
     )
     ray.get(watcher.is_watching.remote(), timeout=120)
 
@@ -89,8 +98,8 @@ def _ensure_watcher() -> None:
 class Watcher:
     """Looks after submitted sweeps for as long as Ray runs."""
 
-    def __init__(self) -> None:
-        logs = _logs_folder()
+    def __init__(self, logs: Path) -> None:
+        """Begin; ``logs`` is where Ray keeps this head's logs in this session."""
         self._thread = threading.Thread(target=_watch, args=(logs,), daemon=True)
         self._thread.start()
 
@@ -124,15 +133,8 @@ def _own_dashboard() -> Dashboard:
     return Dashboard(ray_address_to_api_server_url(address), read_token())
 
 
-def _logs_folder() -> Path:
-    """Where Ray keeps this node's logs in this session."""
-    from ray._private.worker import global_worker
-
-    return Path(global_worker.node.get_logs_dir_path())
-
-
 def show_versions(logs: Path) -> None:
-    """Let people read what is installed here before they send anything."""
+    """Show what is installed here to those who are about to submit something."""
     path = logs / VERSIONS_FILE
     path.parent.mkdir(exist_ok=True)
     write_whole(path, json.dumps(installed_versions()))
@@ -164,7 +166,7 @@ def look_after(record: JobRecord, dashboard: Dashboard) -> None:
     if state is None or state.phase != "running":
         return
     job = dashboard.job(state.job_id)
-    if job is not None and not job.has_ended:
+    if job is not None and not job.status.is_terminal():
         return
     state = record.state()  # anew: a supervisor writes its last word before its job ends
     if state is None or state.phase != "running":
@@ -179,8 +181,8 @@ def look_after(record: JobRecord, dashboard: Dashboard) -> None:
 
 
 def _revived(record: JobRecord, state: State, *, is_known: bool) -> State:
-    """The state with one more life, or without hope where five have led to nothing."""
-    if not is_known:  # by a Ray that was started anew, or has not taken it the last time
+    """The state with a new job, or given up after five jobs without a new epoch."""
+    if not is_known:  # Ray was started anew, or did not take the job the last time
         return state
     submitted = record.submitted()
     folder = state.folder or str(Path(sweeps_folder_of(submitted)) / submitted.name)

@@ -1,4 +1,4 @@
-"""The commands for sweeps on a cluster: submit, status, logs, stop and fetch."""
+"""`thaw submit`: what a sweep takes along to a cluster, and how it is followed there."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tuning.command_line.parameters import (
+    INTERRUPTED,
+    from_command_line,
+    stdout_for_json_only,
+)
+from tuning.record.option_checks import read_values
+from tuning.record.options import RESUMABLE
+
 if TYPE_CHECKING:
     from tuning.clusters.jobs import Submitted
     from tuning.clusters.package import Package
     from tuning.clusters.submission import Cluster
 
-INTERRUPTED = 130
 _FAILED_CODES = {"failed": 1, "lost": 1, "wrong input": 2, "stopped": INTERRUPTED}
 
 ClusterFile = Annotated[
@@ -25,16 +32,12 @@ ClusterFile = Annotated[
     typer.Option(
         "--cluster",
         metavar="FILE",
-        help="The cluster's file, as for `ray up`; default: cluster.yaml here.",
+        help="The cluster's file for `ray up`. Default: cluster.yaml in this folder.",
     ),
 ]
 DashboardAddress = Annotated[
     str | None,
-    typer.Option("--address", metavar="URL", help="Of the cluster's dashboard, instead."),
-]
-SubmittedName = Annotated[str, typer.Argument(help="A submitted sweep's name.", show_default=False)]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")
+    typer.Option("--address", metavar="URL", help="Its dashboard's address, instead of --cluster."),
 ]
 
 _NOT_SENT = ("address", "sweeps_folder", "dry_run", "as_json")  # parameters of `thaw sweep`
@@ -49,14 +52,16 @@ def submit_command(sweep: Callable[..., None], resume: Callable[..., None]) -> C
     of_resume = inspect.signature(resume, eval_str=True).parameters
     own = dict(inspect.signature(_own_options, eval_str=True).parameters)
     of_both = {**of_sweep, "accept_changes": of_resume["accept_changes"]}
+    own = {name: p.replace(kind=p.KEYWORD_ONLY) for name, p in own.items()}
     parameters = [*own.values(), *(p for name, p in of_both.items() if name not in own)]
 
     def submit(context: typer.Context, **values: Any) -> None:
-        """Run a sweep on a cluster; it goes on when this machine is switched off.
+        """Run a sweep on a cluster. It goes on when this machine is switched off.
 
-        Takes every option of `thaw sweep`, sends a file of your own with what it
-        imports beside it, and small data. The sweep's name is what status, logs,
-        stop and fetch know it by; `thaw submit --resume NAME` continues it there.
+        It takes every option of `thaw sweep`. If SPACE is a file of yours, the
+        modules that it imports from its folder are sent along, and small data too.
+        The commands status, logs, stop and fetch take the sweep's name;
+        `thaw submit --resume NAME` continues it on the cluster.
         """
         given = {n for n in values if _is_given(context, n)}
         _submit(values, given, _parameters_of(context, "sweep"), _parameters_of(context, "resume"))
@@ -69,19 +74,19 @@ def _own_options(
     context: typer.Context,
     space: Annotated[
         str | None,
-        typer.Argument(help="A built-in search space, or a .py file; with --resume a changed one."),
+        typer.Argument(help="A built-in search space or a .py file; with --resume, a changed one."),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Go on with a sweep of the cluster.")
+        str | None, typer.Option(metavar="NAME", help="Continue a sweep that was submitted before.")
     ] = None,
     send: Annotated[
         list[Path] | None,
-        typer.Option(help="Another file or folder that the training reads. May be repeated."),
+        typer.Option(help="A further file or folder that training reads. May be repeated."),
     ] = None,
     cluster: ClusterFile = None,
     address: DashboardAddress = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Show it as it runs; Ctrl-C leaves it running.")
+        bool, typer.Option("--follow", help="Show the sweep as it runs. Ctrl-C leaves it running.")
     ] = False,
 ) -> None:
     """The options that are not those of ``sweep``, or differ from them."""
@@ -106,17 +111,18 @@ def _submit(
     if values["resume"] is not None:
         submitted, package = _continued(values, given, of_resume)
     elif values["space"] is None:
-        raise InputError("SPACE is missing: a built-in one or a .py file, or --resume NAME")
+        raise InputError("SPACE is missing: give a built-in one, a .py file, or --resume NAME")
     elif "accept_changes" in given:
-        raise InputError("--accept-changes: is for --resume NAME; a new sweep has no changes")
+        raise InputError("--accept-changes: is for --resume NAME only; a new sweep has no changes")
     else:
         resolved = _resolved(values)
         submitted, package = _described(values, given, of_sweep, resolved)
         if values["dry_run"]:
-            from tuning.command_line.cli import show_dry_run
+            from tuning.command_line.sweep_commands import show_dry_run
 
             folder = Path(submitted.sweeps_folder or "~/sweeps") / submitted.name
-            show_dry_run(replace(resolved, folder=folder), values["as_json"])
+            note = "the cluster reads the data when the sweep starts"
+            show_dry_run(replace(resolved, folder=folder), [note], values["as_json"])
             return
     from tuning.clusters.submission import reach
 
@@ -134,10 +140,9 @@ def _submit(
 def _resolved(values: Mapping[str, Any]) -> Any:
     """The sweep, checked as far as this machine can."""
     from tuning.before_start.options import resolve
-    from tuning.command_line.cli import stdout_for_json_only, sweep_options
 
     with stdout_for_json_only():  # a user's file may print
-        return resolve(sweep_options(values), elsewhere=True)
+        return resolve(from_command_line(values), elsewhere=True)
 
 
 def _described(
@@ -171,7 +176,7 @@ def _continued(
         InputError: an option is not one that a sweep can be continued with.
     """
     from trainables.errors import InputError
-    from tuning.before_start.resume_options import check_goals
+    from tuning.before_start.resume_options import check_changes
     from tuning.before_start.spaces import load_space
     from tuning.clusters.jobs import Submitted
     from tuning.clusters.sending import as_arguments
@@ -185,7 +190,7 @@ def _continued(
             f"--{wrong[0].replace('_', '-')}: can not be given with --resume; valid: "
             f"{', '.join(names)}"
         )
-    check_goals(**{n: values[n] for n in inspect.signature(check_goals).parameters})
+    check_changes(read_values({name: values[name] for name in RESUMABLE if name in given}))
     package = _package(values)
     there = dict(values)
     if values["space"] is not None:
@@ -208,14 +213,12 @@ def _sweeps_folder(values: Mapping[str, Any], given: Collection[str]) -> str | N
 
 
 def _package(values: Mapping[str, Any]) -> Package:
-    from trainables.errors import InputError
+    from trainables.data.paths import data_path
     from tuning.clusters.package import Package
 
     package = Package(Path.cwd())
     for path in values["send"] or ():
-        if not path.exists():
-            raise InputError(f"--send {str(path)!r}: there is no such file or folder")
-        package.add_data(path, f"--send {path}")
+        package.add_data(data_path(str(path), "--send"), f"--send {path}")
     return package
 
 
@@ -242,113 +245,26 @@ def _show_submitted(document: Mapping[str, Any], option: str) -> None:
     name, n_files = document["sweep"], len(document["sent_files"])
     sent = f", with {n_files} files of {show_bytes(document['sent_bytes'])}" if n_files else ""
     print(f"submitted sweep {name}{sent}")
-    _show_commands(
+    show_commands(
         option, f"status {name}", f"logs {name} --follow", f"stop {name}", f"fetch {name}"
     )
 
 
-def _show_commands(option: str, *commands: str) -> None:
-    from tuning.command_line.tables import thaw_command
+def show_commands(option: str, *commands: str) -> None:
+    from tuning.command_line.printing import thaw_command
 
     print("\nnext")
     for command in commands:
         print(f"  {thaw_command()} {command} {option}")
 
 
-def status(
-    name: Annotated[
-        str | None, typer.Argument(help="A submitted sweep's name; default: list them all.")
-    ] = None,
-    cluster: ClusterFile = None,
-    address: DashboardAddress = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the sweeps that were submitted to a cluster, or show how one of them stands."""
-    from tuning.clusters.sent_sweeps import describe_sweep, list_sweeps
-    from tuning.clusters.submission import reach
-    from tuning.command_line.tables import submitted_table, sweep_status
-
-    with reach(cluster, address) as reached:
-        if name is None:
-            rows = list_sweeps(reached.dashboard)
-            print(json.dumps(rows, indent=1)) if as_json else submitted_table(rows)
-        else:
-            document = describe_sweep(reached.dashboard, name)
-            print(json.dumps(document, indent=1)) if as_json else sweep_status(document)
-
-
-def logs(
-    name: SubmittedName,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Go on until the sweep has ended.")
-    ] = False,
-    cluster: ClusterFile = None,
-    address: DashboardAddress = None,
-    as_json: AsJson = False,
-) -> None:
-    """Print what a submitted sweep has printed on the cluster."""
-    from tuning.clusters.follow import print_log
-    from tuning.clusters.submission import reach
-
-    if follow and as_json:
-        raise typer.BadParameter("--follow and --json can not be combined")
-    with reach(cluster, address) as reached:
-        lines = print_log(reached.dashboard, name, follow=follow)
-        if as_json:
-            print(json.dumps({"sweep": name, "lines": list(lines)}, indent=1))
-            return
-        for line in lines:
-            print(line, flush=follow)
-
-
-def stop(
-    name: SubmittedName,
-    cluster: ClusterFile = None,
-    address: DashboardAddress = None,
-    as_json: AsJson = False,
-) -> None:
-    """Interrupt a submitted sweep in order; `thaw submit --resume NAME` continues it."""
-    from tuning.clusters.sent_sweeps import describe_sweep
-    from tuning.clusters.submission import reach, stop_sweep
-    from tuning.command_line.tables import sweep_status
-
-    with reach(cluster, address) as reached:
-        stop_sweep(reached.dashboard, name, lambda message: print(message, file=sys.stderr))
-        document = describe_sweep(reached.dashboard, name)
-    if as_json:
-        print(json.dumps(document, indent=1))
-        return
-    sweep_status(document)
-    if document["state"] == "stopped":
-        _show_commands(reached.option, f"submit --resume {name}", f"fetch {name}")
-
-
-def fetch(
-    name: SubmittedName,
-    to: Annotated[
-        Path | None, typer.Option("--to", metavar="FOLDER", help="Default: sweeps/NAME.")
-    ] = None,
-    cluster: ClusterFile = None,
-    address: DashboardAddress = None,
-    as_json: AsJson = False,
-) -> None:
-    """Bring a submitted sweep's record and best checkpoint here, for trials, best and predict."""
-    from tuning.clusters.sent_sweeps import fetch_sweep
-    from tuning.clusters.submission import reach
-    from tuning.command_line.tables import fetched_table
-
-    target = to or Path("sweeps") / name
-    with reach(cluster, address) as reached:
-        document = fetch_sweep(reached.dashboard, name, target.resolve())
-    print(json.dumps(document, indent=1)) if as_json else fetched_table(document)
-
-
 def _follow(cluster: Cluster, name: str, as_json: bool) -> None:
     """Show a sweep until it has ended, and exit as it did."""
     from tuning.clusters.follow import Follower
     from tuning.clusters.sent_sweeps import describe_sweep
+    from tuning.command_line.cluster_tables import sweep_status
     from tuning.command_line.live_view import make_view
-    from tuning.command_line.tables import sweep_status, thaw_command
+    from tuning.command_line.printing import thaw_command
 
     print(f"submitted sweep {name}; Ctrl-C leaves it running", file=sys.stderr)
     try:
@@ -365,6 +281,6 @@ def _follow(cluster: Cluster, name: str, as_json: bool) -> None:
         print(json.dumps(document, indent=1))
     else:
         sweep_status(document)
-        _show_commands(cluster.option, f"fetch {name}")
+        show_commands(cluster.option, f"fetch {name}")
     if code := _FAILED_CODES.get(document["state"]):
         sys.exit(code)

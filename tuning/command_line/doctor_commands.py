@@ -9,35 +9,37 @@ from typing import Annotated
 
 import typer
 
+from tuning.command_line.parameters import AsJson
 from tuning.doctor.findings import Finding
 
 ClusterOption = Annotated[
-    Path | None, typer.Option("--cluster", help="A cluster file, as `ray up` takes it.")
+    Path | None, typer.Option("--cluster", metavar="FILE", help="A cluster's file for `ray up`.")
 ]
 
 
 def doctor(
     cluster: ClusterOption = None,
     address: Annotated[
-        str | None, typer.Option(help="Of a running cluster's dashboard: http://HOST:8265.")
+        str | None,
+        typer.Option(
+            metavar="URL", help="A running cluster's dashboard, such as http://HOST:8265."
+        ),
     ] = None,
     sweeps_folder: Annotated[
         str | None,
         typer.Option(
-            "--sweeps-folder", help="Path or URI of sweeps, which every node must be able to write."
+            "--sweeps-folder", help="Path or URI for sweeps, to see whether it can be written."
         ),
     ] = None,
     tracking_uri: Annotated[
-        str | None, typer.Option("--tracking-uri", help="MLflow, as for a sweep on this machine.")
+        str | None, typer.Option("--tracking-uri", help="MLflow's address, as for `thaw sweep`.")
     ] = None,
     mend: Annotated[
-        bool, typer.Option("--mend", help="Make the token if it is missing; keep it private.")
+        bool, typer.Option("--mend", help="Make the token file if it is missing, for you alone.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Find out what is wrong with this machine, or with a running cluster, and how to mend it."""
+    """Find out what is wrong with this machine or a running cluster, and how to mend it."""
     from tuning.doctor.findings import is_well, to_document
 
     if cluster is not None and address is not None:
@@ -66,15 +68,11 @@ def _examine_here(
 
 
 def _examine_address(address: str, storage: str | None) -> Iterator[Finding]:
-    from trainables.errors import InputError
     from tuning.clusters.cluster_doctor import Cluster, examine_cluster
+    from tuning.clusters.dashboard_http import dashboard_url
     from tuning.doctor.auth_token import read_token
 
-    if not address.startswith(("http://", "https://")):
-        raise InputError(
-            f"--address = {address!r}: must be a dashboard's, such as http://127.0.0.1:8265"
-        )
-    return examine_cluster(Cluster(address.rstrip("/"), read_token(), storage=storage))
+    return examine_cluster(Cluster(dashboard_url(address), read_token(), storage=storage))
 
 
 def _examine_file(path: Path, storage: str | None) -> Iterator[Finding]:
@@ -102,7 +100,7 @@ def _show(findings: Iterable[Finding]) -> list[Finding]:
         if finding.mend and finding.state != "ok":
             print(f"{'':21}mend: {finding.mend}", flush=True)
     n_wrong = sum(finding.state == "wrong" for finding in found)
-    print("all is well" if n_wrong == 0 else f"{n_wrong} wrong")
+    print("all is well" if n_wrong == 0 else f"problems found: {n_wrong}")
     return found
 
 

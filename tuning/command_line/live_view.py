@@ -10,7 +10,8 @@ from rich.live import Live
 from rich.table import Table
 
 from tuning.after.results import progress, searched
-from tuning.record.events import ENDED_STATES, Best, Event, SweepHistory, describe_packing
+from tuning.record.events import ENDED_STATES, Event, SweepHistory, describe_packing
+from tuning.record.ranking import Best
 from tuning.record.standings import count_states
 from tuning.record.sweep import Sweep
 
@@ -36,11 +37,11 @@ class _Progress:
     def update(self, event: Event) -> None:
         if event["event"] == "trial_ended" and event["state"] in _AT_REST:
             trial = self._history.trial(event["trial"])
-            if trial.confirms is None:
+            if trial.kind == "trial":
                 self._best.add(trial)
 
     def _news(self, event: Event) -> str | None:
-        """What went wrong without ending a trial and what came of it, or what comes next."""
+        """A line about an event that ends no trial; None if there is nothing to tell."""
         if event["event"] == "confirmation_planned":
             numbers = ", ".join(map(str, event["candidates"]))
             seeds = ", ".join(map(str, event["seeds"]))
@@ -71,7 +72,7 @@ class _Progress:
         return ", ".join(parts)
 
     def _seconds_left(self) -> float | None:
-        """By the pace of this sitting, and by the time budget."""
+        """Estimated by the pace so far and by the time budget; None before the first trial ends."""
         by_budget = None
         if self._sweep.time_budget_seconds is not None:
             spent = self._history.spent.wall_seconds + self._elapsed()
@@ -83,7 +84,7 @@ class _Progress:
         return by_pace if by_budget is None else min(by_pace, by_budget)
 
     def _n_done(self) -> int:
-        """Trials at rest: a frozen one seldom goes on."""
+        """Number of trials that have ended or are frozen; a frozen one seldom goes on."""
         counts = count_states(self._history)
         return sum(counts.get(state, 0) for state in _AT_REST)
 
@@ -108,7 +109,7 @@ class PlainView(_Progress):
             self._frozen.discard(event["trial"])
         elif event["event"] == "trial_ended":
             if event["trial"] in self._frozen:
-                return  # at the end of the sweep, when nothing more will come of it
+                return  # this was told when it was frozen; now the sweep ends
             trial = self._history.trial(event["trial"])
             if event["state"] == "frozen":
                 self._frozen.add(event["trial"])
@@ -172,7 +173,7 @@ class LiveView(_Progress):
         for trial in running + self._best.trials[: max(0, _N_SHOWN - len(running))]:
             value = trial.value(sweep.metric, sweep.mode)
             table.add_row(
-                str(trial.number) if trial.confirms is None else f"{trial.confirms} again",
+                str(trial.number) if trial.repeats is None else f"{trial.repeats} again",
                 trial.state,
                 str(max(list(trial.curve), default=0)),
                 "" if value is None else f"{value:.4f}",

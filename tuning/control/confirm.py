@@ -7,17 +7,18 @@ the trial they confirm is kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-from tuning.record.events import (
-    ENDED_STATES,
-    ConfirmationPlan,
-    Record,
-    SweepHistory,
-    TrialRecord,
-    ranked,
-)
+from tuning.control.goals import OF_FAILURE, Ending
+from tuning.control.runs import Orders
+from tuning.control.trials import Trials
+from tuning.hosting.assignment import EpochResult
+from tuning.record.events import ENDED_STATES, Record, SweepHistory, TrialRecord, TrialState
+from tuning.record.plans import ConfirmationPlan
+from tuning.record.ranking import ranked
 from tuning.record.sweep import Sweep
+from tuning.storage.stores import trial_key
 
 FIRST_NUMBER = 1_000_000  # of confirmation runs: a sweep's trials are numbered without gaps
 # Beyond the sweep's own seed. `retrain` takes the next after that, and should meet none of these:
@@ -25,28 +26,52 @@ FIRST_NUMBER = 1_000_000  # of confirmation runs: a sweep's trials are numbered 
 _FIRST_FRESH_SEED = 1_000
 
 
-class Confirmation:
+class Confirmations:
     """The confirmation runs of a sweep that are still to be done."""
 
-    def __init__(self, sweep: Sweep, record: Record) -> None:
+    def __init__(self, sweep: Sweep, record: Record, trials: Trials) -> None:
         self._sweep = sweep
         self._record = record
+        self._trials = trials
         self._queue: list[TrialRecord] | None = None  # None: not planned in this sitting
 
     @property
-    def exhausted(self) -> bool:
-        """Whether none is left to be started."""
-        return self._sweep.confirm == 0 or self._queue == []
+    def n_ahead(self) -> int:
+        return self._sweep.confirm * self._sweep.confirm_seeds
+
+    def is_over(self, n_running: int) -> bool:
+        """Whether none is left to be started, or is wanted."""
+        if self._sweep.confirm == 0 or self._trials.ending.by in OF_FAILURE:
+            return True
+        return self._queue == [] and not n_running
 
     def next(self) -> TrialRecord | None:
         """The next run; call when all trials of the search have ended."""
         if self._queue is None:
+            self._trials.end(self._trials.ending)
             self._queue = list(self._plan())
         return self._queue.pop(0) if self._queue else None
 
     def again(self, run: TrialRecord) -> None:
-        """Let a run be the next once more."""
         self._queue = [run, *(self._queue or [])]
+
+    def orders(self, run: TrialRecord) -> Orders:
+        # A value that no epoch beats, so that none is saved for being the best.
+        unreachable = math.inf if self._sweep.mode == "max" else -math.inf
+        return Orders(trial_key(run.number), save_beyond=unreachable)
+
+    def observe(self, run: TrialRecord, result: EpochResult) -> TrialState | None:
+        self._trials.keeper.look()
+        return None
+
+    def ended(self, run: TrialRecord) -> None:
+        self._trials.keeper.discard(run)
+
+    def end(self, ending: Ending) -> None:
+        """Nothing: what ends the trials ends these too."""
+
+    def close(self, *, is_done: bool) -> None:
+        """Nothing: the record has it all."""
 
     def _plan(self) -> Iterator[TrialRecord]:
         """What the record lacks of the best configurations × fresh seeds."""
@@ -59,14 +84,21 @@ class Confirmation:
             self._record.append(
                 "confirmation_planned", candidates=plan.candidates, seeds=plan.seeds
             )
-        known = {(run.confirms, run.config["seed"]): run for run in history.confirmations.values()}
+        known = {(run.repeats, run.config["seed"]): run for run in history.confirmations.values()}
         number = FIRST_NUMBER + len(known)
         for seed in seeds:
             for trial in candidates:
                 run = known.get((trial.number, seed))
                 if run is None:
                     config = {**trial.config, "seed": seed}
-                    yield TrialRecord(number, config, trial.point, confirms=trial.number)
+                    yield TrialRecord(
+                        number,
+                        config,
+                        trial.point,
+                        kind="confirmation",
+                        repeats=trial.number,
+                        name=f"confirmation of trial {trial.number} with seed {seed}",
+                    )
                     number += 1
                 elif run.state not in ENDED_STATES:
                     yield run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 # Bytes that torch's allocator holds for each byte allocated at the peak. Assumed: its blocks are
 # rounded up, and freed ones do not always fit what is asked for next.
 FRAGMENTATION = 1.25
@@ -47,3 +49,21 @@ class Packing:
         """
         if trials_per_gpu > 1:
             self._most = min(self._most, trials_per_gpu - 1)
+
+    def learn(self, metrics: Mapping[str, float], ran_out_with: int | None) -> str | None:
+        """Hear what a trial needed; the reason, if another number shares a GPU from now on.
+
+        Args:
+            metrics: of its epoch.
+            ran_out_with: so many trials shared its GPU when it ran out of memory; None: it did not.
+        """
+        before = self.trials_per_gpu
+        reason = "it ran out of memory"
+        if {"peak_memory_bytes", "gpu_memory_bytes"} <= set(metrics):
+            peak, gpu = metrics["peak_memory_bytes"], metrics["gpu_memory_bytes"]
+            self.measured(peak, gpu)
+            if ran_out_with is None:
+                reason = f"its tensors took {peak / 2**30:.1f} of {gpu / 2**30:.1f} GiB"
+        if ran_out_with is not None:
+            self.ran_out(ran_out_with)
+        return None if self.trials_per_gpu == before else reason

@@ -56,7 +56,7 @@ def _versions(examination: Examination) -> Iterator[Finding]:
 
 
 def _unmet_requirements() -> Iterator[str]:
-    """What Thaw needs and is not there, or not in a version that it works with."""
+    """Requirements of Thaw that are missing, or in a version that it does not work with."""
     try:
         needed = importlib.metadata.requires("thaw") or []
     except importlib.metadata.PackageNotFoundError:
@@ -115,7 +115,7 @@ def torch_gpus() -> int:
 
 
 def gpu_finding(of_driver: int, of_torch: Callable[[], int], node: str | None = None) -> Finding:
-    """What the driver has compared with what torch can use, which is asked only if need be."""
+    """Compare the driver's GPUs with torch's, which is asked only where there are any."""
     if of_driver == 0:
         return Finding("GPUs", "ok", "none: trials run on the CPU", node=node)
     usable = of_torch()
@@ -136,7 +136,7 @@ def _disk(examination: Examination) -> Iterator[Finding]:
 
 
 def _storage(examination: Examination) -> Iterator[Finding]:
-    """Only of a URI: a plain folder is not made just for being looked at."""
+    """Only for a URI: looking must not make a plain folder."""
     if is_uri(examination.sweeps_folder):
         yield storage_finding(storage_error(examination.sweeps_folder))
 

@@ -42,7 +42,7 @@ def login_from_environment() -> dict[str, str]:
 
 
 def examine_mlflow(url: str, node: str | None = None) -> list[Finding]:
-    """What is to be said of the server at ``url``, from here, logged in by the environment."""
+    """The findings about the server at ``url``, logged in as the environment says."""
     url = url.rstrip("/")
     found = [_examine_door(url, node)]
     name = f"thaw-doctor-{uuid.uuid4().hex[:8]}"
@@ -76,6 +76,6 @@ def _examine_door(url: str, node: str | None) -> Finding:
             "MLflow", "warning", f"{url} could not be tried without a password", _START, node
         )
     return Finding(
-        "MLflow", "warning", f"{url} lets in whoever reaches it, without a password",
+        "MLflow", "warning", f"{url} asks nobody for a password",
         "start it with clusters/mlflow_server.py, or mlflow server --app-name basic-auth", node,
     )  # fmt: skip

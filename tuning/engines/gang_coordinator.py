@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tuning.hosting.trial_host import EpochResult, Outcome
+from tuning.hosting.assignment import EpochResult, Outcome
 
 BEGIN, STEP, CLOSE, END = "begin", "step", "close", "end"
 

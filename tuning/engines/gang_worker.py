@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tuning.engines.gang_coordinator import BEGIN, CLOSE, END, STEP, Answer
-from tuning.hosting.trial_host import Assignment, Place, TrialHost
+from tuning.hosting.assignment import Assignment, Place
+from tuning.hosting.trial_host import TrialHost
 
 _SECONDS_BETWEEN_SIGNS = 1.0
 _SECONDS_TO_HEAR = 60.0  # of the exchange: then its process is taken for dead (assumed)
@@ -42,7 +43,7 @@ def serve(settings: dict[str, Any]) -> None:
 
 def name_network_interface() -> None:
     """Tell gloo, in a worker, which interface has the address by which Ray knows its node."""
-    import psutil  # type: ignore[import-untyped]  # of ray
+    import psutil  # type: ignore[import-untyped]
     import ray
 
     address = ray.util.get_node_ip_address()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tuning.control.controller import Controller
-from tuning.hosting.trial_host import Outcome, TrialHost
+from tuning.hosting.assignment import Outcome
+from tuning.hosting.trial_host import TrialHost
 
 
 def run(controller: Controller) -> None:

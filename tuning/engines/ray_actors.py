@@ -11,11 +11,11 @@ from typing import Any
 import ray
 from ray import tune
 
-from tuning.hosting.trial_host import Assignment, EpochResult, Outcome, TrialHost
+from tuning.hosting.assignment import Assignment, EpochResult, Outcome
+from tuning.hosting.trial_host import TrialHost
 
 BEGAN, LOST = "began", "lost"
-OUTCOME, ERROR, OUT_OF_MEMORY = "outcome", "error", "out_of_memory"
-EPOCH, METRICS, NOTE, TAGS = "epoch", "metrics", "note", "tags"
+RESULT = "result"  # an EpochResult or an Outcome, which Tune passes on as it is
 
 
 class _Slot(tune.Trainable):
@@ -92,16 +92,4 @@ class GangRelay(_Slot):
 
 
 def _as_tune_has_it(result: EpochResult | Outcome) -> dict[str, Any]:
-    if isinstance(result, Outcome):
-        return {
-            "done": True,
-            OUTCOME: result.state,
-            ERROR: result.error,
-            OUT_OF_MEMORY: result.out_of_memory,
-        }
-    return {
-        EPOCH: result.epoch,
-        METRICS: dict(result.metrics),
-        NOTE: result.note,
-        TAGS: dict(result.tags),
-    }
+    return {RESULT: result, "done": isinstance(result, Outcome)}

@@ -20,6 +20,10 @@ def prepare_ray() -> None:
         # Ray's 15 lets trials starve beside anything else that runs, Ray's own processes included.
         ("RAY_worker_niceness", "0"),
         ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),  # Ray's coming default; unset, Ray warns of it
+        (
+            "RAY_agent_register_timeout_ms",
+            "300000",
+        ),  # 30 s is too short on a busy machine
         ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "900"),  # a node in a cloud takes minutes
         ("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"),  # a lost worker's trial is retried anyway
         ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1"),  # to hear of a lost worker sooner

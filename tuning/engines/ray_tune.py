@@ -16,20 +16,8 @@ from ray.tune.search import Searcher
 
 from tuning.control.controller import Controller
 from tuning.engines import ray_start
-from tuning.engines.ray_actors import (
-    BEGAN,
-    EPOCH,
-    ERROR,
-    LOST,
-    METRICS,
-    NOTE,
-    OUT_OF_MEMORY,
-    OUTCOME,
-    TAGS,
-    GangRelay,
-    TrialActor,
-)
-from tuning.hosting.trial_host import EpochResult, Outcome
+from tuning.engines.ray_actors import BEGAN, LOST, RESULT, GangRelay, TrialActor
+from tuning.hosting.assignment import Outcome
 from tuning.record.resources import fit_to
 
 if TYPE_CHECKING:
@@ -86,16 +74,8 @@ class _Scheduler(_Adapter, FIFOScheduler):
         if BEGAN in result:
             self._controller.began(trial.config["trial"])
             return str(TrialScheduler.CONTINUE)
-        metrics, tags = _below(METRICS, result), _below(TAGS, result)
-        epoch = EpochResult(result[EPOCH], metrics, result.get(NOTE), tags)
-        stop = self._controller.observe(trial.config["trial"], epoch)
+        stop = self._controller.observe(trial.config["trial"], result[RESULT])
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
-
-
-def _below(name: str, result: dict[str, Any]) -> dict[str, Any]:
-    """A dictionary that Ray has flattened into the result."""
-    prefix = f"{name}/"
-    return {key.removeprefix(prefix): v for key, v in result.items() if key.startswith(prefix)}
 
 
 class _Callback(_Adapter, tune.Callback):
@@ -110,17 +90,17 @@ class _Callback(_Adapter, tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
     ) -> None:
-        if OUTCOME in result:
-            outcome = Outcome(result[OUTCOME], result[ERROR], result[OUT_OF_MEMORY])
-            self._controller.ended(trial.config["trial"], outcome)
-        elif LOST in result:
+        if LOST in result:
             self._controller.worker_lost(trial.config["trial"])
+        elif isinstance(outcome := result.get(RESULT), Outcome):
+            self._controller.ended(trial.config["trial"], outcome)
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         if self._gangs is None:  # else it begins when it has got one
             self._controller.began(trial.config["trial"])
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        ray_start.check_alive()
         self._count_nodes()
         silent = self._controller.give_up_silent()
         for trial in trials if silent else ():
@@ -201,8 +181,9 @@ class _TrialClasses(_ActorClassCache):
 
 def _tune(controller: Controller, trainable: Any, gangs: GangPool | None) -> None:
     tune_controller._ActorClassCache = _TrialClasses  # there is no option for it
-    with tempfile.TemporaryDirectory(prefix="thaw-ray-tune-") as folder:
-        tune.Tuner(
+    # If this process is killed, it lies among Ray's own leftovers.
+    with tempfile.TemporaryDirectory(dir=ray_start.session_folder()) as folder:
+        tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 num_samples=-1,  # the searcher says when it is finished
@@ -220,4 +201,9 @@ def _tune(controller: Controller, trainable: Any, gangs: GangPool | None) -> Non
                 ),
                 verbose=0,
             ),
-        ).fit()
+        )
+        try:
+            tuner.fit()
+        except Exception:
+            ray_start.check_alive()  # if it has ended, that is the cause
+            raise

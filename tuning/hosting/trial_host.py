@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from trainables.errors import DamagedCheckpoint, InputError, OutOfMemory, TrialInfeasible
-from trainables.metrics import Direction
-from trainables.task import EpochReport, Strategy, TrainingRun
+from trainables.task import EpochReport, TrainingRun
 from trainables.training.process_state import ProcessState
+from tuning.hosting.assignment import Assignment, EpochResult, Outcome, Place
 from tuning.hosting.node_needs import Needs, Unfit, check_fitness, here
-from tuning.record.events import TrialState
+from tuning.hosting.reports import checked_metrics
+from tuning.hosting.testing import evaluate_checkpoint
 from tuning.storage.code_archive import train_file_here
 from tuning.storage.open_store import open_store
 from tuning.storage.remote import RemoteError
-from tuning.storage.stores import CheckpointStore, FolderStore, trial_key
+from tuning.storage.stores import CheckpointStore
 from tuning.storage.trial_checkpoints import (
     BEST,
     LAST,
@@ -33,73 +31,6 @@ from tuning.user_code.loading import training_function
 _SECONDS_FOR_STORE, _SECONDS_BETWEEN_LOOKS = 120.0, 5.0
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """All that a worker needs to run one trial. Plain values, so that it travels anywhere."""
-
-    trial: int
-    config: Mapping[str, Any]
-    task: str | None
-    train_file: str | None
-    trial_folder: str  # on the driver's machine
-    cache_folder: str
-    metric: str
-    mode: Direction
-    save_beyond: float | None  # a checkpoint not better than this would be deleted at once
-    device: str
-    cpus: float
-    gpus: float
-    n_threads: int
-    seconds_between_checkpoints: float
-    prefix_cache_bytes: int | None = None  # this and the next as TrainingRun has them
-    data_fingerprint: str | None = None
-    save_after: Sequence[int] = ()  # epochs after which the trial may be frozen
-    other_metrics: tuple[str, ...] = ()  # of further objectives
-    # How to reach the sweep's store, as StoreAddress has it; None: ``trial_folder`` is at hand.
-    store: Mapping[str, Any] | None = None
-    # Of another machine's worker: what the driver has, and must be there too. None: it is the same.
-    needs: Mapping[str, Any] | None = None
-    is_new: bool = False  # no process has run it before
-    strategy: Strategy = "ddp"  # of several workers
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """One epoch of a trial, as the engine hears of it."""
-
-    epoch: int
-    metrics: Mapping[str, float]
-    note: str | None = None  # what went wrong without ending the trial
-    tags: Mapping[str, str] = field(default_factory=dict)  # said of the trial as a whole so far
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended; ``interrupted``: it can not be run where it is, and has not begun."""
-
-    state: TrialState
-    error: str | None = None
-    out_of_memory: bool = False
-
-
-def _decided_here(decision: Any) -> Any:
-    return decision
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which of the workers that train a trial together this is."""
-
-    rank: int = 0
-    world_size: int = 1
-    device: str | None = None  # the worker's own; None: as the assignment says
-    # (what rank 0 has decided; of others it does not matter) -> that, once every worker is here
-    share: Callable[[Any], Any] = _decided_here
 
 
 class TrialHost:
@@ -212,7 +143,7 @@ class TrialHost:
         assignment = self._assignment
         cache_folder = Path(assignment.cache_folder)
         try:
-            store, key = self._open_store()
+            store = open_store(assignment.store)
             if assignment.needs is not None:
                 check_fitness(
                     assignment.task,
@@ -222,7 +153,7 @@ class TrialHost:
                     cache_folder,
                 )
             train_file = self._train_file(store)
-            checkpoints = _patiently(lambda: self._look_for_checkpoints(store, key))
+            checkpoints = _patiently(lambda: self._look_for_checkpoints(store))
             newest, self._curve = self._place.share((checkpoints.newest, checkpoints.newest_curve))
             self._resume_from = None
             if newest is not None:
@@ -245,23 +176,18 @@ class TrialHost:
             data_fingerprint=assignment.data_fingerprint,
             resume_from=self._resume_from,
         )
+        if assignment.evaluates is not None:
+            return evaluate_checkpoint(store, assignment.evaluates, run)
         return train(assignment.config, run)
 
-    def _look_for_checkpoints(self, store: CheckpointStore, key: str) -> TrialCheckpoints:
+    def _look_for_checkpoints(self, store: CheckpointStore) -> TrialCheckpoints:
         """The trial's checkpoints; the first worker knows which there are."""
         if self._checkpoints is None:
-            checkpoints = TrialCheckpoints(store, key)
+            checkpoints = TrialCheckpoints(store, self._assignment.key)
             if not self._assignment.is_new and self._place.rank == 0:
                 checkpoints.look()
             self._checkpoints = checkpoints
         return self._checkpoints
-
-    def _open_store(self) -> tuple[CheckpointStore, str]:
-        """Where the trial's checkpoints are, and its key there."""
-        assignment = self._assignment
-        if assignment.store is None:
-            return FolderStore(Path(assignment.trial_folder)), ""
-        return open_store(assignment.store), trial_key(assignment.trial)
 
     def _train_file(self, store: CheckpointStore) -> str | None:
         """The user's own training file on this machine."""
@@ -282,25 +208,6 @@ class TrialHost:
             return Outcome("failed", "the training function ended without a single epoch report")
         return Outcome("completed")
 
-    def _check(self, report: EpochReport, measured_seconds: float) -> dict[str, float]:
-        if not isinstance(report, EpochReport):
-            raise InputError(
-                f"the training function yielded a {type(report).__name__}; "
-                "it must yield EpochReport"
-            )
-        reported = {name: float(value) for name, value in report.metrics.items()}
-        metrics = {"seconds": measured_seconds, **reported}  # a user's training need not measure it
-        for metric in (self._assignment.metric, *self._assignment.other_metrics):
-            if metric not in metrics:
-                raise InputError(
-                    f"metric {metric!r} is not in the epoch report; "
-                    f"reported: {', '.join(sorted(metrics))}"
-                )
-            if not math.isfinite(metrics[metric]):
-                raise TrialInfeasible(f"{metric} is {metrics[metric]} after epoch {report.epoch}")
-        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        return {**_gpu_memory(), **metrics}
-
     def _judge(
         self, report: EpochReport, measured_seconds: float
     ) -> tuple[dict[str, float], list[str]]:
@@ -311,7 +218,8 @@ class TrialHost:
         verdict: Any = None
         if self._place.rank == 0:
             try:
-                verdict = self._check(report, measured_seconds), self._targets(report)
+                metrics = checked_metrics(report, self._assignment, measured_seconds)
+                verdict = metrics, self._targets(report)
             except (InputError, TrialInfeasible) as error:
                 verdict = error
         verdict = self._place.share(verdict)
@@ -321,6 +229,8 @@ class TrialHost:
         return metrics, targets
 
     def _targets(self, report: EpochReport) -> list[str]:
+        if self._assignment.evaluates is not None:
+            return []
         value = report.metrics[self._assignment.metric]
         targets = []
         if self._best is None or self._sign * value > self._sign * self._best:
@@ -362,14 +272,3 @@ def _patiently(action: Callable[[], Result]) -> Result:
             if not error.may_pass or time.monotonic() > give_up:
                 raise
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-
-
-def _gpu_memory() -> dict[str, float]:
-    """What the GPU has and what tensors took of it at their peak; nothing where none is used."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return {}
-    return {
-        "gpu_memory_bytes": float(torch.cuda.get_device_properties(0).total_memory),
-        "peak_memory_bytes": float(torch.cuda.max_memory_allocated()),
-    }

@@ -2,8 +2,8 @@
 
 Each line is an event: ``sitting_started``, ``trial_started``, ``trial_retried``, ``epoch``,
 ``packing``, ``trial_ended``, ``confirmation_planned``, ``sweep_ended``,
-``mlflow_run``, ``test_read``, ``retrained``, ``trouble``. Reading them back gives the trials; a
-line cut short by a crash is left out.
+``mlflow_run``, ``retraining_planned``, ``test_read``, ``retrained``, ``trouble``. Reading them back
+gives the trials and the other runs; a line cut short by a crash is left out.
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ import json
 import os
 import threading
 import time
-from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from trainables.errors import InputError, RunFailed
+from trainables.files import cut_incomplete_line
 from trainables.metrics import Direction
 from tuning.record.moved_paths import relocate
+from tuning.record.plans import ConfirmationPlan, RetrainingPlan
 from tuning.record.time_spent import Spent
 
 Event = dict[str, Any]
 TrialState = Literal[
     "running", "frozen", "completed", "pruned", "failed", "infeasible", "interrupted"
 ]
+RunKind = Literal["trial", "confirmation", "retraining", "test"]
 ENDED_STATES: tuple[TrialState, ...] = ("completed", "pruned", "failed", "infeasible")
 
 EVENTS_FILE = "events.jsonl"
@@ -36,7 +38,7 @@ EVENTS_FILE = "events.jsonl"
 
 @dataclass
 class TrialRecord:
-    """All that is known of one trial."""
+    """All that is known of one trial, or of one run of another kind."""
 
     number: int
     config: dict[str, Any]  # full and resolved, as it began
@@ -49,14 +51,14 @@ class TrialRecord:
     mlflow_run_id: str | None = None
     gpus: float = 0.0  # what it had the last time it started
     tags: dict[str, str] = field(default_factory=dict)  # what was said of it as a whole
-    confirms: int | None = None  # the trial that this run repeats with another seed
+    kind: RunKind = "trial"
+    repeats: int | None = None  # the trial whose configuration it trains again
+    name: str = ""  # for a person; a trial is called by its number
 
     @property
     def label(self) -> str:
         """What to call it."""
-        if self.confirms is None:
-            return f"trial {self.number}"
-        return f"confirmation of trial {self.confirms} with seed {self.config['seed']}"
+        return self.name or f"trial {self.number}"
 
     def best_epoch(self, metric: str, mode: Direction) -> int | None:
         """The epoch with the best ``metric``, the earliest of equals; None before the first."""
@@ -78,14 +80,6 @@ class TrialRecord:
         return values if len(values) == len(found) else None
 
 
-@dataclass(frozen=True)
-class ConfirmationPlan:
-    """Which trials are run again, each with which seeds."""
-
-    candidates: list[int]
-    seeds: list[int]
-
-
 @dataclass
 class SweepHistory:
     """The trials of a sweep and what else its events tell."""
@@ -93,6 +87,8 @@ class SweepHistory:
     trials: dict[int, TrialRecord] = field(default_factory=dict)
     confirmations: dict[int, TrialRecord] = field(default_factory=dict)  # numbered apart
     plan: ConfirmationPlan | None = None  # of the trials as they are; None once there is a new one
+    retrainings: dict[int, TrialRecord] = field(default_factory=dict)  # their tests among them
+    retraining: RetrainingPlan | None = None  # the newest, while its champion is not registered
     parent_run_id: str | None = None
     experiment: str | None = None
     fingerprints: dict[str, Any] = field(default_factory=dict)  # of the newest sitting
@@ -102,12 +98,12 @@ class SweepHistory:
     ended_by: str | None = None  # this and the next of the newest sitting that came to an end
     ended_because: str | None = None
     test_reads: list[int] = field(default_factory=list)  # of each reading, the trial retrained
+    is_test_read: bool = False  # for the retraining that is planned
     n_in_state: Counter[TrialState] = field(default_factory=Counter)
 
     def apply(self, event: Event) -> None:
         """Take one more event into account."""
         kind = event["event"]
-        self.spent.apply(event)
         if kind == "trial_started":
             self._start(event)
         elif kind == "epoch":
@@ -115,7 +111,7 @@ class SweepHistory:
             trial.curve[event["epoch"]] = event["metrics"]
             trial.tags |= event.get("tags", {})
         elif kind == "packing":
-            self.trial(event["trial"]).tags["packing"] = describe_packing(event)
+            self.trial(event["trial"]).tags[kind] = describe_packing(event)
         elif kind == "trial_ended":
             trial = self.trial(event["trial"])
             self._enter(trial, event["state"])
@@ -127,16 +123,35 @@ class SweepHistory:
                 self.trial(event["trial"]).mlflow_run_id = event["run_id"]
         elif kind == "confirmation_planned":
             self.plan = ConfirmationPlan(event["candidates"], event["seeds"])
+        elif kind == "retraining_planned":
+            names = [each.name for each in fields(RetrainingPlan)]
+            self.retraining = RetrainingPlan(**{name: event[name] for name in names})
+            self.is_test_read = False
         elif kind == "test_read":
             self.test_reads.append(event["number"])
+            self.is_test_read = True
+        elif kind == "retrained" and event["registered"]:
+            self.retraining = None
         elif kind == "sweep_ended":
             self.ended_by, self.ended_because = event.get("ended_by"), event.get("ended_because")
         elif kind == "sitting_started":
             self._sit_down(event)
+        if event.get("trial") not in self.retrainings:  # which come after the sweep
+            self.spent.apply(event)
 
     def trial(self, number: int) -> TrialRecord:
-        """The trial or the confirmation run of that number."""
-        return self.trials[number] if number in self.trials else self.confirmations[number]
+        """The trial, or the run of another kind, of that number."""
+        runs = self.trials if number in self.trials else self.confirmations
+        return runs[number] if number in runs else self.retrainings[number]
+
+    def knows(self, number: int) -> bool:
+        """Whether a trial or another run of that number has begun."""
+        return any(number in runs for runs in (self.trials, self.confirmations, self.retrainings))
+
+    def runs(self) -> list[TrialRecord]:
+        """The trials, and the runs of other kinds."""
+        kinds = (self.trials, self.confirmations, self.retrainings)
+        return [run for runs in kinds for run in list(runs.values())]
 
     def _sit_down(self, event: Event) -> None:
         moved = event["moved"]
@@ -144,25 +159,26 @@ class SweepHistory:
             before = {**self.space, "fixed": relocate(self.space["fixed"], moved)}
             self.space_changed |= before != event["space"]
         self.space, self.fingerprints = event["space"], event["fingerprints"]
-        for trial in (*self.trials.values(), *self.confirmations.values()):
-            trial.config = relocate(trial.config, moved)
+        for run in self.runs():
+            run.config = relocate(run.config, moved)
 
     def _start(self, event: Event) -> None:
-        number, confirms = event["trial"], event.get("confirms")
-        runs = self.trials if confirms is None else self.confirmations
+        number, kind = event["trial"], event.get("kind", "trial")
+        others = self.confirmations if kind == "confirmation" else self.retrainings
+        runs = self.trials if kind == "trial" else others
         if number not in runs:
-            runs[number] = TrialRecord(
-                number, event["config"], event["point"], started=event["time"], confirms=confirms
-            )
-            self.n_in_state["running"] += confirms is None
+            told = {name: event[name] for name in ("kind", "repeats", "name") if name in event}
+            runs[number] = TrialRecord(number, event["config"], event["point"], **told)
+            runs[number].started = event["time"]
+            self.n_in_state["running"] += kind == "trial"
         else:
             self._enter(runs[number], "running")
         runs[number].gpus = event.get("gpus", 0.0)
-        if confirms is None:
+        if kind == "trial":
             self.plan = None
 
     def _enter(self, trial: TrialRecord, state: TrialState) -> None:
-        if trial.confirms is None:
+        if trial.kind == "trial":
             self.n_in_state[trial.state] -= 1
             self.n_in_state[state] += 1
         trial.state = state
@@ -281,61 +297,3 @@ def read_history(folder: Path) -> SweepHistory:
             f"({type(error).__name__}: {error})"
         ) from error
     return history
-
-
-def cut_incomplete_line(path: Path) -> None:
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with path.open("r+b") as file:
-            file.truncate(whole)
-
-
-_Rank = tuple[float, int]  # smaller is better
-
-
-def _rank(trial: TrialRecord, metric: str, mode: Direction) -> _Rank | None:
-    """Where a trial stands; None without a value, or if it is infeasible or failed."""
-    value = None if trial.state in ("failed", "infeasible") else trial.value(metric, mode)
-    return None if value is None else (-value if mode == "max" else value, trial.number)
-
-
-def ranked(trials: Mapping[int, TrialRecord], metric: str, mode: Direction) -> list[TrialRecord]:
-    """Trials that reached a value, best first; infeasible and failed ones are left out."""
-    ranks = [(_rank(trial, metric, mode), trial) for trial in trials.values()]
-    valid = [(rank, trial) for rank, trial in ranks if rank is not None]
-    return [trial for _, trial in sorted(valid, key=lambda pair: pair[0])]
-
-
-class Best:
-    """The best few of the trials that ended, known at each end without a look at all others."""
-
-    def __init__(self, n: int, metric: str, mode: Direction) -> None:
-        self._n = n
-        self._metric = metric
-        self._mode = mode
-        self._ranked: list[tuple[_Rank, TrialRecord]] = []
-
-    @property
-    def trials(self) -> list[TrialRecord]:
-        """At most ``n``, best first."""
-        return [trial for _, trial in list(self._ranked)]
-
-    def add(self, trial: TrialRecord) -> TrialRecord | None:
-        """Take in a trial that has ended; returns one that is not among the best, if there is one.
-
-        That is the trial itself, or the one whose place it took. A trial that was there before, to
-        go on then, counts by what it has reached now.
-        """
-        self._ranked = [pair for pair in self._ranked if pair[1].number != trial.number]
-        rank = _rank(trial, self._metric, self._mode)
-        if rank is None:
-            return trial
-        insort(self._ranked, (rank, trial), key=lambda pair: pair[0])
-        return self._ranked.pop()[1] if len(self._ranked) > self._n else None
-
-    def drop_worst(self) -> TrialRecord | None:
-        """Take out the worst and return it, but never the only one."""
-        return self._ranked.pop()[1] if len(self._ranked) > 1 else None

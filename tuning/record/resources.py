@@ -140,10 +140,7 @@ def share_out(
         InputError: not even one trial fits; the message says what it needs and what there is.
     """
     has_gpus = any(node.gpus for node in nodes)
-    if gpus_per_trial is None or gpus_per_trial == "auto":
-        gpus = 1.0 if has_gpus else 0.0
-    else:
-        gpus = gpus_per_trial
+    gpus = gpus_per_trial if isinstance(gpus_per_trial, (int, float)) else float(has_gpus)
     cpus = cpus_per_trial or _cpus_of_a_worker(nodes, gpus, n_workers, concurrency)
     if n_fitting(nodes, cpus, gpus) < n_workers:
         raise InputError(_too_much(nodes, cpus, gpus, n_workers))

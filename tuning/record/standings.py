@@ -6,12 +6,8 @@ import statistics
 from dataclasses import dataclass
 
 from trainables.errors import InputError
-from tuning.record.events import (
-    ENDED_STATES,
-    SweepHistory,
-    TrialRecord,
-    ranked,
-)
+from tuning.record.events import ENDED_STATES, SweepHistory, TrialRecord
+from tuning.record.ranking import ranked
 from tuning.record.sweep import Sweep
 
 
@@ -55,7 +51,7 @@ def confirmed(sweep: Sweep, history: SweepHistory) -> list[Confirmed]:
     runs = [run for run in history.confirmations.values() if run.config["seed"] in plan.seeds]
     found = []
     for number in plan.candidates:
-        mine = [run for run in runs if run.confirms == number and run.state in ENDED_STATES]
+        mine = [run for run in runs if run.repeats == number and run.state in ENDED_STATES]
         if len(mine) < len(plan.seeds):
             return []
         values = [

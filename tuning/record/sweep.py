@@ -12,12 +12,13 @@ from typing import Any
 
 from search_spaces.domains import SearchSpace
 from trainables.config import check_config
+from trainables.files import default_cache_folder as default_cache_folder
 from trainables.metrics import Direction
-from trainables.task import Strategy
 from trainables.tasks.row import TaskRow
 from trainables.tasks.table import task_row
 from tuning.record.moved_paths import Moved
-from tuning.record.resources import Gpus, Node, Resources, share_out, this_machine
+from tuning.record.options import KeptOptions
+from tuning.record.resources import Node, Resources, share_out, this_machine
 from tuning.record.uris import split_uri
 
 SWEEP_FILE = "sweep.json"
@@ -25,69 +26,39 @@ SWEEP_FILE = "sweep.json"
 _MAX_EPOCHS_WITHOUT_FIELD = 100  # for a user's own training that has no `epochs` setting
 
 
-def default_cache_folder() -> Path:
-    """$THAW_CACHE, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("THAW_CACHE") or f"{base}/thaw").expanduser()
-
-
-@dataclass(frozen=True)
-class Sweep:
+@dataclass(frozen=True, kw_only=True)
+class Sweep(KeptOptions):
     """A sweep, resolved and checked: all that is needed to run it, or to run it again."""
 
     name: str
-    folder: Path  # on this machine; of a sweep whose home is a URI, the working copy
+    folder: Path  # on this machine; the working copy of a sweep whose home is a URI
     space: SearchSpace
     train_file: Path | None  # the user's own training function
     metric: str
     mode: Direction
-    trials: int
-    time_budget_seconds: float | None
-    cpus_per_trial: float | None
-    gpus_per_trial: Gpus | None
-    concurrency: int | None
-    seed: int
+    other_metrics: Mapping[str, Direction] = field(default_factory=dict)  # objectives but the first
+    # Options that are always chosen by now
     searcher: str
-    scheduler: str
-    engine: str
     tracking_uri: str
     experiment: str
-    keep_checkpoints: int
-    max_failures: int | None
-    address: str | None
-    cache_folder: Path
-    prefix_cache_bytes: int | None = None  # 0: off; None: chosen on each machine
-    checkpoint_budget_bytes: int | None = None  # of the whole sweep
-    # Without a report: the trial has failed then, and its process ends.
-    epoch_timeout_seconds: float | None = None
-    # Budgets and goals: see goals.py
-    gpu_hours: float | None = None
-    target: float | None = None  # value of the metric
-    patience: int | None = None  # trials that end without improving on the best
-    # At the end, so many of the best are run again, with so many fresh seeds each: see confirm.py
-    confirm: int = 0
-    confirm_seeds: int = 3
-    cost_aware: bool = False  # propose by expected improvement per second: see cost.py
-    # what decides the data, as ``data_key`` has it -> its fingerprint
+    warm_start: Mapping[str, Any] = field(default_factory=dict)  # as warm_start.py has it
+    # The settings that decide the data, as ``data_key`` has them -> the data's fingerprint
     data_fingerprints: Mapping[str, str] = field(default_factory=dict)
     train_source: Path | None = None  # where the user keeps it; ``train_file`` may be our copy
     began_in: str | None = None  # the folder or URI that the sweep had at first
-    moved: Moved = field(default_factory=dict)  # since the last sitting; not saved
-    other_metrics: Mapping[str, Direction] = field(default_factory=dict)  # objectives but the first
-    storage: str | None = None
-    warm_start: Mapping[str, Any] = field(default_factory=dict)  # as warm_start.py has it
-    n_workers: int = 1  # processes that train one trial together
-    strategy: Strategy = "ddp"  # how they share the model
-    home: str | None = None  # the URI where the sweep is kept; None: its folder. Not saved
+    # Not saved
+    cache_folder: Path
+    moved: Moved = field(default_factory=dict)  # since the last sitting
+    home: str | None = None  # the URI where the sweep is kept; None: its folder
 
     @property
     def place(self) -> str:
-        """Where the sweep is kept, to be shown."""
+        """Where the sweep is kept, for a person to read."""
         return self.home or str(self.folder)
 
     @property
     def reference(self) -> str:
-        """What to call it on a command line that is typed here."""
+        """How to name the sweep on a command line in this folder."""
         if self.home is not None:
             return shlex.quote(self.home)
         usual = Path(os.environ.get("THAW_SWEEPS_FOLDER") or "sweeps") / self.name
@@ -101,12 +72,12 @@ class Sweep:
 
     @property
     def objectives(self) -> dict[str, Direction]:
-        """What trials are compared by. By the first alone they are stopped, kept and ranked."""
+        """The metrics that trials are compared by; the first decides which are stopped and best."""
         return {self.metric: self.mode, **self.other_metrics}
 
     @property
     def task(self) -> str:
-        """The task's name; a user's own training goes by its file's."""
+        """The task's name; for a user's own training, the name of its file."""
         return self.space.task or (self.train_file.stem if self.train_file else "")
 
     def configuration(self, point: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import optuna.distributions as optunas
 
-from search_spaces.domains import Domain, Float, Int
+from search_spaces.domains import Choice, Domain, Float, Int, SearchSpace
 
 
 def distribution(domain: Domain) -> optunas.BaseDistribution:
@@ -18,12 +18,16 @@ def distribution(domain: Domain) -> optunas.BaseDistribution:
     return optunas.CategoricalDistribution(domain.options)
 
 
-def suggest(trial: Any, name: str, domain: Domain) -> Any:
-    """Let an Optuna trial choose a value of ``domain``."""
-    if isinstance(domain, Float):
-        return trial.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
-    if isinstance(domain, Int):
-        return trial.suggest_int(
-            name, domain.low, domain.high, log=domain.log, step=domain.step or 1
-        )
-    return trial.suggest_categorical(name, domain.options)
+def suggest_point(trial: Any, space: SearchSpace) -> dict[str, Any]:
+    """Let an Optuna trial choose a value of each active domain."""
+    point: dict[str, Any] = {}
+    for name, domain in space.domains.items():
+        if not space.is_active(name, point):
+            continue
+        if isinstance(domain, Choice):
+            point[name] = trial.suggest_categorical(name, domain.options)
+            continue
+        step = domain.step or (1 if isinstance(domain, Int) else None)
+        suggest = trial.suggest_int if isinstance(domain, Int) else trial.suggest_float
+        point[name] = suggest(name, domain.low, domain.high, log=domain.log, step=step)
+    return point

@@ -15,80 +15,73 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
 
-from search_spaces.domains import Choice, Float, Int, SearchSpace
+from search_spaces.domains import Choice, Domain, Float, Int, SearchSpace
 
 _N_SHAPES = 3  # a, b and c above
 _MEAN_SPREAD = 1.0  # prior standard deviation of the shapes' means; values are standardised
 _JITTER = 1e-6
 _INACTIVE = 0.5  # how far from the middle of a domain it is not to have it
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
 
 @functools.cache
 def _blas() -> ThreadpoolController:
-    """Finding the libraries takes milliseconds, so it is done once."""
-    return ThreadpoolController()
+    return ThreadpoolController()  # finding the libraries takes milliseconds, so it is done once
 
 
-def _on_one_thread(method: Callable[_P, _T]) -> Callable[_P, _T]:
+def _one_thread() -> AbstractContextManager[Any]:
     """Let linear algebra use one thread.
 
-    With more, they wait for each other where trainings take all cores, which is the rule beside a
-    driver: the same call then took 20 times as long, and the control loop stood still for a second.
+    Beside a driver, trainings usually take all cores. Several threads then wait for each other: the
+    same call took 20 times as long, and the control loop stood still for a second.
     """
-
-    @functools.wraps(method)
-    def run(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        with _blas().limit(limits=1, user_api="blas"):
-            return method(*args, **kwargs)
-
-    return run
+    limit: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
+    return limit
 
 
 class Encoder:
     """Points as rows of numbers, between which Euclidean distance makes sense."""
 
     def __init__(self, space: SearchSpace) -> None:
-        self._space = space
-        self.domain_of_column: np.ndarray  # [column], index of the domain that a column is of
+        self._domains = space.domains
+        self._first: dict[str, int] = {}  # column of each domain
         owners: list[int] = []
-        self._first: dict[str, int] = {}
         for number, (name, domain) in enumerate(space.domains.items()):
             self._first[name] = len(owners)
-            n_values = len(domain.options) if isinstance(domain, Choice) else 1
-            owners += [number] * (n_values + (domain.when is not None))
-        self.domain_of_column = np.array(owners)
+            owners += [number] * (_width(domain) + (domain.when is not None))
+        self.domain_of_column = np.array(owners)  # [column], index of the column's domain
 
     def __call__(self, points: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """[point, column]: the place within the bounds, 0 to 1; one column for each option.
 
-        Where a domain is not active it is as far from all of its values.
+        A conditional domain has a further column. Where it is not active, it is as far from all of
+        its values.
         """
         rows = np.zeros((len(points), len(self.domain_of_column)))
-        for name, domain in self._space.domains.items():
+        for name, domain in self._domains.items():
             first = self._first[name]
-            is_choice = isinstance(domain, Choice)
-            width = len(domain.options) if isinstance(domain, Choice) else 1
             for row, point in zip(rows, points, strict=True):
                 if name not in point:
-                    row[first] = 0.0 if is_choice else 0.5
-                    row[first + width] = _INACTIVE
+                    row[first] = 0.0 if isinstance(domain, Choice) else 0.5
+                    row[first + _width(domain)] = _INACTIVE
                 elif isinstance(domain, Choice):
                     row[first + _index(domain.options, point[name])] = math.sqrt(0.5)
                 else:
                     row[first] = _place(domain, point[name])
         return rows
+
+
+def _width(domain: Domain) -> int:
+    return len(domain.options) if isinstance(domain, Choice) else 1
 
 
 def _index(options: Sequence[Any], value: Any) -> int:
@@ -126,64 +119,46 @@ class CurveModel:
         self._n_domains = n_domains = int(domain_of_column.max()) + 1
         # Logarithms: length scales, scales of a, b, c by configuration, of a, b, c by trial, noise.
         # In high dimensions points lie further apart (arXiv:2402.02229).
-        self._prior_mean = np.concatenate(
-            [
-                np.full(n_domains, math.log(0.5 * math.sqrt(n_domains))),
-                np.log([0.8, 0.6, 0.4]),
-                np.log([0.3, 0.3, 0.2]),
-                [math.log(0.1)],
-            ]
-        )
-        self._prior_deviation = np.concatenate(
-            [np.full(n_domains, 1.0), np.full(2 * _N_SHAPES, 0.7), [0.7]]
-        )
+        lengths = np.full(n_domains, math.log(0.5 * math.sqrt(n_domains)))
+        scales = np.log([0.8, 0.6, 0.4, 0.3, 0.3, 0.2, 0.1])
+        self._prior_mean = np.concatenate([lengths, scales])
+        self._prior_deviation = np.concatenate([np.ones(n_domains), np.full(len(scales), 0.7)])
         self.parameters = self._prior_mean.copy()
 
-    @_on_one_thread
     def fit(self, curves: Curves, points: np.ndarray, n_iterations: int = 40) -> None:
         """Choose the parameters that make the observations and the prior most likely.
 
         Args:
             points: [trial, column], encoded.
         """
-        distances = np.stack(
-            [
-                _squared(points[:, self._domain_of_column == domain])
-                for domain in range(self._n_domains)
-            ]
-        )
-
-        def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-            return self._loss(parameters, curves, distances)
-
-        found = minimize(
-            loss,
-            self.parameters,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[
-                (mean - 4 * deviation, mean + 4 * deviation)
-                for mean, deviation in zip(self._prior_mean, self._prior_deviation, strict=True)
-            ],
-            options={"maxiter": n_iterations},
-        )
+        by_domain = [points[:, self._domain_of_column == d] for d in range(self._n_domains)]
+        reach = 4 * self._prior_deviation
+        with _one_thread():
+            distances = np.stack([_squared(columns) for columns in by_domain])
+            found = minimize(
+                self._loss,
+                self.parameters,
+                args=(curves, distances),
+                jac=True,
+                method="L-BFGS-B",
+                bounds=list(zip(self._prior_mean - reach, self._prior_mean + reach, strict=True)),
+                options={"maxiter": n_iterations},
+            )
         if np.isfinite(found.fun):
             self.parameters = found.x
 
-    @_on_one_thread
     def condition(self, curves: Curves, points: np.ndarray) -> None:
         """Take the observations in; ``points`` as for ``fit``."""
         lengths, by_point, by_trial, noise = self._unpack(self.parameters)
-        self._scaled = points / lengths[self._domain_of_column]
-        kernel = _matern(_squared(self._scaled))
-        same = np.eye(len(points))
-        covariance = _covariance(curves, curves, kernel, same, by_point, by_trial)
-        covariance[np.diag_indices_from(covariance)] += noise + _JITTER
         self._curves = curves
-        self._factor = cholesky(covariance, lower=True, check_finite=False)
-        self._weights = cho_solve((self._factor, True), curves.value, check_finite=False)
+        self._scaled = points / lengths[self._domain_of_column]
+        with _one_thread():
+            kernel, same = _matern(_squared(self._scaled)), np.eye(len(points))
+            covariance = _covariance(curves, curves, kernel, same, by_point, by_trial)
+            covariance[np.diag_indices_from(covariance)] += noise + _JITTER
+            self._factor = cholesky(covariance, lower=True, check_finite=False)
+            self._weights = cho_solve((self._factor, True), curves.value, check_finite=False)
 
-    @_on_one_thread
     def predict(
         self, queries: Curves, points: np.ndarray, known: Sequence[int | None]
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -195,17 +170,17 @@ class CurveModel:
             known: for each of these, which of the observed trials it is, if it is one.
         """
         lengths, by_point, by_trial, _ = self._unpack(self.parameters)
-        kernel = _matern(_squared(self._scaled, points / lengths[self._domain_of_column]))
-        same = np.zeros(kernel.shape)
-        for column, row in enumerate(known):
-            if row is not None:
-                same[row, column] = 1.0
-        cross = _covariance(self._curves, queries, kernel, same, by_point, by_trial)
-        half = solve_triangular(self._factor, cross, lower=True, check_finite=False)
-        variance = queries.shapes**2 @ (by_point + by_trial) + _MEAN_SPREAD**2 * (
-            queries.shapes**2
-        ).sum(axis=1)
-        return cross.T @ self._weights, np.maximum(variance - (half**2).sum(axis=0), 1e-12)
+        with _one_thread():
+            kernel = _matern(_squared(self._scaled, points / lengths[self._domain_of_column]))
+            same = np.zeros(kernel.shape)
+            for column, row in enumerate(known):
+                if row is not None:
+                    same[row, column] = 1.0
+            cross = _covariance(self._curves, queries, kernel, same, by_point, by_trial)
+            half = solve_triangular(self._factor, cross, lower=True, check_finite=False)
+            squares = queries.shapes**2
+            prior = squares @ (by_point + by_trial) + _MEAN_SPREAD**2 * squares.sum(axis=1)
+            return cross.T @ self._weights, np.maximum(prior - (half**2).sum(axis=0), 1e-12)
 
     def _unpack(self, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
         """Length scales, variances by configuration and by trial [3], variance of the noise."""
@@ -258,11 +233,10 @@ def _covariance(
 ) -> np.ndarray:
     """Of observations without noise [left, right]."""
     pairs = np.ix_(left.trial, right.trial)
-    in_common = (left.shapes * (by_point)) @ right.shapes.T * kernel[pairs]
+    in_common = (left.shapes * by_point) @ right.shapes.T * kernel[pairs]
     own = (left.shapes * by_trial) @ right.shapes.T * same[pairs]
     means = _MEAN_SPREAD**2 * (left.shapes @ right.shapes.T)
-    total: np.ndarray = in_common + own + means
-    return total
+    return np.asarray(in_common + own + means)
 
 
 def _fold(slope: np.ndarray, curves: Curves, shape: int, n_trials: int) -> np.ndarray:
@@ -280,15 +254,13 @@ def _squared(left: np.ndarray, right: np.ndarray | None = None) -> np.ndarray:
     """Squared distances between rows [left, right]."""
     right = left if right is None else right
     squared = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None] - 2 * left @ right.T
-    clipped: np.ndarray = np.maximum(squared, 0.0)
-    return clipped
+    return np.asarray(np.maximum(squared, 0.0))
 
 
 def _matern(squared: np.ndarray) -> np.ndarray:
     """Matern 5/2 of squared scaled distances."""
     root = np.sqrt(5 * squared)
-    kernel: np.ndarray = (1 + root + 5 / 3 * squared) * np.exp(-root)
-    return kernel
+    return np.asarray((1 + root + 5 / 3 * squared) * np.exp(-root))
 
 
 def _matern_with_slopes(

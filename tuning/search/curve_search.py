@@ -5,61 +5,44 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.special import erfcx, ndtr
 
-from search_spaces.domains import SearchSpace
-from trainables.metrics import Direction
-from tuning.search.cost import predict_log_seconds
+from tuning.search.cost import CostModel
 from tuning.search.curve_model import CurveModel, Curves, Encoder, shapes
+from tuning.search.plan import SearchPlan
 
 _N_RANDOM = 8  # trials before the model is asked
 _SHARE_RANDOM = 0.25  # of later proposals: where the model is wrong, it would never find out
 _N_CANDIDATES = 100
-# The model learns from so many trials, the best and some of the others, and chooses its parameters
-# from so many observations: what a proposal costs (about 10 ms) then does not grow.
+# The model learns from the best trials and some of the others, and chooses its parameters from a
+# limited number of observations. So the cost of a proposal (about 10 ms) does not grow.
 _N_BEST, _N_OTHERS, _N_FITTED = 80, 70, 200
 _GROWTH_BETWEEN_FITS = 1.25
-# What was heard since the model was last conditioned, as a share of all: so little changes nothing,
-# and with a thousand trials at once there is news between any two questions.
+# The model is not conditioned anew for news that are a smaller share than this of all that was
+# heard. With a thousand trials at once there are news between any two questions.
 _SHARE_UNHEARD = 1 / 200
-_N_COSTS = 500  # trials whose cost is learned from, the newest
 
 
 @dataclass
 class _Trial:
     encoded: np.ndarray  # [column]
-    values: list[float] = field(
-        default_factory=list
-    )  # best so far after each epoch; more is better
+    values: list[float]  # best so far after each epoch; more is better
 
 
 class CurveSearch:
     """Hears of each epoch of each trial, whoever runs them."""
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        *,
-        direction: Direction,
-        epochs: int,
-        seed: int,
-        cost_aware: bool = False,
-    ) -> None:
-        """Begin with nothing known.
-
-        Args:
-            epochs: of a whole training.
-            cost_aware: propose by expected improvement per second (arXiv:1206.2944).
-        """
-        self._space = space
-        self._sign = 1.0 if direction == "max" else -1.0
-        self._epochs = epochs
-        self._random = random.Random(seed)
-        self._encode = Encoder(space)
+    def __init__(self, plan: SearchPlan) -> None:
+        """Begin with nothing known."""
+        self._space = plan.space
+        self._sign = 1.0 if plan.directions[0] == "max" else -1.0
+        self._epochs = plan.epochs
+        self._random = random.Random(plan.sampling_seed)
+        self._encode = Encoder(plan.space)
         self._model = CurveModel(self._encode.domain_of_column)
         self._trials: dict[int, _Trial] = {}  # those with a value
         self._trained: set[int] = set()  # those that have not diverged
@@ -67,53 +50,48 @@ class CurveSearch:
         self._n_heard_at_condition = 0
         self._n_fitted = 0
         self._rows: dict[int, int] = {}  # trials that the model knows now -> their row there
-        self._cost_aware = cost_aware
-        # trial -> its point, encoded, and the logarithm of the seconds that all its epochs take
-        self._costs: dict[int, tuple[np.ndarray, float]] = {}
+        self._cost_aware = plan.cost_aware
+        self._costs = CostModel()
 
     def observe(self, number: int, point: Mapping[str, Any], epoch: int, value: float) -> None:
         """Hear of a trial's value after ``epoch``."""
         value *= self._sign
         trial = self._trials.get(number)
         if trial is None:
-            trial = self._trials[number] = _Trial(self._encode([point])[0])
+            trial = self._trials[number] = _Trial(self._encode([point])[0], [])
         self._trained.add(number)
         best = max(value, trial.values[-1]) if trial.values else value
         trial.values += [best] * (epoch - len(trial.values))
         self._n_heard += 1
 
     def diverged(self, number: int, point: Mapping[str, Any]) -> None:
-        """Hear that a trial can not be trained: it counts as worse than all others."""
+        """Hear that a trial diverged or does not fit in memory: it counts as the worst of all."""
         self._trials[number] = _Trial(self._encode([point])[0], [-math.inf] * self._epochs)
         self._trained.discard(number)
         self._n_heard += 1
 
     def costs(self, number: int, point: Mapping[str, Any], seconds: float) -> None:
         """Hear what a training of all of a trial's epochs takes."""
-        if self._cost_aware and seconds > 0:
-            self._costs.pop(number, None)
-            self._costs[number] = self._encode([point])[0], math.log(seconds)
+        if self._cost_aware:
+            self._costs.learn(number, self._encode([point])[0], seconds)
 
     def propose(self) -> dict[str, Any]:
-        """A point to try next.
+        """A point to try next, from among random candidates.
 
-        Of random candidates, the one whose end is foreseen as best with some optimism, which is
-        drawn anew each time (mean + u · standard deviation, u exponential), so that trials that are
-        started together differ. If costs count, the one of which most improvement per second is
-        expected, over where the best of the known trials is foreseen to end.
+        It is the one whose end is foreseen as best with some optimism: mean + u · standard
+        deviation. u is drawn anew each time (exponential), so that trials that are started together
+        differ. If costs count, it is the one with the most expected improvement per second over the
+        foreseen end of the best known trial.
         """
-        is_blind = self._is_too_early or self._random.random() < _SHARE_RANDOM
-        candidates = [
-            self._space.sample(self._random) for _ in range(1 if is_blind else _N_CANDIDATES)
-        ]
-        if is_blind:
-            return candidates[0]
+        if self._is_too_early or self._random.random() < _SHARE_RANDOM:
+            return self._space.sample(self._random)
+        candidates = [self._space.sample(self._random) for _ in range(_N_CANDIDATES)]
         self._condition()
         encoded = self._encode(candidates)
         mean, deviation = self._ends(encoded, [None] * len(candidates))
         if self._cost_aware:
             gain = _log_expected_improvement((mean - self._best_end()) / deviation, deviation)
-            return candidates[int(np.argmax(gain - self._predict_log_seconds(encoded)))]
+            return candidates[int(np.argmax(gain - self._costs.predict_log_seconds(encoded)))]
         return candidates[int(np.argmax(mean + self._random.expovariate(1.0) * deviation))]
 
     def _best_end(self) -> float:
@@ -121,21 +99,10 @@ class CurveSearch:
         known = np.stack([self._trials[number].encoded for number in self._rows])
         return float(self._ends(known, list(self._rows.values()))[0].max())
 
-    def _predict_log_seconds(self, encoded: np.ndarray) -> np.ndarray:
-        """What candidates take [candidate], from what trials took; zeros if those are few."""
-        newest = list(self._costs.values())[-_N_COSTS:]
-        if not newest:
-            return np.zeros(len(encoded))
-        seen = np.stack([point for point, _ in newest])
-        log_seconds = np.array([seconds for _, seconds in newest])
-        return predict_log_seconds(
-            np.hstack([seen, seen**2]), log_seconds, np.hstack([encoded, encoded**2])
-        )
-
     def foresee(self, numbers: Sequence[int]) -> dict[int, float]:
-        """Where each of these trials is expected to end; more is better, and no unit.
+        """Where each of these trials is expected to end: more is better, the unit is our own.
 
-        Without enough trials to learn from: their best values so far.
+        With too few trials to learn from, these are their best values so far.
         """
         if self._is_too_early:
             return {n: self._trials[n].values[-1] for n in numbers}
@@ -182,18 +149,15 @@ class CurveSearch:
     def _curves(self, numbers: Sequence[int]) -> Curves:
         """A few epochs of each trial, with values spread out where they are good.
 
-        The logarithm of the distance to a little more than the best tells 0.98 from 0.97 as well as
-        0.8 from 0.7, and does not mind how bad the bad ones are.
+        They become the logarithm of the distance to a value a little beyond the best. It tells 0.98
+        from 0.97 as well as 0.8 from 0.7, and how bad the bad trials are hardly matters.
         """
-        trial: list[int] = []
-        epoch: list[int] = []
-        for row, n in enumerate(numbers):
-            epochs = _epochs_to_learn_from(len(self._trials[n].values))
-            trial += [row] * len(epochs)
-            epoch += epochs
-        values = np.array(
-            [self._trials[numbers[row]].values[e - 1] for row, e in zip(trial, epoch, strict=True)]
-        )
+        observations = [
+            (row, epoch, self._trials[n].values[epoch - 1])
+            for row, n in enumerate(numbers)
+            for epoch in _epochs_to_learn_from(len(self._trials[n].values))
+        ]
+        trial, epoch, values = map(np.array, zip(*observations, strict=True))
         lasts = np.array([self._trials[n].values[-1] for n in numbers])
         trained = values[np.isfinite(values)]
         below = trained.min() - ((trained.max() - trained.min()) or 1.0)
@@ -202,8 +166,7 @@ class CurveSearch:
         beyond = float(np.quantile(gaps, 0.25)) or float(gaps.mean()) or 1.0
         spread = -np.log(values.max() + beyond - values)
         standardised = (spread - spread.mean()) / (float(spread.std()) or 1.0)
-        at = shapes(np.array(epoch, dtype=float), self._epochs)
-        return Curves(np.array(trial), at, standardised)
+        return Curves(trial, shapes(epoch, self._epochs), standardised)
 
     def _some(self, curves: Curves, points: np.ndarray) -> tuple[Curves, np.ndarray]:
         """Some of the trials, with as many observations as a fit can afford."""

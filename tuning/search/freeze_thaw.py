@@ -1,10 +1,10 @@
 """Trains trials in legs: most are frozen early, and the promising are thawed to go on.
 
 Successive halving with promotions as in ASHA (arXiv:1810.05934): after 2, 6, 18 … epochs a trial is
-frozen, and goes on once it is in the best third of those that were. Three things differ, each
-against trials that only start fast: half of the promotions go by where a model foresees that trials
-end, not by where they are; nothing is stopped for good, a frozen trial may go on hours later; and
-once the search is under way, some trials begin with a longer leg (as Hyperband's brackets do,
+frozen, and goes on once it is in the best third of the trials frozen there. Three things differ, so
+that trials which only start fast do not win. Half of the promotions go by where a model foresees
+that trials end. Nothing is stopped for good: a frozen trial may go on hours later. And once the
+search is under way, some trials begin with a longer leg (as Hyperband's brackets do,
 arXiv:1603.06560), from which the model learns what becomes of slow starters.
 """
 
@@ -15,15 +15,17 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from trainables.metrics import Direction
-from tuning.record.events import ENDED_STATES, TrialRecord, TrialState
+from tuning.record.events import ENDED_STATES, TrialRecord
+from tuning.search.plan import SearchPlan
 
 REDUCTION_FACTOR = 3  # of three trials at a rung, one goes on
 _MOST_RUNGS = 4
-# Frozen trials at each rung that may still go on, each with a checkpoint on the disk: so many are
-# kept when there are more than the second figure. Between them nothing need be foreseen.
+# Each frozen trial has a checkpoint on the disk. When a rung has more than the second figure, all
+# but the first figure are given up. The gap spares a forecast for every single trial.
 _N_KEPT, _MOST_FROZEN = 20, 24
 _N_WHOLE = 3  # trials that should at least come to their end, whatever the number of trials
-# Shares of trials whose first leg ends at the first, second … rung, once there have been this many
+# Shares of trials whose first leg ends at the first, second … rung, and after how many trials
+# longer first legs begin
 _FIRST_LEGS, _N_BEFORE_LONG_LEGS = (0.70, 0.20, 0.07, 0.03), 30
 
 Foresee = Callable[[Sequence[int]], Mapping[int, float]]  # trials -> where they end, more is better
@@ -52,25 +54,15 @@ def rungs(epochs: int, n_trials: int | None) -> list[int]:
 class FreezeThaw:
     """Decides which trial goes on, and how far; knows nothing of who runs them."""
 
-    def __init__(
-        self,
-        *,
-        direction: Direction,
-        epochs: int,
-        n_trials: int | None,
-        seed: int,
-        foresee: Foresee | None = None,
-    ) -> None:
+    def __init__(self, plan: SearchPlan, foresee: Foresee | None = None) -> None:
         """Begin.
 
         Args:
-            epochs: of a whole training.
-            n_trials: as ``rungs`` has it.
             foresee: the model; without one all promotions go by the best value so far.
         """
-        self.rungs = rungs(epochs, n_trials)
-        self._sign = 1.0 if direction == "max" else -1.0
-        self._random = random.Random(seed)
+        self.rungs = rungs(plan.epochs, plan.n_trials)
+        self._sign = 1.0 if plan.directions[0] == "max" else -1.0
+        self._random = random.Random(plan.seed)
         self._foresee = foresee
         self._best: dict[int, float] = {}  # trial -> best value so far, more is better
         self._goal: dict[int, int] = {}  # running trial -> the rung at which its leg ends
@@ -104,8 +96,8 @@ class FreezeThaw:
             return False
         return True
 
-    def ended(self, number: int, state: TrialState = "completed") -> None:
-        """Hear that a trial runs no longer, other than by being frozen; it does not matter how."""
+    def ended(self, number: int) -> None:
+        """Hear that a running trial has ended; being frozen is no end."""
         if (goal := self._goal.pop(number, None)) is not None and goal < len(self.rungs) - 1:
             self._n_reached[goal] += 1  # it fell out before: one more that goes no further
 

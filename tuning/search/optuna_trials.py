@@ -1,4 +1,4 @@
-"""How a trial is told to Optuna, in one place: to the sampler's study, to its mirror in a storage.
+"""How a trial is told to Optuna: to the sampler's study, and to its mirror in a storage.
 
 Optuna's samplers learn from completed trials, TPE also from pruned ones, and all of them pass over
 failed ones. An infeasible trial is therefore told as completed, with a violated constraint and the
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -25,8 +25,8 @@ from tuning.search.convert import distribution
 Objectives = Mapping[str, Direction]  # metric -> direction, the primary one first
 
 INFEASIBLE = "infeasible"  # name of the constraint that a diverged or too large trial breaks
-# The GP fits the constraint too. With 0 for what is feasible it would be half sure of each point
-# as long as all are; with -1 it is sure.
+# The GP fits the constraint too. Were a feasible trial told as 0, it would be only half sure of
+# any point while all trials are feasible; with -1 it is sure.
 KEPT, BROKEN = -1.0, 1.0
 
 OPTUNA_DIRECTIONS: dict[Direction, str] = {"max": "maximize", "min": "minimize"}
@@ -37,8 +37,7 @@ _UNENDED: dict[TrialState, OptunaState] = {
 }
 
 
-@dataclass(frozen=True)
-class Ending:
+class Ending(NamedTuple):
     """The end of a trial in Optuna's terms."""
 
     state: OptunaState
@@ -58,22 +57,10 @@ def ending(
     return Ending(OptunaState.PRUNED if state == "pruned" else OptunaState.FAIL)
 
 
-def curve_of(record: TrialRecord, objectives: Objectives) -> dict[int, float]:
-    """The primary metric by epoch; empty with several objectives, where Optuna takes no curves."""
-    primary = next(iter(objectives))
-    if len(objectives) > 1:
-        return {}
+def values_by_epoch(record: TrialRecord, metric: str) -> dict[int, float]:
+    """A metric after each epoch that reported it, in the order of epochs."""
     epochs = sorted(list(record.curve))  # noqa: C414  another thread may add one meanwhile
-    return {e: record.curve[e][primary] for e in epochs if primary in record.curve[e]}
-
-
-def ending_of(record: TrialRecord, objectives: Objectives) -> Ending:
-    """How Optuna hears of a trial of a record that has ended."""
-    end = ending(record.state, record.values(objectives), list(objectives.values()))
-    curve = curve_of(record, objectives)
-    if end.state == OptunaState.PRUNED and curve:
-        return Ending(end.state, [curve[max(curve)]])  # as Optuna's own `tell` does
-    return end
+    return {e: record.curve[e][metric] for e in epochs if metric in record.curve[e]}
 
 
 def frozen_trial(
@@ -81,16 +68,21 @@ def frozen_trial(
 ) -> FrozenTrial | None:
     """A trial as one of Optuna's; None if its point lies outside of ``space``."""
     domains = space.domains
+    # With several objectives Optuna takes no curves.
+    curve = values_by_epoch(record, next(iter(objectives))) if len(objectives) == 1 else {}
     if any(n not in domains or not domains[n].contains(v) for n, v in record.point.items()):
         return None
-    unended = _UNENDED.get(record.state)
-    end = ending_of(record, objectives) if unended is None else Ending(unended)
+    end = ending(record.state, record.values(objectives), list(objectives.values()))
+    if record.state in _UNENDED:
+        end = Ending(_UNENDED[record.state])
+    elif end.state == OptunaState.PRUNED and curve:
+        end = Ending(end.state, [curve[max(curve)]])  # as Optuna's own `tell` does
     trial = optuna.trial.create_trial(
         state=end.state,
         values=end.values,
         params=dict(record.point),
         distributions={name: distribution(domains[name]) for name in record.point},
-        intermediate_values=curve_of(record, objectives),
+        intermediate_values=curve,
         constraints=None if end.constraint is None else {INFEASIBLE: end.constraint},
     )
     if trial.datetime_start is not None and record.started:

@@ -1,7 +1,7 @@
-"""What a sweep may take from an earlier sweep or Optuna study: its finished trials, where they fit.
+"""Warm start: a new sweep takes over the finished trials of an earlier sweep or Optuna study.
 
-They are told to the sampler before the first proposal. They are not trials of the new sweep: they
-have no number in it, no run in MLflow, and are never its best.
+The sampler is told those that fit before its first proposal. They are not trials of the new sweep:
+they have no number in it, no run in MLflow, and are never its best.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from search_spaces.domains import SearchSpace
 from trainables.errors import InputError
 from trainables.metrics import Direction
 from tuning.record.events import TrialRecord, read_history
-
-if TYPE_CHECKING:
-    from tuning.record.sweep import Sweep
+from tuning.record.sweep import Sweep
+from tuning.search.study_storage import masked, open_storage
+from tuning.storage.saved_sweeps import open_sweep
 
 _USED_STATES = ("completed", "pruned", "infeasible")
-_NO_SETTINGS_OF_TRAINING = ("monitor", "seed")  # may differ without a word
+_MAY_DIFFER = ("monitor", "seed")  # fixed settings that make trials no less comparable
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,14 @@ class _DoesNotFit(Exception):
 
 
 def _fitting(trial: TrialRecord, sweep: Sweep) -> dict[str, Any]:
+    """The trial as plain values.
+
+    Raises:
+        _DoesNotFit: it is of no use to ``sweep``.
+    """
     if trial.state not in _USED_STATES:
         raise _DoesNotFit(trial.state)
-    space = sweep.space
-    settings = {**trial.config, **trial.point}
+    space, settings = sweep.space, {**trial.config, **trial.point}
     for name, value in space.fixed.items():
         if name in trial.point and trial.point[name] != value:
             raise _DoesNotFit(f"{name} is {value} here")
@@ -102,36 +106,36 @@ def _fitting(trial: TrialRecord, sweep: Sweep) -> dict[str, Any]:
         if not domain.contains(settings[name]):
             raise _DoesNotFit(f"{name} outside of its domain")
         point[name] = settings[name]
+    has_values = trial.values(sweep.objectives) is not None
+    if trial.state == "pruned":  # an Optuna study keeps only the metric that it was pruned by
+        has_values = any(sweep.metric in metrics for metrics in trial.curve.values())
+    if trial.state != "infeasible" and not has_values:
+        raise _DoesNotFit("no value")
     curve = [
         [epoch, {name: metrics[name] for name in sweep.objectives if name in metrics}]
         for epoch, metrics in sorted(trial.curve.items())
     ]
-    has_values = trial.values(sweep.objectives) is not None
-    if trial.state == "pruned":  # a study keeps of such a trial what it was pruned by
-        has_values = any(sweep.metric in metrics for metrics in trial.curve.values())
-    if trial.state != "infeasible" and not has_values:
-        raise _DoesNotFit("no value")
     return {"point": point, "state": trial.state, "curve": curve}
 
 
 def _note(
     source: Source, n_used: int, dropped: Counter[str], ignored: set[str], space: SearchSpace
 ) -> str:
-    parts = [f"warm start from {source.label}: {n_used} of {n_used + dropped.total()} trials used"]
-    if dropped:
-        reasons = (f"{count} ({reason})" for reason, count in dropped.most_common())
-        parts.append(f"dropped {', '.join(reasons)}")
-    if ignored:
-        parts.append(f"searched then and not here: {', '.join(sorted(ignored))}")
+    """One line on what was used and what was not."""
+    reasons = ", ".join(f"{count} ({reason})" for reason, count in dropped.most_common())
+    known = {*_MAY_DIFFER, *space.domains}
     others = sorted(
         name
         for name, value in source.fixed.items()
-        if name not in {*_NO_SETTINGS_OF_TRAINING, *space.domains}
-        and value != space.fixed.get(name)
+        if name not in known and value != space.fixed.get(name)
     )
-    if others:
-        parts.append(f"fixed otherwise then: {', '.join(others)}")
-    return "; ".join(parts)
+    parts = [
+        f"warm start from {source.label}: {n_used} of {n_used + dropped.total()} trials used",
+        f"dropped {reasons}" if reasons else "",
+        f"searched then and not here: {', '.join(sorted(ignored))}" if ignored else "",
+        f"fixed otherwise then: {', '.join(others)}" if others else "",
+    ]
+    return "; ".join(part for part in parts if part)
 
 
 def _words(objectives: Mapping[str, Direction]) -> str:
@@ -139,17 +143,13 @@ def _words(objectives: Mapping[str, Direction]) -> str:
 
 
 def _open_sweep(name: str, sweep: Sweep) -> Source:
-    from tuning.storage.saved_sweeps import open_sweep
-
     earlier = open_sweep(name, sweep.siblings)
     trials = list(read_history(earlier.folder).trials.values())
     return Source(f"sweep {earlier.name}", earlier.objectives, trials, earlier.space.fixed)
 
 
 def _open_study(text: str, sweep: Sweep) -> Source:
-    """A study in an Optuna storage; it names no metrics unless somebody said them."""
-    from tuning.search.study_storage import open_storage
-
+    """A study in an Optuna storage; most studies do not name their metrics."""
     url, _, name = text.partition("#")
     if "://" not in url:
         url = f"journal://{url}"
@@ -158,7 +158,7 @@ def _open_study(text: str, sweep: Sweep) -> Source:
         "max" if d.name == "MAXIMIZE" else "min" for d in study.directions
     ]
     names = study.metric_names
-    if names is None:  # nothing but the directions can be compared then
+    if names is None:  # then only the directions can be compared
         names = list(sweep.objectives) if len(directions) == len(sweep.objectives) else directions
     objectives = dict(zip(names, directions, strict=True))
     trials = [_from_optuna(trial, list(objectives)) for trial in study.get_trials(deepcopy=False)]
@@ -167,8 +167,6 @@ def _open_study(text: str, sweep: Sweep) -> Source:
 
 def _load_study(storage: Any, name: str, url: str) -> Any:
     import optuna
-
-    from tuning.search.study_storage import masked
 
     known = optuna.get_all_study_names(storage)
     if name not in known and not (name == "" and len(known) == 1):
@@ -180,15 +178,12 @@ def _load_study(storage: Any, name: str, url: str) -> Any:
 
 
 def _from_optuna(trial: Any, metrics: list[str]) -> TrialRecord:
-    state = {"COMPLETE": "completed", "PRUNED": "pruned"}.get(trial.state.name, "not finished")
-    if trial.state.name == "FAIL":
-        state = "failed"
+    states = {"COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed"}
+    state = states.get(trial.state.name, "not finished")
     if any(value > 0 for value in trial.constraints.values()):
         state = "infeasible"
     curve = {epoch: {metrics[0]: value} for epoch, value in trial.intermediate_values.items()}
-    if state == "completed":  # its value, which need not be of its last epoch
+    if state == "completed":  # its value need not be that of its last epoch
         curve = {max(curve, default=1): dict(zip(metrics, trial.values, strict=True))}
-    finite = {
-        epoch: values for epoch, values in curve.items() if all(map(math.isfinite, values.values()))
-    }
+    finite = {e: values for e, values in curve.items() if all(map(math.isfinite, values.values()))}
     return TrialRecord(-1, {}, dict(trial.params), state, finite)  # type: ignore[arg-type]

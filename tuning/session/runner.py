@@ -2,84 +2,33 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from trainables.errors import InputError
 from trainables.tasks.table import task_row
-from tuning.control.controller import Controller
-from tuning.control.goals import CRASHED, INTERRUPTED, OF_FAILURE
+from tuning.control.confirm import Confirmations
+from tuning.control.goals import CRASHED, INTERRUPTED, OF_FAILURE, Ending
+from tuning.control.trials import Trials
 from tuning.control.view import View
-from tuning.engines.ray_environment import prepare_ray
-from tuning.hosting.node_needs import Needs
 from tuning.record.events import ENDED_STATES, Record, SweepHistory, read_history
 from tuning.record.resources import Resources
 from tuning.record.standings import best_trial
-from tuning.record.sweep import Sweep, local_resources
+from tuning.record.sweep import Sweep
 from tuning.search.samplers import search_notes
 from tuning.search.space_changes import describe_dropped
 from tuning.session.changes import begin_sitting, check_disk, use_users_file
 from tuning.session.farewell import farewell
 from tuning.session.summary import fetch_checkpoint, summarize
-from tuning.storage.code_archive import CODE_FILE, digest_of
+from tuning.session.workplace import ENGINES, NO_ENGINE, Engine, Workplace, workplace
 from tuning.storage.driver_lock import sole_driver
-from tuning.storage.open_store import StoreAddress, address_of, share
 from tuning.storage.saved_sweeps import save_sweep
 from tuning.storage.working_copy import at_home
-from tuning.tracking.mlflow_runs import MlflowTracker, quiet_mlflow
+from tuning.tracking.mlflow_runs import MlflowTracker
 from tuning.tracking.optuna_storage import make_mirror
-
-
-@dataclass(frozen=True)
-class _Engine:
-    """Where trials run."""
-
-    connect: Callable[[Sweep], Resources]
-    run: Callable[[Controller], None]
-    disconnect: Callable[[], None]
-    share: Callable[[Sweep], AbstractContextManager[StoreAddress]]
-    module: str | None = None  # what `run` needs and takes seconds to import
-
-
-def _ray() -> _Engine:
-    prepare_ray()
-    from tuning.engines import ray_start
-
-    def run(controller: Controller) -> None:
-        from tuning.engines import ray_tune
-
-        ray_tune.run(controller)
-
-    return _Engine(
-        ray_start.connect, run, ray_start.disconnect, share, module="tuning.engines.ray_tune"
-    )
-
-
-def _inprocess() -> _Engine:
-    from tuning.engines import inprocess
-
-    def connect(sweep: Sweep) -> Resources:
-        return replace(local_resources(sweep), concurrency=1, most_per_gpu=1)
-
-    def share_with_nobody(sweep: Sweep) -> AbstractContextManager[StoreAddress]:
-        return nullcontext(address_of(sweep))
-
-    return _Engine(connect, inprocess.run, lambda: None, share_with_nobody)
-
-
-ENGINES: dict[str, Callable[[], _Engine]] = {"ray": _ray, "inprocess": _inprocess}
-# Where nothing is left to train. What follows the record may still lack some of it.
-_NO_ENGINE = _Engine(
-    connect=lambda sweep: Resources(1.0, 0.0, 1),
-    run=lambda controller: None,
-    disconnect=lambda: None,
-    share=lambda sweep: nullcontext(address_of(sweep)),
-)
 
 
 @dataclass(frozen=True)
@@ -90,15 +39,6 @@ class SweepResult:
     interrupted: bool
     mlflow_complete: bool
     too_many_failures: bool  # or no worker that can run trials
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """Where a sweep's trials run, once it is known that they can."""
-
-    resources: Resources
-    address: StoreAddress  # of the sweep's checkpoints, for workers
-    needs: Needs | None  # of workers on machines other than this; None without such
 
 
 def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> SweepResult:
@@ -123,10 +63,9 @@ def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> Swee
         sitting = begin_sitting(sweep, history, view.say, accept_changes)
         check_disk(sweep, view.say)
         is_done = _is_done(sweep, history)
-        engine = _NO_ENGINE if is_done else ENGINES[sweep.engine]()
-        threading.Thread(target=_import_ahead, args=(engine, sweep), daemon=True).start()
+        engine = NO_ENGINE if is_done else ENGINES[sweep.engine]()
         view.say("nothing is left to train" if is_done else f"starting {sweep.engine} …")
-        with _workplace(engine, sweep, view) as place:  # before anything is written: may not fit
+        with workplace(engine, sweep, view) as place:  # before anything is written: may not fit
             record = Record(sweep.folder)
             record.append("sitting_started", **sitting)
             save_sweep(sweep)
@@ -145,28 +84,8 @@ def _is_done(sweep: Sweep, history: SweepHistory) -> bool:
     return sweep.confirm == 0 and len(trials) >= sweep.trials and all_ended
 
 
-@contextmanager
-def _workplace(engine: _Engine, sweep: Sweep, view: View) -> Iterator[Workplace]:
-    """Start or join what trials run on, and see that they can."""
-    try:
-        resources = engine.connect(sweep)
-        if sweep.home is not None:
-            view.say(f"checkpoints go from the workers to {sweep.home}")
-        with engine.share(sweep) as address:
-            needs = None
-            if address.has_other_nodes:
-                from tuning.engines.node_checks import check_nodes, needs_of
-
-                needs = needs_of(sweep)
-                has_gpus = resources.gpus_per_trial > 0
-                check_nodes(sweep, address, needs, gpus=has_gpus, say=view.say)
-            yield Workplace(resources, address, needs)
-    finally:
-        engine.disconnect()
-
-
 def _sit(
-    sweep: Sweep, record: Record, engine: _Engine, place: Workplace, view: View, started: float
+    sweep: Sweep, record: Record, engine: Engine, place: Workplace, view: View, started: float
 ) -> SweepResult:
     """One sitting: run trials until nothing is left, with all that follows the record.
 
@@ -177,28 +96,16 @@ def _sit(
     tracker.start()
     mirror = make_mirror(sweep, record, view.say)
     mirror.start()
-    notes = [] if engine is _NO_ENGINE else [*search_notes(sweep), *_describe(place.resources)]
+    notes = [] if engine is NO_ENGINE else [*search_notes(sweep), *_describe(place.resources)]
     for note in notes:
         view.say(note)
-    interrupted, ending = False, CRASHED
+    ending = CRASHED
     try:
-        controller = Controller(
-            sweep,
-            record,
-            place.resources,
-            address=place.address,
-            needs=_with_code(sweep, place.needs),
-        )
-        if controller.dropped:
-            view.say(describe_dropped(controller.dropped, len(controller.trials)))
-        interrupted = _run_trials(controller, record, engine, view)
-        ending = INTERRUPTED if interrupted else controller.ending
-    except KeyboardInterrupt:
-        interrupted, ending = True, INTERRUPTED
+        ending = _run_trials(sweep, record, engine, place, view)
     finally:
         record.append(
             "sweep_ended",
-            status="KILLED" if interrupted else "FINISHED",
+            status="KILLED" if ending is INTERRUPTED else "FINISHED",
             wall_seconds=time.monotonic() - started,
             ended_by=ending.by,
             ended_because=ending.because,
@@ -215,23 +122,7 @@ def _sit(
         if will_log:
             imports.join()
     summary = summarize(sweep, record.history)
-    return SweepResult(summary, interrupted, complete, ending.by in OF_FAILURE)
-
-
-def _with_code(sweep: Sweep, needs: Needs | None) -> Needs | None:
-    """What workers need, with the digest of the user's training file as it was just saved."""
-    if needs is None or sweep.train_file is None:
-        return needs
-    return replace(needs, code=digest_of((sweep.folder / CODE_FILE).read_bytes()))
-
-
-def _import_ahead(engine: _Engine, sweep: Sweep) -> None:
-    """Import what takes seconds while the engine starts, what is needed first coming first."""
-    if engine.module is not None:
-        importlib.import_module(engine.module)
-    if sweep.n_workers > 1:
-        importlib.import_module("tuning.engines.gang_pool")
-    quiet_mlflow()
+    return SweepResult(summary, ending is INTERRUPTED, complete, ending.by in OF_FAILURE)
 
 
 def _import_model(sweep: Sweep) -> None:
@@ -257,18 +148,28 @@ def _describe(resources: Resources) -> list[str]:
     return [text, f"waiting for nodes: no trial fits yet; there may be {resources.waits_for}"]
 
 
-def _run_trials(controller: Controller, record: Record, engine: _Engine, view: View) -> bool:
-    """Run until nothing is left; True if the user interrupted."""
-    view.begin(controller.sweep, record.history, controller.n_trials)
-    record.listen(view.update)
+def _run_trials(
+    sweep: Sweep, record: Record, engine: Engine, place: Workplace, view: View
+) -> Ending:
+    """Run until nothing is left, or until the user interrupts; what ended it."""
     try:
-        engine.run(controller)
-        return False
+        trials = Trials(sweep, record)
+        if trials.dropped:
+            view.say(describe_dropped(trials.dropped, len(record.history.trials)))
+        confirmations = Confirmations(sweep, record, trials)
+        controller = place.controller(
+            sweep, record, {"trial": trials, "confirmation": confirmations}
+        )
+        view.begin(sweep, record.history, trials.n_trials)
+        record.listen(view.update)
+        try:
+            engine.run(controller)
+        finally:
+            controller.close()
+            view.end()
+        return trials.ending
     except KeyboardInterrupt:
-        return True
-    finally:
-        controller.close()
-        view.end()
+        return INTERRUPTED
 
 
 def _log_best_model(sweep: Sweep, record: Record, view: View) -> bool:

@@ -32,7 +32,7 @@ def resolve_tracking_uri(given: str | None) -> str:
         return uri
     path = Path(uri.removeprefix("sqlite:///")).resolve()
     check_writable(path.parent, source)
-    if path.is_dir() or (path.is_file() and not _may_be_sqlite(path)):
+    if path.exists() and not (path.is_file() and _may_be_sqlite(path)):
         raise InputError(f"{source} = {uri!r}: {str(path)!r} is there, but is no SQLite database")
     return f"sqlite:///{path}"
 

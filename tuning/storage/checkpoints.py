@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainables.metrics import Direction
-from tuning.record.events import Best, TrialRecord
+from tuning.record.events import TrialRecord
+from tuning.record.ranking import Best
 from tuning.storage.disk import LEAST_FREE_BYTES, show_bytes
 from tuning.storage.stores import TRIALS, CheckpointStore, FolderStore, trial_key
 from tuning.storage.trial_checkpoints import BEST
@@ -35,7 +36,7 @@ def checkpoint_sizes(sweep_folder: Path) -> dict[Path, int]:
 
 
 def best_key(number: int) -> str:
-    """Of the best checkpoint of trial ``number``."""
+    """The key of the best checkpoint of trial ``number``."""
     return f"{trial_key(number)}/{BEST}"
 
 
@@ -78,8 +79,8 @@ class CheckpointKeeper:
     def save_beyond(self) -> float | None:
         """The value a new checkpoint must beat to be among those kept; None while there is room.
 
-        A worker that knows an old one saves too often, never too seldom: it only ever rises (or
-        falls, where less is better) but for one that was dropped for want of room.
+        Workers may know an old value. It is never better than the new one, unless a checkpoint was
+        dropped for want of room; so they save too often, but not too seldom.
         """
         best = self._best.trials
         has_room = len(best) < self._n_kept and not (self._is_short and best)
@@ -138,7 +139,7 @@ class CheckpointKeeper:
             self._delete_best(dropped)
 
     def _make_room(self) -> None:
-        """Drop the worst of the kept checkpoints until the rest fits the budget and the disk."""
+        """Drop the worst of the kept checkpoints until the others fit the budget and the disk."""
         # A folder may be replaced while it is measured, or a store not answer: next time.
         with suppress(OSError):
             sizes = self._store.sizes()

@@ -18,7 +18,7 @@ from tuning.storage.stores import CheckpointStore
 
 CODE_FILE = "code.zip"
 _SWEEP_FILE = "sweep.json"  # of sweep.py: a folder with one holds copies
-# More is no helper of one training file, but a home folder or a whole project: assumed.
+# More than this is a home folder or a whole project, not helpers of one file: assumed.
 _MOST_FILES, _MOST_BYTES, _MOST_FOLDERS = 300, 4 * 2**20, 2000
 _NO_CODE = {"__pycache__", "node_modules", "site-packages"}
 
@@ -38,7 +38,7 @@ def pack_code(train_file: Path) -> bytes:
 
 
 def digest_of(archive: bytes) -> str:
-    """What tells one archive from another."""
+    """A digest of an archive."""
     return hashlib.sha256(archive).hexdigest()[:20]
 
 

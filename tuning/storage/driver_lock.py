@@ -48,22 +48,17 @@ def _acquire(name: str, folder: Path) -> BaseFileLock:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except Timeout:
-        raise InputError(
-            f"sweep {name} is being run by {describe_holder(_holder(folder))}"
-        ) from None
-    except OSError as error:
-        raise InputError(f"sweep folder {str(folder)!r} can not be written: {error}") from error
-    try:
         _refuse_if_alive(name, folder)
         write_whole(folder / HOLDER_FILE, json.dumps(myself()))
+        return lock
+    except Timeout:
+        raise driven_by(name, _holder(folder)) from None
     except OSError as error:
         lock.release()
         raise InputError(f"sweep folder {str(folder)!r} can not be written: {error}") from error
     except InputError:
         lock.release()
         raise
-    return lock
 
 
 def myself() -> dict[str, Any]:
@@ -80,9 +75,17 @@ def _give_signs(folder: Path, done: threading.Event) -> None:
 
 def _holder(folder: Path) -> dict[str, Any] | None:
     try:
-        values: dict[str, Any] = json.loads((folder / HOLDER_FILE).read_text())
+        return parse_holder((folder / HOLDER_FILE).read_bytes())
+    except OSError:
+        return None
+
+
+def parse_holder(content: bytes | None) -> dict[str, Any] | None:
+    """What a holder file says; None where there is none, or it is damaged."""
+    try:
+        values: dict[str, Any] = json.loads(content or b"null") or {}
         return values if {"host", "pid"} <= values.keys() else None
-    except (OSError, ValueError):
+    except ValueError:
         return None
 
 
@@ -94,13 +97,8 @@ def _refuse_if_alive(name: str, folder: Path) -> None:
     if holder["host"] == socket.gethostname():
         if is_gone(holder) or holder["pid"] == os.getpid():
             return
-        raise InputError(f"sweep {name} is being run by {describe_holder(holder)}")
-    silent = _seconds_silent(folder)
-    if silent < SECONDS_UNTIL_GONE:
-        raise InputError(
-            f"sweep {name} is being run by {describe_holder(holder)}, which gave a sign "
-            f"{silent:.0f} s ago; if it is dead, try again in {SECONDS_UNTIL_GONE:.0f} s"
-        )
+        raise driven_by(name, holder)
+    refuse_if_recent(name, holder, _seconds_silent(folder))
 
 
 def is_gone(holder: Mapping[str, Any]) -> bool:
@@ -116,9 +114,18 @@ def _seconds_silent(folder: Path) -> float:
     return now - (folder / HOLDER_FILE).stat().st_mtime
 
 
-def describe_holder(holder: Mapping[str, Any] | None) -> str:
-    """Who holds a lock, for a message."""
-    return "another process" if holder is None else f"process {holder['pid']} on {holder['host']}"
+def driven_by(name: str, holder: Mapping[str, Any] | None, more: str = "") -> InputError:
+    """What to tell the second who wants to drive sweep ``name``."""
+    who = "another process" if holder is None else f"process {holder['pid']} on {holder['host']}"
+    return InputError(f"sweep {name} is being run by {who}{more}")
+
+
+def refuse_if_recent(name: str, holder: Mapping[str, Any], seconds_silent: float) -> None:
+    """Raise InputError unless the holder has been silent for so long that it must be dead."""
+    if seconds_silent < SECONDS_UNTIL_GONE:
+        sign = f", which gave a sign {seconds_silent:.0f} s ago"
+        advice = f"; if it is dead, try again in {SECONDS_UNTIL_GONE:.0f} s"
+        raise driven_by(name, holder, sign + advice)
 
 
 def _process_start(pid: int) -> float | None:

@@ -14,16 +14,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
-from trainables.errors import InputError
 from tuning.storage.driver_lock import (
     HOLDER_FILE,
     SECONDS_BETWEEN_SIGNS,
-    SECONDS_UNTIL_GONE,
-    describe_holder,
+    driven_by,
     is_gone,
     myself,
+    parse_holder,
+    refuse_if_recent,
 )
 from tuning.storage.remote import RemoteFolder
 
@@ -50,7 +49,7 @@ def sole_driver_at(name: str, home: str | None) -> Iterator[None]:
     remote.write(HOLDER_FILE, mine)
     time.sleep(_SECONDS_TO_SETTLE)
     if (found := remote.read(HOLDER_FILE)) != mine:
-        raise InputError(f"sweep {name} is being run by {describe_holder(_parse(found))}")
+        raise driven_by(name, parse_holder(found))
     done = threading.Event()
     thread = threading.Thread(target=_give_signs, args=(remote, mine, done), daemon=True)
     thread.start()
@@ -74,25 +73,12 @@ def _give_signs(remote: RemoteFolder, mine: bytes, done: threading.Event) -> Non
 
 def _refuse_if_alive(name: str, remote: RemoteFolder) -> None:
     content = remote.read(HOLDER_FILE)
-    holder = _parse(content)
+    holder = parse_holder(content)
     if holder is None or content in _left_behind:
         return
     if holder["host"] == socket.gethostname() and is_gone(holder):
         return
-    silent = _seconds_silent(remote)
-    if silent < SECONDS_UNTIL_GONE:
-        raise InputError(
-            f"sweep {name} is being run by {describe_holder(holder)}, which gave a sign "
-            f"{silent:.0f} s ago; if it is dead, try again in {SECONDS_UNTIL_GONE:.0f} s"
-        )
-
-
-def _parse(content: bytes | None) -> dict[str, Any] | None:
-    try:
-        values: dict[str, Any] = json.loads(content or b"null") or {}
-        return values if {"host", "pid"} <= values.keys() else None
-    except ValueError:
-        return None
+    refuse_if_recent(name, holder, _seconds_silent(remote))
 
 
 def _seconds_silent(remote: RemoteFolder) -> float:

@@ -20,7 +20,8 @@ from trainables.errors import InputError
 from tuning.record.sweep import Sweep
 from tuning.storage.remote import RemoteFolder
 from tuning.storage.staging import Staging
-from tuning.storage.stores import CheckpointStore, FolderStore, UriStore
+from tuning.storage.stores import CheckpointStore, FolderStore
+from tuning.storage.uri_store import UriStore
 
 MARKER = ".shared"  # in the sweep's folder: who can read what it says sees the same folder
 

@@ -7,12 +7,12 @@ the folder write there themselves.
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Relay:
         self._uploads: dict[str, tuple[str, Path]] = {}  # token -> key, what has come so far
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """A method of the folder's own store that takes and gives little."""
+        """Call a method of the folder's own store."""
         return getattr(self._store, method)(*arguments)
 
     def begin(self, key: str, folders: list[str]) -> str:
@@ -56,19 +56,17 @@ class Relay:
         """Write a piece of a file."""
         path = self._uploads[token][1] / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
-        try:
-            view = memoryview(chunk)
-            while view:
-                n_written = os.pwrite(descriptor, view, offset)
-                view, offset = view[n_written:], offset + n_written
-        finally:
-            os.close(descriptor)
+        path.touch()
+        with path.open("r+b") as file:
+            file.seek(offset)
+            file.write(chunk)
 
     def commit(self, token: str, files: dict[str, int]) -> None:
         """Let what has come replace what the key had, if it is all that was sent."""
         key, partial = self._uploads.pop(token)
         try:
+            for name in files:  # an empty one had no piece
+                (partial / name).touch()
             if contents_of(partial)[0] != files:
                 raise OSError(f"checkpoint {str(self._root / key)!r} did not come whole")
             self._store.put(key, lambda folder: _move_all(partial, folder))
@@ -105,6 +103,17 @@ class RelayStore:
         self._relay = call
         self._folder = folder
         self._staging = staging
+        # The folder's own store does these: little is sent to it, and little comes back.
+        self.peek = partial(call, "call", "peek")
+        self.find = partial(call, "call", "find")
+        self.set_aside = partial(call, "call", "set_aside")
+        self.recover = partial(call, "call", "recover")
+        self.delete = partial(call, "call", "delete")
+        self.clear = partial(call, "call", "clear")
+        self.sizes = partial(call, "call", "sizes")
+        self.free_bytes = partial(call, "call", "free_bytes")
+        self.read = partial(call, "call", "read")
+        self.write = partial(call, "call", "write")
 
     def put(self, key: str, save: Save) -> None:
         with self._staging.folder() as folder:
@@ -113,20 +122,15 @@ class RelayStore:
             token = self._relay("begin", key, folders)
             try:
                 for name in files:
-                    self._send(folder / name, token, name)
+                    offset = 0
+                    with (folder / name).open("rb") as source:
+                        while chunk := source.read(_CHUNK_BYTES):
+                            self._relay("receive", token, name, offset, chunk)
+                            offset += len(chunk)
                 self._relay("commit", token, files)
             except BaseException:
                 self._relay("abort", token)
                 raise
-
-    def _send(self, file: Path, token: str, name: str) -> None:
-        offset = 0
-        with file.open("rb") as source:
-            while (chunk := source.read(_CHUNK_BYTES)) or offset == 0:
-                self._relay("receive", token, name, offset, chunk)
-                offset += len(chunk)
-                if not chunk:
-                    return  # an empty file
 
     def get(self, key: str) -> Path | None:
         contents = self._relay("contents", key)
@@ -134,11 +138,11 @@ class RelayStore:
             return None
         files, folders = contents
         target = self._staging.place(key)
-        with whole_folder(target) as partial:
+        with whole_folder(target) as copy:
             for name in folders:
-                (partial / name).mkdir(parents=True, exist_ok=True)
+                (copy / name).mkdir(parents=True, exist_ok=True)
             for name, n_bytes in files.items():
-                with (partial / name).open("wb") as file:
+                with (copy / name).open("wb") as file:
                     while file.tell() < n_bytes:
                         chunk = self._relay("send", key, name, file.tell())
                         if not chunk:
@@ -152,46 +156,12 @@ class RelayStore:
     def release(self, key: str) -> None:
         shutil.rmtree(self._staging.place(key), ignore_errors=True)
 
-    def peek(self, key: str, name: str) -> bytes | None:
-        found: bytes | None = self._relay("call", "peek", key, name)
-        return found
-
-    def find(self, key: str) -> str | None:
-        found: str | None = self._relay("call", "find", key)
-        return found
-
     def name(self, key: str) -> str:
         return f"{self._folder}/{key}"
 
-    def set_aside(self, key: str) -> str:
-        return str(self._relay("call", "set_aside", key))
-
-    def recover(self, key: str) -> None:
-        self._relay("call", "recover", key)
-
-    def delete(self, key: str) -> None:
-        self._relay("call", "delete", key)
-
-    def clear(self, folder: str, keep: str | None = None) -> None:
-        self._relay("call", "clear", folder, keep)
-
-    def sizes(self) -> dict[str, int]:
-        found: dict[str, int] = self._relay("call", "sizes")
-        return found
-
-    def free_bytes(self) -> float:
-        return float(self._relay("call", "free_bytes"))
-
-    def read(self, path: str) -> bytes | None:
-        found: bytes | None = self._relay("call", "read", path)
-        return found
-
-    def write(self, path: str, content: bytes) -> None:
-        self._relay("call", "write", path, content)
-
 
 def start_relay(folder: Path) -> tuple[str, Any]:
-    """Start the actor on this node, where ``folder`` is; its name, and what keeps it alive."""
+    """Start the actor on this node, where ``folder`` is; its name, and what keeps it."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -212,7 +182,7 @@ def start_relay(folder: Path) -> tuple[str, Any]:
 
 
 def find_relay(name: str) -> Call:
-    """What calls the actor of that name. Any trouble with Ray or the node is an OSError."""
+    """A function that calls the actor of that name; it raises OSError where that fails."""
     import ray
 
     actors: list[Any] = []

@@ -11,6 +11,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,23 +82,18 @@ def within_seconds(seconds: float, uri: str, action: Callable[[], Result]) -> Re
     Raises:
         RemoteError: it does not. It goes on in a thread that nobody waits for.
     """
-    results: list[Result] = []
-    errors: list[Exception] = []
+    answer: Future[Result] = Future()
 
     def run() -> None:
         try:
-            results.append(action())
+            answer.set_result(action())
         except Exception as error:
-            errors.append(error)
+            answer.set_exception(error)
 
-    thread = threading.Thread(target=run, name="remote", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
+    threading.Thread(target=run, name="remote", daemon=True).start()
+    if not wait([answer], seconds).done:
         raise _told(uri, TimeoutError(f"it did not answer within {seconds:g} s"))
-    return results[0]
+    return answer.result()
 
 
 class RemoteFolder:

@@ -23,7 +23,7 @@ def save_sweep(sweep: Sweep) -> None:
     """Write the description into its folder."""
     values = {
         **{name: value for name, value in vars(sweep).items() if name != "space"},
-        # To see what has moved; it is wherever it is found.
+        # Where it was written, to see later what has moved.
         "folder": str(sweep.folder) if sweep.home is None else None,
         "home": None,
         "train_file": None if sweep.train_file is None else sweep.train_file.name,

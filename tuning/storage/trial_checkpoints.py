@@ -46,18 +46,18 @@ def save_share(report: EpochReport) -> None:
 
 
 class TrialCheckpoints:
-    """``best`` and ``last`` of one trial. Every method may raise OSError."""
+    """``best`` and ``last`` of one run. Every method may raise OSError."""
 
     def __init__(self, store: CheckpointStore, key: str) -> None:
-        """Make the checkpoints of the trial at ``key`` of ``store``; an empty key is its root."""
+        """Make the checkpoints of the run at ``key`` of ``store``."""
         self._store = store
-        self._prefix = f"{key}/" if key else ""
+        self._prefix = f"{key}/"
         self._known: dict[str, dict[str, Any]] = {}
 
     def look(self) -> None:
         """Find what an earlier process of the trial has left, and clean up after it."""
         for name in _NAMES:
-            self._store.recover(self._prefix + name)
+            self._store.recover(self._key(name))
         found = {name: self._progress(name) for name in _NAMES}
         self._known = {name: progress for name, progress in found.items() if progress is not None}
 
@@ -90,22 +90,22 @@ class TrialCheckpoints:
         self, name: str, report: EpochReport, value: float, curve: Mapping[int, dict[str, float]]
     ) -> None:
         """Save a report's state under ``name``."""
-        put_report(self._store, self._prefix + name, report, value, curve)
+        put_report(self._store, self._key(name), report, value, curve)
 
     def retry(self, *, is_last: bool = False) -> None:
-        """Save what could not be saved when it was to be, if there is such and it is possible."""
+        """Try again to save what could not be saved."""
         with suppress(OSError):  # which has been told
             self._store.retry(is_last=is_last)
 
     def set_aside(self, name: str) -> None:
-        """Let a damaged one count no more: its value must not keep a good one away."""
+        """Take a damaged one out of use: its value must not keep a good one away."""
         self._store.set_aside(self._key(name))
         del self._known[name]
 
     def release(self) -> None:
-        """Say that the folders which ``fetch`` gave are needed no longer."""
+        """Give back the folders that ``fetch`` has returned."""
         for name in _NAMES:
-            self._store.release(self._prefix + name)
+            self._store.release(self._key(name))
 
     def name(self, name: str) -> str:
         """Where a checkpoint is or would be, for a person."""

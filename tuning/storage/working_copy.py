@@ -1,8 +1,8 @@
-"""The working copy of a sweep whose home is a URI: fetched before, uploaded meanwhile and after.
+"""The working copy of a sweep whose home is a URI: fetched first, then uploaded as it changes.
 
 An object store can not be appended to, and Optuna and the record need a disk. So the driver works
 in a folder of its own, and a thread uploads what has changed there every few seconds. Checkpoints
-are not among it: workers write them to the home themselves.
+are not part of it: workers write them to the home themselves.
 """
 
 from __future__ import annotations
@@ -174,15 +174,15 @@ class Uploads:
 
 
 class NoUploads:
-    """Of a sweep whose home is its folder."""
+    """For a sweep whose home is its folder."""
 
     def start(self) -> None:
-        """Nothing is to be uploaded."""
+        """There is nothing to upload."""
 
 
 @contextmanager
 def at_home(name: str, home: str | None, folder: Path, say: Say) -> Iterator[Uploads | NoUploads]:
-    """Be the one process that works on sweep ``name``, with what keeps its home up to date.
+    """Be the only process that works on sweep ``name``, and keep its home up to date.
 
     The working copy is current when the block begins, and the home when it has ended. Nothing of
     this is needed where the home is the folder itself.

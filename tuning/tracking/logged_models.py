@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import trainables
 from trainables.errors import InputError
 from trainables.task import Column
+from trainables.tasks.merging import self_contained
 from trainables.tasks.table import task_row
 from trainables.training.checkpoint import DESCRIPTION, read_description
 from tuning.record.sweep import default_cache_folder
@@ -17,8 +19,8 @@ from tuning.record.uris import SCHEMES
 from tuning.storage.addresses import resolve_tracking_uri
 from tuning.storage.remote import RemoteFolder
 from tuning.storage.staging import Staging
-from tuning.storage.stores import fetch_whole
-from tuning.tracking.mlflow_runs import quiet_mlflow
+from tuning.storage.uri_store import fetch_whole
+from tuning.tracking.mlflow_client import quiet_mlflow
 
 # What a served model imports; Ray and Optuna are not among them.
 _REQUIREMENTS = (
@@ -42,6 +44,8 @@ def log_model(
 ) -> Any:
     """Log the checkpoint under an MLflow run as a model with signature and input example.
 
+    One that holds adapters alone is logged with all of its weights, so that it needs nothing else.
+
     Args:
         registered_name: also register it, as a new version of that model.
 
@@ -52,12 +56,13 @@ def log_model(
     mlflow.set_tracking_uri(tracking_uri)
     column = task_row(read_description(checkpoint).task).load().column
     requirements = [f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS]
-    with mlflow.start_run(run_id=run_id):
+    with tempfile.TemporaryDirectory() as place, mlflow.start_run(run_id=run_id):
+        whole = self_contained(checkpoint, Path(place) / "checkpoint")
         return mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={"checkpoint": str(checkpoint)},
-            code_paths=[trainables.__path__[0]],
+            artifacts={"checkpoint": str(whole)},
+            code_paths=[str(files("trainables"))],
             pip_requirements=requirements,
             signature=_signature(column),
             input_example=_table([{column.name: column.example()}]),

@@ -6,34 +6,29 @@ are tried again; the record keeps them on disk, and a later sitting writes what 
 
 from __future__ import annotations
 
-import importlib.metadata
-import logging
-import os
-import queue
-import re
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from typing import Any
 
-from trainables.errors import InputError
 from tuning.record.events import Event, Record, SweepHistory, TrialRecord
+from tuning.record.options import KEPT_NAMES, OPTIONS
 from tuning.record.standings import confirmed
 from tuning.record.sweep import Sweep
+from tuning.tracking.follower import Follower, Item
+from tuning.tracking.mlflow_client import giving_up_soon, quiet_mlflow
+from tuning.tracking.mlflow_tags import (
+    CONFIRMED_TAG,
+    CONFIRMS_TAG,
+    ENDED_TAG,
+    STATE_TAG,
+    SWEEP_TAG,
+    TRIAL_TAG,
+    sweep_id,
+    sweep_tags,
+)
 
-_SECONDS_BETWEEN_BATCHES = 1.0
-_SECONDS_BETWEEN_RETRIES = 5.0
-# How long the end of a sweep waits for MLflow while it answers, and while it does not.
-_SECONDS_TO_FLUSH, _SECONDS_TO_FLUSH_FAILING = 120.0, 12.0
-_SECONDS_WAITED_WITHOUT_A_WORD = 6.0  # its import takes half of that
-# Of a request: what does not answer is tried again here, and MLflow's own seven take two minutes
-# in which nobody would be told.
-_HTTP_RETRIES_VARIABLE, _HTTP_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
 _METRICS_PER_BATCH, _PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
-_LIBRARIES = ("torch", "torchvision", "transformers", "ray", "optuna", "mlflow")
 _RUN_STATUS = {
     "completed": "FINISHED",
     "pruned": "FINISHED",
@@ -42,131 +37,6 @@ _RUN_STATUS = {
     "interrupted": "KILLED",
     "frozen": "SCHEDULED",
 }
-
-TRIAL_TAG, SWEEP_TAG, STATE_TAG = "thaw.trial", "thaw.sweep", "thaw.state"
-ENDED_TAG = "thaw.ended_because"  # of the parent run
-CONFIRMS_TAG = "thaw.confirms"  # of a confirmation run: the trial
-CONFIRMED_TAG = "thaw.confirmed"  # of a trial: its mean over fresh seeds
-
-Item = TypeVar("Item")
-
-
-class _GivenUp(Exception):
-    """The sweep has ended and MLflow is still away."""
-
-
-class Writer(Protocol):
-    """Writes a record somewhere. Each call may be repeated after it failed half-way."""
-
-    def open(self) -> None: ...
-
-    def write(self, events: Iterable[Event]) -> None: ...
-
-
-class Follower:
-    """Follows a record in a thread, and has what happens written in batches."""
-
-    def __init__(
-        self,
-        record: Record,
-        make_writer: Callable[[], Writer],
-        warn: Callable[[str], None],
-        *,
-        name: str,
-        where: str,
-    ) -> None:
-        """Follow ``record``; ``name`` and ``where`` say in messages what is written to."""
-        self._record = record
-        self._make_writer = make_writer
-        self._warn = warn
-        self._name = name
-        self._where = where
-        self._queue: queue.Queue[Event | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._closing = threading.Event()
-        self._given_up = threading.Event()
-        self._failing = False  # whether the latest attempt failed
-        self._warned = False
-        self._failure: str | None = None
-
-    def start(self) -> None:
-        """Begin to follow the record. What it holds already and is not written is written first."""
-        self._record.listen(self._follow)
-        self._thread.start()
-
-    def _follow(self, event: Event) -> None:
-        if event["event"] != "mlflow_run":  # the writer's own
-            self._queue.put(event)
-
-    def close(self) -> bool:
-        """Write what is left; False if that is not taken, or taken too slowly."""
-        self._closing.set()
-        self._queue.put(None)
-        started, told = time.monotonic(), False
-        while self._thread.is_alive():
-            self._thread.join(0.1)
-            waited = time.monotonic() - started
-            if waited > _SECONDS_WAITED_WITHOUT_A_WORD and not told:
-                told = True
-                self._warn(f"waiting for {self._where} to take what is left …")
-            if waited > (_SECONDS_TO_FLUSH_FAILING if self._failing else _SECONDS_TO_FLUSH):
-                break
-        self._given_up.set()
-        return not self._thread.is_alive() and self._failure is None
-
-    def _run(self) -> None:
-        try:
-            writer = self._patiently(self._make_writer)
-            self._patiently(writer.open)
-            while True:
-                events = self._next_batch()
-                if events:
-                    self._patiently(lambda batch=events: writer.write(batch))  # type: ignore[misc]
-                elif self._closing.is_set() and self._queue.empty():
-                    return
-        except _GivenUp:
-            return
-        except Exception as error:
-            self._failure = f"{type(error).__name__}: {error}"
-            self._warn(f"{self._name}: {self._failure}")
-
-    def _next_batch(self) -> list[Event]:
-        events: list[Event] = []
-        try:
-            first = self._queue.get(timeout=_SECONDS_BETWEEN_BATCHES)
-            if first is None:
-                return events
-            events.append(first)
-            if not self._closing.is_set():
-                time.sleep(_SECONDS_BETWEEN_BATCHES)
-            while True:
-                event = self._queue.get_nowait()
-                if event is not None:
-                    events.append(event)
-        except queue.Empty:
-            return events
-
-    def _patiently(self, action: Callable[[], Item]) -> Item:
-        """Try until it works, or until ``close`` has waited long enough.
-
-        Raises:
-            _GivenUp: nobody waits any longer. The record still has it all.
-        """
-        while True:
-            try:
-                result = action()
-                self._failing = False
-                return result
-            except Exception as error:
-                self._failing = True
-                if not self._warned:
-                    self._warned = True
-                    self._warn(
-                        f"{self._where} does not take records ({reason_of(error)}); training goes "
-                        "on, and they are written when it answers again"
-                    )
-                if self._given_up.wait(_SECONDS_BETWEEN_RETRIES):
-                    raise _GivenUp from error
 
 
 class MlflowTracker(Follower):
@@ -216,7 +86,7 @@ class _Writer:
         history = self._record.history
         if history.parent_run_id is None:
             run = self._find(
-                f"tags.{SWEEP_TAG} = '{_sweep_id(sweep)}' and tags.{TRIAL_TAG} = 'parent'"
+                f"tags.{SWEEP_TAG} = '{sweep_id(sweep)}' and tags.{TRIAL_TAG} = 'parent'"
             )
             run_id = (
                 run
@@ -226,7 +96,7 @@ class _Writer:
                     tags={**sweep_tags(sweep), TRIAL_TAG: "parent"},
                 ).info.run_id
             )
-            self._log_params(run_id, _sweep_params(sweep))
+            self._log_params(run_id, sweep_params(sweep))
             self._record.append(
                 "mlflow_run", trial=None, run_id=run_id, experiment=sweep.experiment
             )
@@ -285,11 +155,11 @@ class _Writer:
         sweep = self._sweep
         name = f"{sweep.name}-{trial.number:04d}"
         confirms = {}
-        if trial.confirms is not None:
-            name = f"{sweep.name}-{trial.confirms:04d}-seed-{trial.config['seed']}"
-            confirms = {CONFIRMS_TAG: str(trial.confirms)}
+        if trial.repeats is not None:
+            name = f"{sweep.name}-{trial.repeats:04d}-seed-{trial.config['seed']}"
+            confirms = {CONFIRMS_TAG: str(trial.repeats)}
         found = self._find(
-            f"tags.{SWEEP_TAG} = '{_sweep_id(sweep)}' and tags.{TRIAL_TAG} = '{trial.number}'"
+            f"tags.{SWEEP_TAG} = '{sweep_id(sweep)}' and tags.{TRIAL_TAG} = '{trial.number}'"
         )
         run_id: str = (
             found
@@ -350,108 +220,15 @@ class _Writer:
             self._client.log_batch(run_id, metrics=chunk)
 
 
-@contextmanager
-def giving_up_soon() -> Iterator[None]:
-    """In the block this process's MLflow says within seconds that a server does not answer."""
-    is_set = _HTTP_RETRIES_VARIABLE in os.environ
-    os.environ.setdefault(_HTTP_RETRIES_VARIABLE, _HTTP_RETRIES)
-    try:
-        yield
-    finally:
-        if not is_set:
-            os.environ.pop(_HTTP_RETRIES_VARIABLE, None)
-
-
-def check_mlflow(sweep: Sweep) -> None:
-    """See that the sweep's MLflow answers.
-
-    Raises:
-        InputError: it does not.
-    """
-    try:
-        with giving_up_soon():
-            client = quiet_mlflow().MlflowClient(tracking_uri=sweep.tracking_uri)
-            client.get_experiment_by_name(sweep.experiment)
-    except Exception as error:
-        raise InputError(
-            f"MLflow at {sweep.tracking_uri} does not answer ({reason_of(error)}); what is trained "
-            "now is to be registered there"
-        ) from error
-
-
-def quiet_mlflow() -> Any:
-    """The mlflow module, without its notices of migrations, its progress bars and its telemetry."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    import mlflow
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return mlflow
-
-
-def reason_of(error: Exception) -> str:
-    """The first line of an error, or of the one that it ends with as its cause."""
-    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    cause = re.search(r"\(Caused by (.+?)\)+$", first_line)
-    return cause[1] if cause else first_line
-
-
 def _chunks(items: list[Item], size: int) -> Iterable[list[Item]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _sweep_id(sweep: Sweep) -> str:
-    """What tells this sweep from another of the same name in the same MLflow."""
-    return f"{sweep.name}@{sweep.began_in or sweep.place}"
-
-
-def sweep_tags(sweep: Sweep) -> dict[str, str]:
-    """Tags of every run of a sweep: which one, from which code, with which libraries."""
-    versions = {}
-    for library in _LIBRARIES:
-        versions[f"version.{library}"] = importlib.metadata.version(library)
-    return {SWEEP_TAG: _sweep_id(sweep), "git_commit": git_commit(), **versions}
-
-
-def _sweep_params(sweep: Sweep) -> dict[str, Any]:
-    names = (
-        "metric",
-        "mode",
-        "trials",
-        "time_budget_seconds",
-        "searcher",
-        "scheduler",
-        "seed",
-        "engine",
-        "n_workers",
-        "strategy",
-        "gpus_per_trial",
-        "gpu_hours",
-        "target",
-        "patience",
-        "confirm",
-        "confirm_seeds",
-        "cost_aware",
-    )
+def sweep_params(sweep: Sweep) -> dict[str, Any]:
     return {
         "task": sweep.task,
         "space": sweep.space.name,
-        **{name: getattr(sweep, name) for name in names},
+        "metric": sweep.metric,
+        "mode": sweep.mode,
+        **{name: getattr(sweep, name) for name in KEPT_NAMES if OPTIONS[name].is_logged},
     }
-
-
-def git_commit() -> str:
-    """The commit of the working folder, + where files differ; empty outside a repository."""
-    try:
-        result = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            cwd=Path.cwd(),
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return result.stdout.strip() if result.returncode == 0 else ""

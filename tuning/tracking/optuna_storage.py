@@ -18,9 +18,10 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from trainables.errors import InputError
-from tuning.record.events import Event, Record, TrialRecord, cut_incomplete_line
+from trainables.files import cut_incomplete_line
+from tuning.record.events import Event, Record, TrialRecord
 from tuning.record.sweep import Sweep
-from tuning.search.optuna_trials import OPTUNA_DIRECTIONS, curve_of, frozen_trial
+from tuning.search.optuna_trials import OPTUNA_DIRECTIONS, frozen_trial
 from tuning.search.study_storage import (
     JOURNAL_FILE,
     masked,
@@ -30,7 +31,7 @@ from tuning.search.study_storage import (
     study_address,
 )
 from tuning.storage.addresses import check_writable
-from tuning.tracking.mlflow_runs import Follower
+from tuning.tracking.follower import Follower
 
 # User attributes of a trial. Somebody may queue a trial in a dashboard, so that Optuna's numbers
 # need not be ours.
@@ -84,8 +85,9 @@ class _Writer:
             if sweep.storage is None
             else open_storage(sweep.storage, "--storage")
         )
-        self._study: optuna.Study | None = None
-        self._written: dict[int, FrozenTrial] | None = None  # by number, as the storage has it
+        self._study_id = -1  # until ``open``
+        # What the storage has: our numbers -> its ids, or None for trials that are finished there
+        self._ids: dict[int, int | None] | None = None  # None until it has been read
 
     def open(self) -> None:
         """Find or make the study; write what it lacks of the record."""
@@ -98,7 +100,7 @@ class _Writer:
         )
         if study.metric_names is None:
             study.set_metric_names(list(sweep.objectives))
-        self._study = study
+        self._study_id = self._storage.get_study_id_from_name(sweep.name)
         self._write_trials(list(self._record.history.trials))
 
     def write(self, events: Iterable[Event]) -> None:
@@ -113,30 +115,29 @@ class _Writer:
         self._write_trials(list(numbers))
 
     def _write_trials(self, numbers: list[int]) -> None:
-        assert self._study is not None
-        if self._written is None:
-            found = self._study.get_trials(deepcopy=False)
-            ours = [trial for trial in found if _NUMBER_ATTRIBUTE in trial.user_attrs]
-            self._written = {trial.user_attrs[_NUMBER_ATTRIBUTE]: trial for trial in ours}
-        try:
-            for number in numbers:
-                self._write_trial(self._record.history.trials[number], self._written)
-        except Exception:
-            self._written = None  # it may have been written and not confirmed
-            raise
+        ids = self._read() if self._ids is None else self._ids
+        self._ids = None  # a call that fails may have written its trial: then read again
+        for number in numbers:
+            trial_id = ids.get(number)
+            if number in ids and trial_id is None:
+                continue
+            wanted = self._wanted(self._record.history.trials[number])
+            if trial_id is None:
+                trial_id = self._storage.create_new_trial(self._study_id, wanted)
+            else:
+                self._update(trial_id, wanted)
+            ids[number] = None if wanted.state.is_finished() else trial_id
+        self._ids = ids
 
-    def _write_trial(self, record: TrialRecord, written: dict[int, FrozenTrial]) -> None:
-        known = written.get(record.number)
-        if known is not None and known.state.is_finished():
-            return
-        wanted = self._wanted(record)
-        if known is None:
-            assert self._study is not None
-            trial_id = self._storage.create_new_trial(self._study._study_id, wanted)
-        else:
-            trial_id = known._trial_id
-            self._update(known, record, wanted)
-        written[record.number] = self._storage.get_trial(trial_id)
+    def _read(self) -> dict[int, int | None]:
+        storage, study_id = self._storage, self._study_id
+        return {
+            trial.user_attrs[_NUMBER_ATTRIBUTE]: None
+            if trial.state.is_finished()
+            else storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
+            for trial in storage.get_all_trials(study_id, deepcopy=False)
+            if _NUMBER_ATTRIBUTE in trial.user_attrs
+        }
 
     def _wanted(self, record: TrialRecord) -> FrozenTrial:
         """The trial as the storage should have it."""
@@ -150,10 +151,10 @@ class _Writer:
             found.set_user_attr(_ERROR_ATTRIBUTE, record.error.strip().splitlines()[-1][:500])
         return found
 
-    def _update(self, known: FrozenTrial, record: TrialRecord, wanted: FrozenTrial) -> None:
+    def _update(self, trial_id: int, wanted: FrozenTrial) -> None:
         """Bring an unfinished trial up to date; its state comes last, for it may end it."""
-        storage, trial_id = self._storage, known._trial_id
-        for epoch, value in curve_of(record, self._sweep.objectives).items():
+        storage, known = self._storage, self._storage.get_trial(trial_id)
+        for epoch, value in wanted.intermediate_values.items():
             if epoch not in known.intermediate_values:
                 storage.set_trial_intermediate_value(trial_id, epoch, value)
         for key, value in wanted.system_attrs.items():

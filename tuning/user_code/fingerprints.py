@@ -8,12 +8,13 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 
-import trainables
 from tuning.record.moved_paths import Moved
 from tuning.record.sweep import Sweep
+from tuning.user_code.imports import imported_modules
 
 Fingerprints = dict[str, dict[str, str]]  # kind -> what -> digest or version
 
@@ -98,9 +99,9 @@ def _at_new_places(values: Mapping[str, str], moved: Moved) -> dict[str, str]:
 
 
 def _package_files() -> dict[str, str]:
-    folder = Path(trainables.__path__[0])
-    files = sorted(folder.rglob("*.py"))
-    return {str(path.relative_to(folder)): _digest(path.read_bytes()) for path in files}
+    folder = Path(str(files("trainables")))
+    found = sorted(folder.rglob("*.py"))
+    return {str(path.relative_to(folder)): _digest(path.read_bytes()) for path in found}
 
 
 def _imported_from(file: Path) -> dict[str, str]:
@@ -109,32 +110,13 @@ def _imported_from(file: Path) -> dict[str, str]:
     found, left = set(), [file.resolve()]
     while left:
         importing = left.pop()
-        for module in _imports(importing, folder):
+        for module in imported_modules(importing, folder):
             path = folder.joinpath(*module)
             for candidate in (path.with_suffix(".py"), path / "__init__.py"):
                 if candidate.is_file() and candidate not in found and candidate != file.resolve():
                     found.add(candidate)
                     left.append(candidate)
     return {path.relative_to(folder).as_posix(): _blob_id(path.read_bytes()) for path in found}
-
-
-def _imports(file: Path, folder: Path) -> Iterator[tuple[str, ...]]:
-    """The names, in parts, of what may be modules in a file's import statements."""
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):
-        return
-    for node in ast.walk(tree):
-        modules = []
-        if isinstance(node, ast.Import):
-            modules = [tuple(alias.name.split(".")) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            above = file.relative_to(folder).parts[: -node.level] if node.level else ()
-            module = (*above, *(node.module or "").split("."))
-            modules = [(*module, alias.name) for alias in node.names]
-        for parts in modules:
-            parts = tuple(part for part in parts if part not in ("", "*"))
-            yield from (parts[:n] for n in range(1, len(parts) + 1))
 
 
 def _tracked_python_files(file: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What is installed, told so that two machines can be compared. Imports none of it."""
+"""Which versions are installed, to compare two machines. Nothing of them is imported."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def code_digest() -> str:
-    """Of Thaw's own Python files, wherever they lie: 12 letters."""
+    """A digest of Thaw's own Python files: 12 letters."""
     digest = hashlib.sha256()
     root = Path(__file__).parents[2]
     for room in ROOMS:

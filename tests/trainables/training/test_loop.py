@@ -157,6 +157,8 @@ def test_early_stopping_waits_for_its_patience(run):
         ("lp_ft", {}, [{2}, {0, 1, 2}, {0, 1, 2}, {0, 1, 2}]),
         ("lp_ft", {"head_epochs": 3}, [{2}, {2}, {2}, {0, 1, 2}]),
         ("lp_ft", {"head_epochs": 9}, [{2}] * 4),
+        ("only_k", {"trained_block": 1}, [{1, 2}] * 4),
+        ("only_k", {"trained_block": 0}, [{0, 2}] * 4),
     ],
 )
 def test_only_thawed_blocks_change(tmp_path, run, freezing, extra, trained_blocks):
@@ -223,6 +225,8 @@ def test_precisions_of_the_cpu(run, precision):
     [
         (ToyConfig(precision="fp16"), "needs a CUDA device"),
         (ToyConfig(freezing="first_k", frozen_blocks=3), "must be from 1 to 2"),
+        (ToyConfig(freezing="only_k", trained_block=2), "trained_block = 2: must be from 0 to 1"),
+        (ToyConfig(freezing="lora", lora_from_block=2), "must be from 1 to 1"),
     ],
 )
 def test_what_does_not_suit_is_refused(run, config, message):

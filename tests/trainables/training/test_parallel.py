@@ -19,8 +19,9 @@ from two_workers import CASES, curve
 from trainables.task import STRATEGY_NAMES, TrainingRun
 from trainables.training import loop
 from trainables.training.checkpoint import MODEL
-from trainables.training.loop import _evaluation_batches, _pieces
+from trainables.training.evaluation import _evaluation_batches
 from trainables.training.parallel import STRATEGIES
+from trainables.training.steps import _pieces
 
 pytestmark = pytest.mark.timeout(200)
 # Of metrics: sums are taken in another order, and errors grow with every step.
@@ -78,7 +79,7 @@ def test_two_workers_give_what_one_does(alone, together, strategy, case):
     assert_alike(together[f"{strategy} {case}"], alone[1][case])
 
 
-@pytest.mark.parametrize("case", ["all", "thawed by and by"])
+@pytest.mark.parametrize("case", ["all", "thawed by and by", "adapters"])
 @pytest.mark.parametrize("first", ["alone", *STRATEGY_NAMES])
 @pytest.mark.parametrize("second", ["alone", *STRATEGY_NAMES])
 def test_any_can_go_on_from_a_checkpoint_of_any(alone, together, case, first, second):

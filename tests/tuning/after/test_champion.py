@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from tuning.after import champion
 from tuning.after.champion import CHECKPOINT_TAG, log_champion
-from tuning.after.seeds import SeedResult
-from tuning.record.events import Record, read_events
+from tuning.after.seed_results import SeedResult
+from tuning.control.retraining import FIRST_NUMBER
+from tuning.record.events import Record, read_events, read_history
 from tuning.storage.saved_sweeps import open_sweep
 
 NOBODY = "http://127.0.0.1:9"
@@ -23,8 +25,7 @@ RESULT = SeedResult(
     value=0.9,
     curve={1: {"value": 0.8}, 2: {"value": 0.9}},
     test=None,
-    classes=(),
-    confusion=[],
+    artifacts={},
     checkpoint="sweeps/s/retrain/1/seed-0/best",
     key="retrain/1/seed-0/best",
 )
@@ -69,11 +70,12 @@ def test_a_server_that_is_lost_in_the_middle_is_waited_for_and_has_one_run(
     finished, impatient, monkeypatch, view
 ):
     sweep, record = finished
+    monkeypatch.setattr(champion, "_SECONDS_OF_PATIENCE", 60.0)  # MLflow's import takes some
     failing(monkeypatch, 2)
     logged = log_champion(sweep, record, record.history.trials[0], RESULT, DOCUMENT, view.say)
     assert logged.failure is None
     assert [message.split(" (")[1] for message in view.messages] == [
-        "it was restarted); trying again, until Ctrl-C or for 0 minutes"
+        "it was restarted); trying again, until Ctrl-C or for 1 minutes"
     ] * 2
     client = MlflowClient(tracking_uri=sweep.tracking_uri)
     experiment = client.get_experiment_by_name(sweep.experiment)
@@ -99,26 +101,31 @@ def test_what_trying_again_would_not_mend_is_told_at_once(finished, monkeypatch,
 @pytest.mark.usefixtures("finished", "impatient")
 @pytest.mark.parametrize("as_json", [False, True])
 def test_what_mlflow_never_takes_is_told_all_the_same(monkeypatch, thaw, as_json):
-    monkeypatch.setattr("tuning.after.retrain.train", lambda *_: [[RESULT]])  # needs Ray
-    failing(monkeypatch, 1000)
-    code, out, err = thaw("retrain", "s", *(["--json"] if as_json else []))
+    with monkeypatch.context() as patch:
+        failing(patch, 1000)
+        code, out, err = thaw("retrain", "s", *(["--json"] if as_json else []))
     assert code == 1
+    value = read_history(Path("sweeps/s")).retrainings[FIRST_NUMBER].value("value", "max")
     if as_json:
         document = json.loads(out)
-        assert (document["mean"], document["mlflow_run_id"]) == (0.9, None)
+        assert (document["mean"], document["mlflow_run_id"]) == (value, None)
         assert document["failure"].endswith("does not take the champion (it was restarted)")
     else:
-        assert "0.9000" in out
-    assert "it was restarted); it is in sweeps/s/retrain/1/seed-0/best" in err
+        assert f"{value:.4f}" in out
+    assert re.search("it was restarted\\); it is in .*sweeps/s/retrain/[0-9-]+/seed-0/best", err)
     kinds = [event["event"] for event in read_events(Path("sweeps/s"))]
     assert kinds.count("retrained") == 1
+    # Typed again, it only registers what was trained.
+    code, out, _ = thaw("retrain", "s", "--json")
+    assert (code, json.loads(out)["mean"]) == (0, value)
+    assert len(read_history(Path("sweeps/s")).retrainings) == 1
 
 
 @pytest.mark.usefixtures("finished", "impatient")
-def test_a_server_that_does_not_answer_is_known_before_anything_is_trained(monkeypatch, thaw):
+def test_a_server_that_does_not_answer_is_known_before_anything_is_trained(thaw):
     description = json.loads(Path("sweeps/s/sweep.json").read_text())
     Path("sweeps/s/sweep.json").write_text(json.dumps({**description, "tracking_uri": NOBODY}))
-    monkeypatch.setattr("tuning.after.retrain.train", lambda *_: pytest.fail("it trained"))
     code, out, err = thaw("retrain", "s")
     assert (code, out) == (2, "")
+    assert read_history(Path("sweeps/s")).retraining is None
     assert f"MLflow at {NOBODY} does not answer (NewConnectionError(" in err

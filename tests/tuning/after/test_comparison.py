@@ -11,8 +11,8 @@ from scipy.stats import ttest_rel
 
 from search_spaces.domains import Choice, Float, Int, SearchSpace
 from tuning.after.comparison import default_configuration, paired_gain
-from tuning.after.retrain import _baseline, _gains
-from tuning.after.seeds import SeedResult
+from tuning.after.retrain import _baseline
+from tuning.after.seed_results import SeedResult, gains_of
 from tuning.before_start.options import SweepOptions, resolve
 from tuning.before_start.spaces import space_names
 from tuning.command_line.tables import champion_table
@@ -128,8 +128,7 @@ def seed_results(values: list[float], tests: list[float] | None, folder) -> list
             value=value,
             curve={},
             test=None if tests is None else {"accuracy": tests[seed], "loss": 0.0},
-            classes=(),
-            confusion=[],
+            artifacts={},
             checkpoint=str(folder),
             key="",
         )
@@ -140,10 +139,10 @@ def seed_results(values: list[float], tests: list[float] | None, folder) -> list
 def test_the_test_split_has_the_last_word_where_there_is_one(tiny_digits, toy_sweep, tmp_path):
     winner = seed_results([0.9, 0.8], [0.7, 0.8], tmp_path)
     default = seed_results([0.8, 0.6], [0.6, 0.6], tmp_path)
-    gains = _gains(tiny_digits(), winner, default)
+    gains = gains_of(tiny_digits(), winner, default)
     assert [gain.metric for gain in gains] == ["val_accuracy", "test_accuracy"]
     assert [gain.mean for gain in gains] == pytest.approx([0.15, 0.15])
-    own = _gains(toy_sweep(), seed_results([1.0, 2.0], None, tmp_path), default)
+    own = gains_of(toy_sweep(), seed_results([1.0, 2.0], None, tmp_path), default)
     assert [gain.metric for gain in own] == ["value"]
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tomllib
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import yaml
@@ -175,6 +176,11 @@ def test_a_wrong_cluster_file_is_an_input_error(tmp_path, change, reason):
     path.write_text(change(LOCAL.read_text()))
     with pytest.raises(InputError, match=reason):
         read_cluster_file(path)
+
+
+def test_a_device_is_no_cluster_file():
+    with pytest.raises(InputError, match="--cluster = '/dev/zero': is a device"):
+        read_cluster_file(Path("/dev/zero"))
 
 
 def test_a_missing_key_is_an_input_error(tmp_path):

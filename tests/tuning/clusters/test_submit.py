@@ -21,12 +21,12 @@ from helpers import ROOT, TOY_SPACE
 from ports import RAY_PORT_OPTIONS, free_ports
 
 from tuning.clusters.dashboard import Dashboard
-from tuning.clusters.supervise import n_epochs
+from tuning.clusters.supervisor import n_epochs
 from tuning.clusters.watcher import VERSIONS_FILE
 from tuning.record.events import read_history
 from tuning.storage.driver_lock import HOLDER_FILE
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 TOY = ("--metric", "value:max", "--scheduler", "none", "--engine", "inprocess")
 
@@ -77,31 +77,35 @@ def head(tmp_path_factory, empty_mlflow) -> Iterator[Head]:
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
     command += ["--object-store-memory=100000000", f"--temp-dir={temporary}"]
     command += [f"{option}={port}" for option, port in zip(RAY_PORT_OPTIONS, ports, strict=True)]
-    output = (home / "ray-start.log").open("wb")
-    process = subprocess.Popen(
-        command, env=environment, stdout=output, stderr=output, start_new_session=True
-    )
     found = Head(
         f"http://127.0.0.1:{ports[1]}", home, temporary / "session_latest" / "logs", ports[0],
         environment,
     )  # fmt: skip
-    try:
-        wait_until_up(found, process)
-        yield found
-    finally:
-        output.close()
-        end_all(process, home, temporary)
-        shutil.rmtree(temporary, ignore_errors=True)
+    log = home / "ray-start.log"
+    for _ in range(3):  # on a busy machine Ray itself gives up, 30 s after its processes are there
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, env=environment, stdout=output, stderr=output, start_new_session=True
+            )
+        try:
+            if is_up(found, process):
+                yield found
+                return
+        finally:
+            end_all(process, home, temporary)
+            shutil.rmtree(temporary, ignore_errors=True)
+    raise AssertionError(log.read_text())
 
 
-def wait_until_up(head: Head, process: subprocess.Popen) -> None:
-    for _ in range(180):
-        assert process.poll() is None, (head.home / "ray-start.log").read_text()
+def is_up(head: Head, process: subprocess.Popen) -> bool:
+    """Wait for a head; False if it gives up."""
+    until = time.monotonic() + 180
+    while time.monotonic() < until and process.poll() is None:
         with suppress(Exception):
             head.dashboard().files("*")  # the dashboard answers before there is a node
-            return
+            return True
         time.sleep(0.5)
-    raise AssertionError((head.home / "ray-start.log").read_text())
+    return False
 
 
 def end_all(process: subprocess.Popen, *folders: Path) -> None:
@@ -160,7 +164,7 @@ def test_who_has_no_token_or_a_wrong_one_is_refused(head, cluster, monkeypatch, 
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(workplace / "none"))
     code, _, err = cluster("submit", "digits")
     assert code == 2
-    assert f"there is none in $RAY_AUTH_TOKEN and no file '{workplace / 'none'}'" in err
+    assert f"neither in $RAY_AUTH_TOKEN nor in file '{workplace / 'none'}'" in err
     monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
     code, _, err = cluster("submit", "digits")
     assert code == 2
@@ -230,7 +234,7 @@ def test_the_token_is_in_no_log_no_job_and_no_command_line(head):
             assert token not in path.read_bytes(), path
     lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     assert not [line for line in lines if token in line]
-    for job in head.dashboard()._json("GET", "/api/jobs/"):
+    for job in head.dashboard()._http.json("/api/jobs/"):
         assert token.decode() not in json.dumps(job)
 
 
@@ -265,7 +269,7 @@ def test_what_was_fetched_predicts_here(head, cluster, thaw, workplace):
     (workplace / "other").mkdir()
     code, _, err = cluster("fetch", "mine", "--to", "other")
     assert code == 2
-    assert "is there, and is no fetched sweep" in err
+    assert "exists, and is not a fetched sweep" in err
 
 
 def test_a_sweep_is_stopped_in_order_and_continued(head, cluster):

@@ -20,10 +20,17 @@ from fake_dashboard import fake_dashboard
 from helpers import HOLD, ROOT, TOY_SPACE
 
 from trainables.errors import InputError
-from tuning.clusters import supervise, watcher
+from tuning.clusters import supervise, supervisor, watcher
 from tuning.clusters.dashboard import Dashboard
-from tuning.clusters.jobs import JobRecord, State, Submitted, job_record, next_job_id
-from tuning.clusters.supervise import Supervisor
+from tuning.clusters.jobs import (
+    JobRecord,
+    State,
+    Submitted,
+    job_record,
+    next_job_id,
+    sweeps_folder_of,
+)
+from tuning.clusters.supervisor import Supervisor
 from tuning.record.events import read_history
 from tuning.storage.driver_lock import HOLDER_FILE
 from tuning.storage.saved_sweeps import open_sweep, save_sweep
@@ -42,7 +49,7 @@ def head(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace / 'mlflow.db'}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("THAW_SWEEPS_FOLDER", raising=False)
-    monkeypatch.setattr(supervise, "_SECONDS_BEFORE_RESTART", 0.1)
+    monkeypatch.setattr(supervisor, "_SECONDS_BEFORE_RESTART", 0.1)
     before = signal.getsignal(signal.SIGTERM)
     yield home
     signal.signal(signal.SIGTERM, before)
@@ -59,18 +66,19 @@ def install(workplace: Path, *arguments: str, space: str | None = None) -> JobRe
     return record
 
 
-def supervisor(record: JobRecord, job_id: str = "toy") -> Supervisor:
+def supervisor_of(record: JobRecord, job_id: str = "toy") -> Supervisor:
     return Supervisor(record, record.submitted(), job_id)
 
 
 def wait_for_epochs(folder: Path, n: int) -> None:
     for _ in range(600):
-        if supervise.n_epochs(folder) >= n:
+        if supervisor.n_epochs(folder) >= n:
             return
         time.sleep(0.05)
     raise AssertionError(f"no {n} epochs in {folder} within 30 s")
 
 
+@pytest.mark.long
 def test_a_driver_that_is_killed_is_followed_by_one_that_resumes(head, workplace, capfd):
     record = install(workplace, "--set=seconds=0.3", "--trials=3")
     folder = head / "sweeps" / "toy"
@@ -81,7 +89,7 @@ def test_a_driver_that_is_killed_is_followed_by_one_that_resumes(head, workplace
 
     killer = threading.Thread(target=kill)
     killer.start()
-    code = supervisor(record).run()
+    code = supervisor_of(record).run()
     killer.join()
     assert code == 0
     state = record.state()
@@ -92,18 +100,19 @@ def test_a_driver_that_is_killed_is_followed_by_one_that_resumes(head, workplace
     assert "supervisor: the driver was killed by signal 9" in capfd.readouterr().out
 
 
+@pytest.mark.long
 def test_a_driver_that_only_dies_is_given_up(head, workplace, capfd):
     record = install(workplace, space="import os\nos._exit(7)")
-    assert supervisor(record).run() == 1
+    assert supervisor_of(record).run() == 1
     assert record.state().phase == "given up"
     out = capfd.readouterr().out
     assert out.count("supervisor: thaw sweep toy") == 4
-    assert "4 times without an epoch between; giving up" in out
+    assert "4 times without a new epoch; giving up" in out
 
 
 def test_wrong_input_is_the_last_word(head, workplace, capfd):
     record = install(workplace, "--set=colour=red")
-    assert supervisor(record).run() == 2
+    assert supervisor_of(record).run() == 2
     assert record.state().phase == "ended"
     assert capfd.readouterr().out.count("supervisor: thaw sweep toy") == 1
 
@@ -111,7 +120,7 @@ def test_wrong_input_is_the_last_word(head, workplace, capfd):
 def test_a_sweep_in_which_nothing_works_is_the_last_word_too(head, workplace, capfd):
     settings = ["--set=fault=raise", "--set=fault_beyond=-1", "--trials=2"]
     record = install(workplace, *settings)
-    assert supervisor(record).run() == 1
+    assert supervisor_of(record).run() == 1
     assert record.state().phase == "ended"
     assert "giving up" not in capfd.readouterr().out
 
@@ -119,12 +128,13 @@ def test_a_sweep_in_which_nothing_works_is_the_last_word_too(head, workplace, ca
 RUN = """
 import sys
 from tuning.clusters.jobs import job_record
-from tuning.clusters.supervise import Supervisor
+from tuning.clusters.supervisor import Supervisor
 record = job_record("toy")
 sys.exit(Supervisor(record, record.submitted(), "toy").run())
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("told", ["both", "supervisor"])
 def test_a_sweep_that_is_told_to_end_does_so_in_order_and_goes_on_later(head, workplace, told):
     """Ray tells a job's whole tree of processes, a person perhaps one of them."""
@@ -145,12 +155,13 @@ def test_a_sweep_that_is_told_to_end_does_so_in_order_and_goes_on_later(head, wo
     again = Submitted("toy", [], resume_arguments=["--trials=2"])
     record.go_on_with(again, sent)
     assert record.submitted().arguments[-1] == "toy_space.py"
-    assert supervisor(record, "toy~2").run() == 0
+    assert supervisor_of(record, "toy~2").run() == 0
     assert record.state().job_id == "toy~2"
     assert open_sweep("toy", head / "sweeps").trials == 2
     assert read_history(folder).n_in_state["completed"] == 2
 
 
+@pytest.mark.long
 def test_it_waits_for_a_driver_that_a_lost_supervisor_has_left(head, workplace, capfd, toy_sweep):
     record = install(workplace, "--trials=2")
     folder = head / "sweeps" / "toy"
@@ -161,7 +172,7 @@ def test_it_waits_for_a_driver_that_a_lost_supervisor_has_left(head, workplace, 
     assert other.stdout.readline() == "held\n"
     threading.Timer(3.0, other.kill).start()
     started = time.monotonic()
-    assert supervisor(record).run() == 0
+    assert supervisor_of(record).run() == 0
     assert time.monotonic() - started > 3
     other.wait(10)
     out = capfd.readouterr().out
@@ -172,7 +183,7 @@ def test_it_waits_for_a_driver_that_a_lost_supervisor_has_left(head, workplace, 
 def test_there_is_one_supervisor_of_a_sweep(head):
     with (
         supervise._sole_supervisor("toy"),
-        pytest.raises(InputError, match="sweep toy is run already"),
+        pytest.raises(InputError, match="another job runs sweep toy already"),
         supervise._sole_supervisor("toy"),
     ):
         pass
@@ -195,7 +206,9 @@ def test_what_was_sent_is_kept_beyond_its_job(head, workplace, toy_sweep):
     assert (record.files / "a.txt").read_text() == "1"
     assert (record.folder / "files.zip").is_file()
     save_sweep(toy_sweep(sweeps_folder=head / "sweeps"))
-    with pytest.raises(InputError, match="--name 'toy': that sweep exists already on the cluster"):
+    with pytest.raises(
+        InputError, match="--name 'toy': the cluster has a sweep of that name already"
+    ):
         take_in(workplace, Submitted("toy", ["digits"]))
     again = take_in(workplace, Submitted("toy", [], resume_arguments=["--trials=3"]))
     assert (again.arguments, again.resume_arguments) == (["digits"], ["--trials=3"])
@@ -210,7 +223,7 @@ def test_a_sweep_of_another_version_is_refused(head):
 
 def test_sweeps_are_in_the_home_folder_unless_told_otherwise(head, monkeypatch):
     def place(given: str | None) -> str:
-        return str(supervise.sweeps_folder_of(Submitted("toy", [], sweeps_folder=given)))
+        return str(sweeps_folder_of(Submitted("toy", [], sweeps_folder=given)))
 
     assert place(None) == str(head / "sweeps")
     assert place("mine") == str(head / "mine")
@@ -229,7 +242,8 @@ def cluster(head, workplace):
     with fake_dashboard() as server:
         record = install(workplace)
         record.write_state(State("running", "toy"))
-        server.jobs = [{"submission_id": "toy", "status": "RUNNING", "start_time": 1}]
+        job = {"submission_id": "toy", "type": "SUBMISSION", "entrypoint": "", "start_time": 1}
+        server.jobs = [{**job, "status": "RUNNING"}]
         yield server, record, Dashboard(server.url, None)
 
 

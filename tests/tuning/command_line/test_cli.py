@@ -47,13 +47,15 @@ def test_a_sweep_in_which_nothing_works_ends_with_1(thaw):
     assert "something broke in epoch 2" in err
 
 
-def test_a_dry_run_starts_nothing(thaw, workplace):
+def test_a_dry_run_reads_the_data_and_starts_nothing(thaw, workplace):
     code, out, _ = thaw("sweep", "digits", "--dry-run")
     assert code == 0
     assert "five configurations" in out
+    assert "digits: 1259 train, 269 val, 269 test; 10 classes" in out
     code, out, _ = thaw("sweep", "digits", "--dry-run", "--json", "--set", "epochs=3")
     document = json.loads(out)
     assert len(document["samples"]) == 5
+    assert document["data"] == ["digits: 1259 train, 269 val, 269 test; 10 classes"]
     assert all(values["epochs"] == 3 for values in document["samples"])
     assert not (workplace / "sweeps").exists()
 

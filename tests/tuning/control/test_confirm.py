@@ -9,16 +9,16 @@ from pathlib import Path
 
 import optuna
 import pytest
-from helpers import InterruptingView, reopened
+from helpers import InterruptingView, reopened, sweep_controller
 from records import runs_of
 
 from tuning.after.results import trial_rows
 from tuning.before_start.options import SweepOptions, resolve
 from tuning.command_line.cli import main
 from tuning.control.confirm import FIRST_NUMBER
-from tuning.control.controller import Controller
-from tuning.hosting.trial_host import BEST, EpochResult, Outcome
-from tuning.record.events import EVENTS_FILE, ConfirmationPlan, Record, read_history
+from tuning.hosting.assignment import EpochResult, Outcome
+from tuning.record.events import EVENTS_FILE, Record, read_history
+from tuning.record.plans import ConfirmationPlan
 from tuning.record.resources import Resources
 from tuning.record.standings import best_trial
 from tuning.search.study_storage import JOURNAL_FILE, open_journal
@@ -26,7 +26,8 @@ from tuning.session.runner import run_sweep
 from tuning.session.summary import describe_best
 from tuning.storage.checkpoints import trial_folder
 from tuning.storage.saved_sweeps import save_sweep
-from tuning.tracking.mlflow_runs import CONFIRMED_TAG, CONFIRMS_TAG
+from tuning.storage.trial_checkpoints import BEST
+from tuning.tracking.mlflow_tags import CONFIRMED_TAG, CONFIRMS_TAG
 
 # With the sweep's own seed, 0, x = 1 looks best; x = 2 is.
 LUCKY = """
@@ -97,7 +98,7 @@ def test_the_luckiest_trial_does_not_win(lucky, run, view):
 
 
 def test_several_metrics_are_confirmed_by_the_first_beside_their_pareto_front(lucky, run, view):
-    sweep = lucky(more_metrics=["size:min"], confirm_seeds=2)
+    sweep = lucky(metric=["value:max", "size:min"], confirm_seeds=2)
     summary = run(sweep).summary
     history = read_history(sweep.folder)
     by_x = {trial.config["x"]: trial.number for trial in history.trials.values()}
@@ -119,7 +120,7 @@ def test_mlflow_has_each_confirmation_run_once_and_the_means(lucky, run):
     history = read_history(sweep.folder)
     for number, trial in history.confirmations.items():
         found = runs[str(number)]
-        assert found.data.tags[CONFIRMS_TAG] == str(trial.confirms)
+        assert found.data.tags[CONFIRMS_TAG] == str(trial.repeats)
         assert found.data.tags["mlflow.parentRunId"] == summary["mlflow"]["parent_run_id"]
         assert found.data.params["seed"] == str(trial.config["seed"])
         assert found.data.metrics["value"] == trial.value("value", "max")
@@ -161,7 +162,7 @@ def test_a_killed_driver_leaves_no_run_behind(lucky, run):
     assert len(summary["confirmed"]) == 2
     runs = read_history(sweep.folder).confirmations.values()
     assert [(len(trial.curve), trial.state) for trial in runs] == [(3, "completed")] * 6
-    assert len({(trial.confirms, trial.config["seed"]) for trial in runs}) == 6
+    assert len({(trial.repeats, trial.config["seed"]) for trial in runs}) == 6
 
 
 def test_a_sweep_that_is_done_can_be_confirmed_and_then_extended(lucky, run):
@@ -176,7 +177,7 @@ def test_a_sweep_that_is_done_can_be_confirmed_and_then_extended(lucky, run):
     assert n_before == 3
     points = [json.dumps(history.trials[row["trial"]].point) for row in wider["confirmed"]]
     assert len(set(points)) == 3  # equal points are confirmed once
-    pairs = [(trial.confirms, trial.config["seed"]) for trial in history.confirmations.values()]
+    pairs = [(trial.repeats, trial.config["seed"]) for trial in history.confirmations.values()]
     assert len(set(pairs)) == len(pairs)  # what was known is not run again
 
 
@@ -214,7 +215,7 @@ def test_confirmation_waits_for_the_last_trial_and_runs_after_any_ending(toy_swe
     sweep = replace(toy_sweep(trials=9, target=0.4), confirm=1, confirm_seeds=2)
     save_sweep(sweep)
     record = Record(sweep.folder)
-    controller = Controller(sweep, record, Resources(1, 0, concurrency=2))
+    controller = sweep_controller(sweep, record, Resources(1, 0, concurrency=2))
     controller.propose()
     controller.propose()
     assert controller.observe(0, EpochResult(1, {"value": 0.5}))
@@ -232,7 +233,7 @@ def test_confirmation_waits_for_the_last_trial_and_runs_after_any_ending(toy_swe
         controller.ended(run.trial, Outcome("completed"))
     assert controller.exhausted
     assert controller.propose() is None
-    assert controller.ending.by == "target"
+    assert controller.kinds["trial"].ending.by == "target"
     controller.close()
 
 

@@ -7,16 +7,15 @@ import sys
 from dataclasses import replace
 
 import pytest
-from helpers import TOY_SPACE, InterruptingView, reopened
+from helpers import TOY_SPACE, InterruptingView, reopened, sweep_controller
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables.errors import InputError
 from tuning.before_start.options import SweepOptions, resolve
 from tuning.command_line.cli import main
-from tuning.control.controller import Controller
 from tuning.control.goals import RULES
-from tuning.hosting.trial_host import EpochResult, Outcome
+from tuning.hosting.assignment import EpochResult, Outcome
 from tuning.record.events import EVENTS_FILE, Record, read_history
 from tuning.record.resources import Resources
 from tuning.record.time_spent import Spent
@@ -137,12 +136,12 @@ def test_gpu_hours_end_running_trials_at_their_next_epoch(toy_sweep):
     save_sweep(sweep)
     record = Record(sweep.folder)
     one_gpu = Resources(cpus_per_trial=1, gpus_per_trial=1, concurrency=1, n_gpus=1)
-    controller = Controller(sweep, record, one_gpu)
+    controller = sweep_controller(sweep, record, one_gpu)
     assert controller.propose() is not None
     assert controller.observe(0, EpochResult(1, {"value": 0.5}))
     assert controller.propose() is None
     assert controller.exhausted
-    assert controller.ending.because == "the budget of 1e-09 GPU-hours is spent"
+    assert controller.kinds["trial"].ending.because == "the budget of 1e-09 GPU-hours is spent"
     assert record.history.trials[0].state == "pruned"
     controller.close()
 
@@ -151,15 +150,15 @@ def test_what_ended_a_sweep_stays_so_while_running_trials_end(toy_sweep):
     sweep = toy_sweep(patience=1, trials=9)
     save_sweep(sweep)
     record = Record(sweep.folder)
-    controller = Controller(sweep, record, Resources(1, 0, concurrency=3))
+    controller = sweep_controller(sweep, record, Resources(1, 0, concurrency=3))
     for _ in range(3):
         controller.propose()
     for number, value in ((0, 0.5), (1, 0.4)):
         controller.observe(number, EpochResult(1, {"value": value}))
         controller.ended(number, Outcome("completed"))
-    assert controller.ending.by == "patience"
+    assert controller.kinds["trial"].ending.by == "patience"
     assert controller.observe(2, EpochResult(1, {"value": 0.9}))  # better, and too late
-    assert controller.ending.by == "patience"
+    assert controller.kinds["trial"].ending.by == "patience"
     assert controller.exhausted
     controller.close()
 

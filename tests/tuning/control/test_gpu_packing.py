@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
+from helpers import sweep_controller
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables.errors import InputError, OutOfMemory
 from tuning.after.results import trial_rows
-from tuning.control.controller import Controller
 from tuning.control.gpu_packing import CONTEXT_BYTES, FRAGMENTATION, Packing
-from tuning.hosting.trial_host import EpochResult, Outcome
+from tuning.hosting.assignment import EpochResult, Outcome
 from tuning.record.events import Record
 from tuning.record.resources import Node, share_out
 
@@ -95,7 +95,7 @@ class Driver:
         self.events = []
         self.record.listen(self.events.append)
         resources = share_out([Node(n_cpus, n_gpus)], gpus_per_trial="auto")
-        self.controller = Controller(sweep, self.record, resources)
+        self.controller = sweep_controller(sweep, self.record, resources)
 
     def propose_all(self) -> list:
         return list(iter(self.controller.propose, None))

@@ -102,7 +102,7 @@ def test_what_is_wrong_here_is_found(thaw, home, free_port, monkeypatch, tmp_pat
     [
         ("--cluster", "c.yaml", "--address", "http://h:1"),
         ("--cluster", "none.yaml"),
-        ("--address", "10.0.0.1"),
+        ("--address", "ftp://h"),
         ("--mend", "--address", "http://h:1"),
     ],
     ids=str,
@@ -116,7 +116,7 @@ def test_wrong_input_is_told_from_what_is_wrong(thaw, home, arguments):
 def test_nobody_at_the_address_is_a_failure(thaw, home, free_port):
     code, _, err = thaw("doctor", "--address", f"http://127.0.0.1:{free_port}")
     assert code == 1
-    assert "no Ray dashboard answers" in err
+    assert "nobody answers at" in err
 
 
 def test_a_sweeps_folder_that_is_a_uri_is_tried(thaw, home, tmp_path):
@@ -272,6 +272,7 @@ def short_tmp(tmp_path_factory) -> Iterator[Path]:
 
 
 @pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_cluster_with_a_token_is_well_and_refuses_others(thaw, home, short_tmp, monkeypatch):
     make_token()
@@ -288,15 +289,16 @@ def test_a_cluster_with_a_token_is_well_and_refuses_others(thaw, home, short_tmp
         monkeypatch.setenv("RAY_AUTH_TOKEN", "of-another-cluster")
         code, out, _ = thaw("doctor", "--address", url)
         assert code == 1
-        assert "this machine's token is not the cluster's" in out
+        assert "this machine's token is another cluster's" in out
         monkeypatch.delenv("RAY_AUTH_TOKEN")
         (home / ".ray" / "auth_token").unlink()
         code, out, _ = thaw("doctor", "--address", url)
         assert code == 1
-        assert "this machine has none" in out
+        assert "this machine has no token" in out
 
 
 @pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_cluster_without_a_token_is_found_to_be_open(thaw, home, short_tmp, monkeypatch):
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")

@@ -16,7 +16,7 @@ from helpers import ROOT, SUPPORT
 
 from tuning.record.events import read_events, read_history
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400)]
 THAW = str(Path(sysconfig.get_path("scripts")) / "thaw")
 GANG_SPACE = str(SUPPORT / "gang_space.py")
 

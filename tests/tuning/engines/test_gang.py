@@ -15,8 +15,10 @@ from helpers import BENCHMARKS, SUPPORT, sole_ray
 
 from tuning.before_start.options import SweepOptions, resolve
 from tuning.engines import gang_coordinator
-from tuning.hosting.trial_host import Assignment, EpochResult, TrialHost
+from tuning.hosting.assignment import Assignment, EpochResult
+from tuning.hosting.trial_host import TrialHost
 from tuning.record.events import read_events, read_history
+from tuning.storage.open_store import address_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 GANG_SPACE = str(SUPPORT / "gang_space.py")
@@ -60,10 +62,11 @@ def wait_until_nothing_is_left() -> None:
     raise AssertionError(f"left behind: {left}")
 
 
+@pytest.mark.long
 def test_a_fault_in_one_worker_costs_its_trial_at_most(workplace, run, monkeypatch):
     """More trials than fit, with every fault there is, of which each costs a gang."""
     monkeypatch.setattr(gang_coordinator, "GRACE_SECONDS", 3.0)
-    options = {"metric": "value:max", "searcher": "grid", "scheduler": "none", "workers": 2}
+    options = {"metric": "value:max", "searcher": "grid", "scheduler": "none", "n_workers": 2}
     sweep = resolve(SweepOptions(GANG_SPACE, "gang", ["x=0"], epoch_timeout_seconds=8.0, **options))
     summary = run(sweep).summary
     assert summary["trials"] == {"completed": 3, "pruned": 0, "failed": 2, "infeasible": 0}
@@ -94,7 +97,7 @@ def test_two_workers_freeze_and_thaw_and_train_as_one_does(workplace, run):
     settings += ["stem=standard"]  # the small one costs 16 times as much
     settings += ["weights=none", "batch_size=12", "freezing=none", "augmentation=none"]
     settings += ["optimizer=sgd"]  # AdamW makes much of the smallest differences
-    options = {"name": "images", "trials": 9, "searcher": "random", "workers": 2}
+    options = {"name": "images", "trials": 9, "searcher": "random", "n_workers": 2}
     options["strategy"] = "fsdp"  # for which all workers have to take part in a checkpoint
     sweep = resolve(SweepOptions(space="image_folder", settings=settings, **options))
     summary = run(sweep).summary
@@ -123,7 +126,8 @@ def one_worker(sweep, config, n_epochs: int) -> dict[int, dict[str, float]]:
             config=config,
             task=sweep.space.task,
             train_file=None,
-            trial_folder=str(sweep.folder / "alone"),
+            key="alone",
+            store=address_of(sweep).to_json(),
             cache_folder=str(sweep.cache_folder),
             metric="val_accuracy",
             mode="max",
@@ -171,6 +175,7 @@ time.sleep(1)  # a thread that still used Ray would end this process
 """
 
 
+@pytest.mark.long
 def test_a_gang_that_waits_for_room_is_ended_with_the_pool(workplace):
     """It would use Ray after its shutdown: then Ray ends the process, with exit code 1."""
     import ray

@@ -9,7 +9,7 @@ import pytest
 
 from tuning.engines import gang_coordinator as exchange_module
 from tuning.engines.gang_coordinator import CLOSE, END, STEP, Exchange
-from tuning.hosting.trial_host import EpochResult, Outcome
+from tuning.hosting.assignment import EpochResult, Outcome
 
 FAILED = Outcome("failed", "it broke")
 COMPLETED = Outcome("completed")

@@ -7,7 +7,7 @@ import pytest
 from tuning.engines.ray_environment import prepare_ray
 from tuning.record.events import read_events
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers import sweep_controller
 
 from tuning.before_start.options import SweepOptions, resolve
 from tuning.before_start.space_checks import prepare_data
-from tuning.control.controller import Controller
 from tuning.engines.node_checks import needs_of
 from tuning.hosting import node_needs
+from tuning.hosting.assignment import Outcome
 from tuning.hosting.node_needs import Needs, Unfit, check_fitness, digest_of_path
-from tuning.hosting.trial_host import Outcome, TrialHost
+from tuning.hosting.trial_host import TrialHost
 from tuning.record.events import Record, read_history
 from tuning.record.sweep import Sweep, local_resources
 from tuning.search.starting_points import configurations
@@ -107,7 +108,7 @@ def test_a_worker_that_can_not_run_trials_gives_them_back_and_the_sweep_ends(tex
     Path(texts.space.fixed["data"]).unlink()
     record = Record(texts.folder)
     elsewhere = replace(texts, cache_folder=texts.cache_folder / "other")
-    controller = Controller(elsewhere, record, local_resources(texts), needs=Needs())
+    controller = sweep_controller(elsewhere, record, local_resources(texts), needs=Needs())
     n_tried = 0
     while (assignment := controller.propose()) is not None:
         host = TrialHost(assignment)
@@ -120,9 +121,9 @@ def test_a_worker_that_can_not_run_trials_gives_them_back_and_the_sweep_ends(tex
     controller.close()
     record.close()
     assert n_tried == 3
-    assert controller.ending.by == "unfit_nodes"
+    assert controller.kinds["trial"].ending.by == "unfit_nodes"
     for part in ("no worker can run its trials", socket.gethostname(), "data.csv"):
-        assert part in controller.ending.because
+        assert part in controller.kinds["trial"].ending.because
     trials = read_history(texts.folder).trials
     assert {trial.state for trial in trials.values()} == {"interrupted"}  # and will be resumed
     assert all(not trial.curve for trial in trials.values())
@@ -132,11 +133,11 @@ def test_a_sweep_that_no_worker_can_run_fails_and_can_be_resumed(toy_sweep, run,
     """Its store is gone when its trials begin."""
     sweep = toy_sweep(trials=2)
 
-    def unreachable(self):
+    def unreachable(address):
         raise OSError("no way to the store")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrialHost, "_open_store", unreachable)
+        patch.setattr("tuning.hosting.trial_host.open_store", unreachable)
         result = run(sweep)
     assert result.too_many_failures
     assert "no way to the store" in result.summary["ended_because"]

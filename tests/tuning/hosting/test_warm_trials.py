@@ -20,7 +20,9 @@ from examples import EXAMPLES, TIMES
 
 from trainables.tasks.table import TASKS
 from trainables.training.process_state import ProcessState
-from tuning.hosting.trial_host import Assignment, EpochResult, TrialHost
+from tuning.hosting.assignment import Assignment, EpochResult
+from tuning.hosting.trial_host import TrialHost
+from tuning.storage.open_store import StoreAddress
 
 DISTURBING = '''
 """A training that leaves everything behind that a training can."""
@@ -65,7 +67,8 @@ def assign(tmp_path: Path):
             "config": config,
             "task": task,
             "train_file": None,
-            "trial_folder": str(tmp_path / "trials" / str(number)),
+            "key": f"trials/{number}",
+            "store": StoreAddress(str(tmp_path), str(tmp_path / "cache")).to_json(),
             "cache_folder": str(tmp_path / "cache"),
             "metric": "val_loss",
             "mode": "min",
@@ -92,7 +95,8 @@ def run_to_end(assignment: Assignment, **options: Any) -> list[dict[str, float]]
 
 IN_A_FRESH_PROCESS = """
 import json, sys
-from tuning.hosting.trial_host import Assignment, EpochResult, TrialHost
+from tuning.hosting.assignment import Assignment, EpochResult
+from tuning.hosting.trial_host import TrialHost
 host = TrialHost(Assignment(**json.loads(sys.argv[1])), owns_process=True)
 curve = []
 while isinstance(result := host.step(), EpochResult):
@@ -197,6 +201,7 @@ def resident_bytes() -> int:
     return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_memory_and_files_do_not_grow_over_200_trials(assign, tmp_path):
     """All tasks and strategies in turn. The first 40 fill the caches of torch and the allocator."""

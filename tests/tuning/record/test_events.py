@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import make_trials
 
-from tuning.record.events import ENDED_STATES, Best, SweepHistory, ranked
+from tuning.record.events import ENDED_STATES, SweepHistory
+from tuning.record.ranking import Best, ranked
 
 STATES = st.sampled_from(ENDED_STATES)
 VALUES = st.one_of(st.none(), st.sampled_from([0.0, 0.5, 1.0]), st.floats(-1, 1))

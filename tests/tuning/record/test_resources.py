@@ -5,15 +5,15 @@ from __future__ import annotations
 import random
 
 import pytest
+from helpers import sweep_controller
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables.errors import InputError
 from tuning.before_start.options import SweepOptions, resolve
-from tuning.control.controller import Controller
 from tuning.engines.autoscaling import _from_file
 from tuning.engines.ray_start import largest_extent
-from tuning.hosting.trial_host import EpochResult, Outcome
+from tuning.hosting.assignment import EpochResult, Outcome
 from tuning.record.events import Record
 from tuning.record.resources import Node, Resources, fit_to, n_fitting, share_out
 
@@ -144,7 +144,7 @@ def test_nodes_to_come_are_not_counted_beside_those_that_have():
 def controller(toy_sweep):
     sweep = toy_sweep(trials=3, scheduler="none", searcher="random")
     record = Record(sweep.folder)
-    yield Controller(sweep, record, Resources(1.0, 0.0, 2))
+    yield sweep_controller(sweep, record, Resources(1.0, 0.0, 2))
     record.close()
 
 
@@ -165,7 +165,7 @@ def test_a_trial_of_several_workers_halves_its_micro_batch_until_it_is_one(workp
     options = {"name": "d", "trials": 1, "scheduler": "none", "engine": "inprocess"}
     sweep = resolve(SweepOptions(space="digits", settings=["batch_size=10"], **options))
     record = Record(sweep.folder)
-    controller = Controller(sweep, record, Resources(1.0, 1.0, 1, n_workers=2))
+    controller = sweep_controller(sweep, record, Resources(1.0, 1.0, 1, n_workers=2))
     ran_out = Outcome("infeasible", "OutOfMemory: no", out_of_memory=True)
     sizes = []
     while (assignment := controller.propose()) is not None:
@@ -184,7 +184,7 @@ def test_a_confirmation_begins_with_the_micro_batch_that_its_trial_came_down_to(
     options |= {"confirm": 1, "confirm_seeds": 1}
     sweep = resolve(SweepOptions(space="digits", settings=["batch_size=10", "epochs=1"], **options))
     record = Record(sweep.folder)
-    controller = Controller(sweep, record, Resources(1.0, 1.0, 1, n_workers=2))
+    controller = sweep_controller(sweep, record, Resources(1.0, 1.0, 1, n_workers=2))
     ran_out = Outcome("infeasible", "OutOfMemory: no", out_of_memory=True)
     controller.propose()
     controller.ended(0, ran_out)
@@ -202,15 +202,15 @@ def test_a_confirmation_begins_with_the_micro_batch_that_its_trial_came_down_to(
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        ({"workers": 0}, ["--workers = 0: must be at least 1"]),
-        ({"workers": 2, "engine": "inprocess"}, ["--workers = 2", "--engine ray"]),
-        ({"workers": 2, "gpus_per_trial": 0.5}, ["--gpus-per-trial = 0.5", "0 or 1"]),
-        ({"workers": 2, "gpus_per_trial": "auto"}, ["--gpus-per-trial = auto", "0 or 1"]),
+        ({"n_workers": 0}, ["--workers = 0: must be at least 1"]),
+        ({"n_workers": 2, "engine": "inprocess"}, ["--workers = 2", "--engine ray"]),
+        ({"n_workers": 2, "gpus_per_trial": 0.5}, ["--gpus-per-trial = 0.5", "0 or 1"]),
+        ({"n_workers": 2, "gpus_per_trial": "auto"}, ["--gpus-per-trial = auto", "0 or 1"]),
         ({"strategy": "fsdp"}, ["--strategy fsdp", "--workers 2 or more"]),
         ({"strategy": "fdsp"}, ["unknown strategy 'fdsp'", "fsdp"]),
-        ({"workers": 3, "cpus_per_trial": 1.0}, ["--workers = 3", "is --workers 2"]),
+        ({"n_workers": 3, "cpus_per_trial": 1.0}, ["--workers = 3", "is --workers 2"]),
         (
-            {"workers": 2, "settings": ["batch_size=1"]},
+            {"n_workers": 2, "settings": ["batch_size=1"]},
             ["batch_size = 1: must be at least --workers = 2"],
         ),
     ],

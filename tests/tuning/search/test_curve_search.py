@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tuning.record.events import TrialRecord, TrialState
 from tuning.search.curve_model import CurveModel, Curves, Encoder, shapes
 from tuning.search.curve_search import CurveSearch
 from tuning.search.freeze_thaw import FreezeThaw, rungs
+from tuning.search.plan import SearchPlan
 from tuning.search.study import Study
 
 SPACE = SearchSpace(
@@ -113,7 +115,7 @@ def slow_starter(point: dict, epoch: int) -> float:
 @pytest.mark.parametrize("mode", ["max", "min"])
 def test_it_learns_that_slow_starters_end_ahead(mode):
     sign = 1 if mode == "max" else -1
-    search = CurveSearch(SPACE, direction=mode, epochs=27, seed=0)
+    search = CurveSearch(SearchPlan(SPACE, directions=(mode,), epochs=27))
     generator = random.Random(0)
     points = [SPACE.sample(generator) for _ in range(40)]
     for number, point in enumerate(points):
@@ -131,7 +133,7 @@ def test_it_learns_that_slow_starters_end_ahead(mode):
 
 
 def test_trials_that_diverge_are_kept_away_from():
-    search = CurveSearch(SPACE, direction="max", epochs=9, seed=0)
+    search = CurveSearch(SearchPlan(SPACE, directions=("max",), epochs=9))
     generator = random.Random(0)
     for number in range(30):
         point = SPACE.sample(generator)
@@ -143,7 +145,7 @@ def test_trials_that_diverge_are_kept_away_from():
 
 
 def test_equal_values_and_a_single_value_are_no_trouble():
-    search = CurveSearch(SPACE, direction="max", epochs=3, seed=0)
+    search = CurveSearch(SearchPlan(SPACE, directions=("max",), epochs=3))
     generator = random.Random(0)
     for number in range(12):
         search.observe(number, SPACE.sample(generator), 1, 0.5)
@@ -152,7 +154,7 @@ def test_equal_values_and_a_single_value_are_no_trouble():
 
 
 def test_what_a_proposal_costs_does_not_grow(monkeypatch):
-    search = CurveSearch(SPACE, direction="max", epochs=3, seed=0)
+    search = CurveSearch(SearchPlan(SPACE, directions=("max",), epochs=3))
     generator = random.Random(0)
     for number in range(2000):
         search.observe(number, SPACE.sample(generator), 3, generator.random())
@@ -229,7 +231,7 @@ class Workers:
 @settings(max_examples=60)
 @given(st.integers(1, 30), st.integers(1, 80), st.integers(1, 8), st.integers(0, 10**6))
 def test_it_always_comes_to_an_end_and_trains_some_to_theirs(epochs, n_trials, n_workers, seed):
-    freezer = FreezeThaw(direction="max", epochs=epochs, n_trials=n_trials, seed=seed)
+    freezer = FreezeThaw(SearchPlan(SPACE, epochs=epochs, n_trials=n_trials, seed=seed))
     workers = Workers(freezer, epochs, seed)
     workers.run(n_trials, n_workers)
     assert len(workers.done) == n_trials
@@ -239,7 +241,7 @@ def test_it_always_comes_to_an_end_and_trains_some_to_theirs(epochs, n_trials, n
 
 
 def test_without_a_model_the_best_third_goes_on():
-    freezer = FreezeThaw(direction="min", epochs=9, n_trials=27, seed=0)
+    freezer = FreezeThaw(SearchPlan(SPACE, directions=("min",), epochs=9, n_trials=27))
     first = freezer.rungs[0]
     values = {number: float(number % 9) for number in range(9)}
     for number in values:
@@ -255,7 +257,7 @@ def test_without_a_model_the_best_third_goes_on():
 
 
 def test_no_more_than_some_stay_frozen():
-    freezer = FreezeThaw(direction="max", epochs=27, n_trials=None, seed=0)
+    freezer = FreezeThaw(SearchPlan(SPACE, directions=("max",), epochs=27, n_trials=None))
     best: list[int] = []
     for number in range(30):  # fewer than would have a longer first leg
         freezer.start(number)
@@ -267,7 +269,7 @@ def test_no_more_than_some_stay_frozen():
 
 
 def test_a_restored_freezer_knows_who_is_frozen():
-    freezer = FreezeThaw(direction="max", epochs=9, n_trials=27, seed=0)
+    freezer = FreezeThaw(SearchPlan(SPACE, directions=("max",), epochs=9, n_trials=27))
     first = freezer.rungs[0]
 
     def restore(number: int, state: TrialState, n_epochs: int, value: float) -> None:
@@ -281,9 +283,7 @@ def test_a_restored_freezer_knows_who_is_frozen():
 
 
 def test_a_study_that_freezes_reaches_a_good_value():
-    study = Study(
-        SPACE, searcher="curves", scheduler="freeze-thaw", direction="max", epochs=27, seed=0
-    )
+    study = Study(SearchPlan(SPACE, epochs=27))
     done: dict[int, int] = {}
     points: dict[int, dict] = {}
     best = 0.0
@@ -309,8 +309,8 @@ def test_a_study_that_freezes_reaches_a_good_value():
 
 @pytest.mark.parametrize("searcher", ["curves", "random", "qmc", "nsga2"])
 def test_a_resumed_study_has_frozen_what_was_frozen(searcher):
-    options = {"searcher": searcher, "direction": "max", "epochs": 9, "seed": 0, "n_trials": 27}
-    study = Study(SPACE, scheduler="freeze-thaw", **options)
+    plan = SearchPlan(SPACE, searcher, epochs=9, n_trials=27)
+    study = Study(plan)
     records = []
     for number in range(12):
         record = TrialRecord(number, {}, study.ask(number), started=2.0 * number)
@@ -323,7 +323,7 @@ def test_a_resumed_study_has_frozen_what_was_frozen(searcher):
         else:
             record.state, record.ended = "completed", 2.0 * number + 1
             study.tell(number, "completed", record.value("m", "max"))
-    again = Study(SPACE, scheduler="freeze-thaw", n_known=12, **options)
+    again = Study(replace(plan, n_known=12))
     again.restore_all(records, {"m": "max"})
     assert again._freezer is not None
     frozen = {number for rung in again._freezer._frozen for number in rung}

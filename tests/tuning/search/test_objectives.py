@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
-import optuna
 import pytest
 from helpers import OWN, TOY_SPACE, reopened
 from hypothesis import given, settings
@@ -16,23 +16,23 @@ from records import study_of
 
 from trainables.errors import InputError
 from tuning.after.results import trial_rows
-from tuning.before_start.options import OF_ONE_OBJECTIVE, SweepOptions, resolve
+from tuning.before_start.options import SweepOptions, resolve
 from tuning.before_start.spaces import load_space
 from tuning.command_line.tables import best_table, sweep_report, trials_table
 from tuning.record.events import TrialRecord, read_history
+from tuning.record.methods import OF_ONE_OBJECTIVE, SEARCHERS
 from tuning.record.pareto import pareto_front
-from tuning.search.samplers import SEARCHERS, search_notes
+from tuning.search.plan import SearchPlan
+from tuning.search.samplers import search_notes
 from tuning.search.study import Study
 from tuning.session.summary import describe_best
 
-BOTH = {"metric": "value:max", "more_metrics": ["x:min"]}
+BOTH = {"metric": ["value:max", "x:min"]}
 SEVERAL = sorted(set(SEARCHERS) - set(OF_ONE_OBJECTIVE))
 
 
 def test_the_command_of_the_documentation_is_understood(workplace):
-    sweep = resolve(
-        SweepOptions(space="digits", metric="val_accuracy", more_metrics=["seconds_per_epoch:min"])
-    )
+    sweep = resolve(SweepOptions(space="digits", metric=["val_accuracy", "seconds_per_epoch:min"]))
     assert sweep.objectives == {"val_accuracy": "max", "seconds": "min"}
     assert sweep.space.fixed["monitor"] == "val_accuracy"
     own = resolve(SweepOptions(space=TOY_SPACE, metric="seconds_per_epoch:min"))
@@ -141,13 +141,8 @@ def search(study: Study, n_trials: int) -> list[dict]:
 def test_every_sampler_of_several_objectives_takes_all_ends(searcher):
     assert len(SEVERAL) == 7
     space = load_space("text_csv").space
-    studies = [
-        Study(
-            space, searcher=searcher, scheduler="asha", direction="max", epochs=4, seed=1,
-            other_directions=["min"],
-        )
-        for _ in range(2)
-    ]  # fmt: skip
+    plan = SearchPlan(space, searcher, "asha", directions=("max", "min"), epochs=4, seed=1)
+    studies = [Study(plan), Study(plan)]
     n_trials = 24 if searcher == "gp" else 60
     points = search(studies[0], n_trials)
     for point in points:
@@ -158,13 +153,11 @@ def test_every_sampler_of_several_objectives_takes_all_ends(searcher):
         assert search(studies[1], n_trials) == points
 
 
-def test_a_resumed_search_of_several_objectives_stops_and_proposes_alike():
+def test_a_resumed_search_of_several_objectives_stops_alike():
     space = load_space("digits").space
     objectives = {"a": "max", "b": "min"}
-    options = {"scheduler": "asha", "direction": "max", "epochs": 6, "seed": 1}
-    studies = [
-        Study(space, searcher="nsga2", other_directions=["min"], **options) for _ in range(2)
-    ]
+    plan = SearchPlan(space, "nsga2", "asha", directions=("max", "min"), epochs=6, seed=1)
+    studies = [Study(plan), Study(replace(plan, n_known=12))]
     records = []
     for number in range(12):
         point = studies[0].ask(number)
@@ -180,40 +173,43 @@ def test_a_resumed_search_of_several_objectives_stops_and_proposes_alike():
         records.append(record)
     assert {record.state for record in records} == {"completed", "pruned"}
     studies[1].restore_all(records, objectives)
-    assert studies[0].ask(12) == studies[1].ask(12)
+    point = studies[1].ask(12)
+    assert point not in [record.point for record in records]
+    studies[0].ask(12)
     for epoch in (1, 2, 3):
         assert len({study.report(12, epoch, 2.5) for study in studies}) == 1
-    tpe = Study(space, searcher="tpe", other_directions=["min"], n_known=12, **options)
+    tpe = Study(replace(plan, searcher="tpe", n_known=12))
     tpe.restore_all(records, objectives)
     assert [t.values for t in tpe._optuna.study.get_trials()] == [
         t.values for t in studies[0]._optuna.study.get_trials(states=[State.COMPLETE, State.PRUNED])
     ]
-    assert optuna.samplers.TPESampler in type(tpe._optuna.study.sampler).__mro__
     assert tpe.ask(12)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"more_metrics": ["value:max"]}, "--metric 'value:max': given twice"),
-        ({"more_metrics": ["x"]}, "say which way is better: x:max or x:min"),
+        ({"metric": ["value:max", "value:max"]}, "--metric 'value:max': given twice"),
+        ({"metric": ["value:max", "x"]}, "say which way is better: x:max or x:min"),
         (
-            {"more_metrics": ["x:min"], "searcher": "cmaes"},
+            {"metric": ["value:max", "x:min"], "searcher": "cmaes"},
             "--searcher cmaes: searches by one metric, and 2 are given; valid for several: tpe",
         ),
         (
-            {"more_metrics": ["x:min"], "searcher": f"{OWN}:OfOneObjective"},
+            {"metric": ["value:max", "x:min"], "searcher": f"{OWN}:OfOneObjective"},
             "it can not propose a point of search space toy for 2 objectives: ValueError: If the",
         ),
     ],
 )
 def test_what_can_not_be_searched_by_is_refused(workplace, options, message):
     with pytest.raises(InputError, match=message):
-        resolve(SweepOptions(space=TOY_SPACE, metric="value:max", **options))
+        resolve(SweepOptions(space=TOY_SPACE, **options))
 
 
 def test_a_training_that_does_not_measure_its_epochs_has_them_measured(toy_sweep, run):
-    sweep = toy_sweep("seconds=0.05", trials=2, more_metrics=["seconds:min"], scheduler="none")
+    sweep = toy_sweep(
+        "seconds=0.05", trials=2, metric=["value:max", "seconds:min"], scheduler="none"
+    )
     run(sweep)
     history = read_history(sweep.folder)
     for trial in history.trials.values():
@@ -223,7 +219,7 @@ def test_a_training_that_does_not_measure_its_epochs_has_them_measured(toy_sweep
 
 
 def test_a_metric_that_is_not_reported_fails_the_trial_with_the_names(toy_sweep, run):
-    sweep = toy_sweep(trials=1, metric="value:max", more_metrics=["speed:max"])
+    sweep = toy_sweep(trials=1, metric=["value:max", "speed:max"])
     run(sweep)
     trial = read_history(sweep.folder).trials[0]
     assert trial.state == "failed"

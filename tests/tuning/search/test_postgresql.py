@@ -40,6 +40,7 @@ PROGRAMS = _programs()
 pytest.importorskip("psycopg", reason="the driver of PostgreSQL is not installed")
 pytestmark = [
     pytest.mark.skipif(PROGRAMS is None, reason="no PostgreSQL server (initdb, pg_ctl) is found"),
+    pytest.mark.long,
     pytest.mark.timeout(240),
 ]
 
@@ -173,7 +174,7 @@ class StoppingView(RecordingView):
 
 
 def test_a_sweep_goes_on_while_the_server_is_away(toy_sweep, server, password, monkeypatch):
-    monkeypatch.setattr("tuning.tracking.mlflow_runs._SECONDS_BETWEEN_RETRIES", 0.3)
+    monkeypatch.setattr("tuning.tracking.follower._SECONDS_BETWEEN_RETRIES", 0.3)
     sweep = toy_sweep(name="away", trials=8, storage=server.url, scheduler="none")
     view = StoppingView(server)
     run_sweep(sweep, view)

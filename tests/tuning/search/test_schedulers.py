@@ -1,108 +1,90 @@
-"""The pruner of `asha` decides as Optuna's SuccessiveHalvingPruner does, also after a restore."""
+"""What stops trials for good: Optuna's pruners, also after a resume."""
 
 from __future__ import annotations
 
-import math
+import random
 
-import optuna
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import pytest
 
 from search_spaces.domains import Float, SearchSpace
 from tuning.record.events import TrialRecord
-from tuning.search.schedulers import SCHEDULERS, RungPruner, first_rung
+from tuning.record.methods import SCHEDULERS, first_rung
+from tuning.search.plan import SearchPlan
 from tuning.search.study import Study
 
-# Few different values, so that there are ties.
-VALUES = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0, -1.0]), st.floats(-2, 2))
+SPACE = SearchSpace(name="one", domains={"x": Float(0, 1)})
+STOPPING = [name for name, row in SCHEDULERS.items() if name != "none" and not row.freezes]
+N_EPOCHS = 9
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    reports=st.lists(
-        st.tuples(st.integers(0, 11), st.integers(1, 4), st.one_of(VALUES, st.just(math.nan))),
-        max_size=120,
-    ),
-    min_resource=st.integers(1, 4),
-    reduction_factor=st.integers(2, 4),
-    direction=st.sampled_from(["minimize", "maximize"]),
-)
-def test_it_decides_as_optunas_pruner_does(reports, min_resource, reduction_factor, direction):
-    decisions = []
-    for pruner in (
-        RungPruner(min_resource, reduction_factor),
-        optuna.pruners.SuccessiveHalvingPruner(min_resource, reduction_factor),
-    ):
-        study = optuna.create_study(direction=direction, pruner=pruner)
-        trials = [study.ask() for _ in range(12)]
-        steps = [0] * 12
-        found = []
-        for number, more_steps, value in reports:
-            steps[number] += more_steps
-            trials[number].report(value, steps[number])
-            found.append(trials[number].should_prune())
-        decisions.append(found)
-    assert decisions[0] == decisions[1]
+def make_study(scheduler: str, direction: str = "max", n_known: int = 0) -> Study:
+    directions, epochs = (direction,), N_EPOCHS
+    return Study(SearchPlan(SPACE, "random", scheduler, directions, epochs=epochs, n_known=n_known))
 
 
-def make_study(epochs: int, direction: str) -> Study:
-    space = SearchSpace(name="one", domains={"x": Float(0, 1)})
-    options = {"searcher": "random", "scheduler": "asha", "seed": 0}
-    return Study(space, direction=direction, epochs=epochs, **options)
+def run(study: Study, record: TrialRecord, quality: float) -> TrialRecord:
+    """One trial, to where it is stopped."""
+    for epoch in range(1, N_EPOCHS + 1):
+        record.curve[epoch] = {"m": quality * epoch}
+        if study.report(record.number, epoch, quality * epoch):
+            record.state = "pruned"
+            break
+    else:
+        record.state = "completed"
+    study.tell(record.number, record.state, record.value("m", "max"))
+    return record
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    values=st.lists(st.tuples(st.integers(0, 7), VALUES), max_size=120),
-    stop_after=st.integers(0, 120),
-    epochs=st.integers(1, 12),
-    direction=st.sampled_from(["min", "max"]),
-)
-def test_a_restored_study_decides_as_if_it_had_never_stopped(values, stop_after, epochs, direction):
-    """Also at higher rungs: they are lowered here to come after 1, 3 and 9 epochs."""
-    studies = [make_study(epochs, direction), make_study(epochs, direction)]
-    for study in studies:
-        study._optuna.study.pruner = RungPruner(1, 3)
-    points = [studies[0].ask(number) for number in range(8)]
-    records = [TrialRecord(number, {}, point) for number, point in enumerate(points)]
+@pytest.mark.parametrize("direction", ["max", "min"])
+@pytest.mark.parametrize("scheduler", STOPPING)
+def test_a_resumed_search_stops_what_it_would_have_stopped(scheduler, direction):
+    """The first sitting ended after 20 trials, while one more ran."""
+    assert len(STOPPING) == 3
+    generator = random.Random(1)
+    qualities = [generator.random() * (1 if direction == "max" else -1) for _ in range(60)]
+    whole = make_study(scheduler, direction)
+    records = []
+    for number, quality in enumerate(qualities[:20]):
+        point = whole.ask(number)
+        records.append(run(whole, TrialRecord(number, {}, point), quality))
+    states = {record.state for record in records}
+    assert states == {"completed", "pruned"}
+    running = TrialRecord(20, {}, whole.ask(20))
+    for epoch in (1, 2, 3, 4):
+        running.curve[epoch] = {"m": epoch * 0.5}
+        whole.report(20, epoch, epoch * 0.5)
+    resumed = make_study(scheduler, direction, n_known=21)
+    resumed.restore_all([*records, running], {"m": direction})
+    for study in (whole, resumed):
+        study.tell(20, "failed", None)
+    for number, quality in enumerate(qualities[21:], start=21):
+        ends = [
+            run(study, TrialRecord(number, {}, study.ask(number)), quality)
+            for study in (whole, resumed)
+        ]
+        assert ends[0].curve == ends[1].curve
 
-    def restore() -> None:
-        for record in records:
-            studies[1].restore(record, "m", direction)
 
-    for n_reports, (number, value) in enumerate(values):
-        if n_reports == stop_after:
-            restore()
-        record = records[number]
-        if record.state != "running":
-            continue
-        epoch = len(record.curve) + 1
-        record.curve[epoch] = {"m": value}
-        decisions = {
-            study.report(number, epoch, value)
-            for study in (studies if n_reports >= stop_after else studies[:1])
-        }
-        assert len(decisions) == 1
-        if decisions == {True} or epoch == epochs:
-            record.state = "completed" if epoch == epochs else "pruned"
-            for study in studies if n_reports >= stop_after else studies[:1]:
-                study.tell(number, record.state, record.value("m", direction))
-    if len(values) <= stop_after:
-        restore()
-    states = [[trial.state for trial in study._optuna.study.get_trials()] for study in studies]
-    assert states[0] == states[1]
+@pytest.mark.parametrize("scheduler", STOPPING)
+def test_the_same_search_stops_the_same_trials(scheduler):
+    """Hyperband draws brackets from the study's name, which must not be a random one."""
+    runs = []
+    for _ in range(2):
+        study, generator = make_study(scheduler), random.Random(2)
+        runs.append(
+            [
+                run(study, TrialRecord(number, {}, study.ask(number)), generator.random())
+                for number in range(30)
+            ]
+        )
+    assert [record.curve for record in runs[0]] == [record.curve for record in runs[1]]
 
 
 def test_nothing_is_stopped_before_a_third_of_the_epochs():
     assert [first_rung(epochs) for epochs in (1, 3, 4, 9, 10)] == [1, 1, 2, 3, 4]
-    study = make_study(9, "max")
+    study = make_study("asha")
     for number in range(6):
         study.ask(number)
         assert not study.report(number, 1, -number)
         assert not study.report(number, 2, -number)
     assert [study.report(number, 3, -number) for number in range(6)] == [False] + [True] * 5
-
-
-def test_every_scheduler_makes_a_pruner():
-    for make in SCHEDULERS.values():
-        assert isinstance(make(5), optuna.pruners.BasePruner)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from helpers import TOY_SPACE, reopened
+from helpers import TOY_SPACE, reopened, sweep_controller
 from records import runs_of, study_of
 
 from search_spaces.domains import Float, SearchSpace
@@ -16,6 +16,7 @@ from tuning.before_start.options import SweepOptions, resolve
 from tuning.control.controller import Controller
 from tuning.record.events import Record, TrialRecord, read_history
 from tuning.record.resources import Resources
+from tuning.search.plan import SearchPlan
 from tuning.search.samplers import search_notes
 from tuning.search.study import Study
 from tuning.search.warm_start import warm_trials
@@ -77,7 +78,7 @@ def test_all_that_fits_is_told_before_the_first_proposal(toy_sweep, earlier, run
 
 def controller_of(sweep) -> Controller:
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    return Controller(sweep, Record(sweep.folder), Resources(1.0, 0.0, 1))
+    return sweep_controller(sweep, Record(sweep.folder), Resources(1.0, 0.0, 1))
 
 
 def test_the_sampler_knows_them_also_after_a_resume(toy_sweep, earlier):
@@ -85,7 +86,7 @@ def test_the_sampler_knows_them_also_after_a_resume(toy_sweep, earlier):
     save_sweep(sweep)
     for each in (sweep, reopened(sweep)):
         controller = controller_of(each)
-        known = controller._study._optuna.study.get_trials()
+        known = controller.kinds["trial"]._study._optuna.study.get_trials()
         assert len(known) == 20
         assert controller.propose().trial == 0
         assert controller.trials[0].point == {"x": 0.5, "kind": "plain"}
@@ -99,9 +100,9 @@ def test_a_warm_search_begins_where_the_earlier_one_ended():
     def loss(point) -> float:
         return abs(point["x"] - 0.3) + abs(point["y"] - 0.7)
 
-    options = {"scheduler": "none", "direction": "min", "epochs": 1, "seed": 0}
     for searcher in ("tpe", "nsga2"):
-        first = Study(space, searcher=searcher, **options)
+        plan = SearchPlan(space, searcher, "none", directions=("min",))
+        first = Study(plan)
         records = []
         for number in range(100):
             point = first.ask(number)
@@ -110,7 +111,7 @@ def test_a_warm_search_begins_where_the_earlier_one_ended():
             records.append(TrialRecord(-1, {}, point, state="completed", curve=curve))
         means = {}
         for warm in (False, True):
-            study = Study(space, searcher=searcher, **options)
+            study = Study(plan)
             study.learn(records if warm else (), {"loss": "min"})
             means[warm] = sum(loss(study.ask(number)) for number in range(8)) / 8
         assert means[True] < 0.6 * means[False], searcher
@@ -199,7 +200,7 @@ def test_the_journal_of_a_sweep_may_be_named(toy_sweep, earlier):
 
 
 def test_of_several_metrics_those_that_are_asked_for_now_are_enough(toy_sweep, workplace, run):
-    both = toy_sweep(name="both", trials=9, more_metrics=["x:min"], scheduler="asha")
+    both = toy_sweep(name="both", trials=9, metric=["value:max", "x:min"], scheduler="asha")
     save_sweep(both)
     run(both)
     later = toy_sweep(name="later", warm_start="both")
@@ -211,7 +212,7 @@ def test_of_several_metrics_those_that_are_asked_for_now_are_enough(toy_sweep, w
     with pytest.raises(
         InputError, match="compared by value:max, and this sweep is by value:max an"
     ):
-        toy_sweep(name="last", warm_start="later", more_metrics=["x:min"])
+        toy_sweep(name="last", warm_start="later", metric=["value:max", "x:min"])
 
     # A study keeps of a pruned trial the first metric only.
     journal = both.folder / "study.journal"

@@ -17,19 +17,18 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from helpers import RecordingView
+from helpers import RecordingView, sweep_controller
 from mlflow import MlflowClient
 from records import runs_of, start_server, wait_for
 
 from tuning.before_start.options import SweepOptions, resolve
 from tuning.before_start.space_checks import prepare_data
-from tuning.control.controller import Controller
-from tuning.hosting.trial_host import EpochResult
+from tuning.hosting.assignment import EpochResult
 from tuning.record.events import Event, Record, read_history
 from tuning.record.resources import Resources
 from tuning.session.runner import run_sweep
 from tuning.storage.saved_sweeps import save_sweep
-from tuning.tracking import mlflow_runs
+from tuning.tracking import follower
 
 
 def test_a_training_that_diverges_ends_at_once_as_infeasible(workplace, view):
@@ -60,12 +59,13 @@ class ActingView(RecordingView):
             self._actions[n_epochs]()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_an_mlflow_server_that_is_killed_and_comes_back_lacks_nothing(
     toy_sweep, workplace, free_port, monkeypatch
 ):
-    monkeypatch.setattr(mlflow_runs, "_SECONDS_BETWEEN_RETRIES", 0.2)
-    monkeypatch.setattr(mlflow_runs, "_SECONDS_TO_FLUSH_FAILING", 100.0)  # it takes long to start
+    monkeypatch.setattr(follower, "_SECONDS_BETWEEN_RETRIES", 0.2)
+    monkeypatch.setattr(follower, "_SECONDS_TO_FLUSH_FAILING", 100.0)  # it takes long to start
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     uri = f"http://127.0.0.1:{free_port}"
@@ -100,7 +100,7 @@ def test_a_trial_fails_when_its_process_dies_again_and_again_without_an_epoch(to
     sweep = toy_sweep(trials=1)
     save_sweep(sweep)
     record = Record(sweep.folder)
-    controller = Controller(sweep, record, Resources(1.0, 0.0, 1))
+    controller = sweep_controller(sweep, record, Resources(1.0, 0.0, 1))
     for epoch in (0, 0, 1, 1):
         assert controller.propose().trial == 0
         assert not controller.exhausted

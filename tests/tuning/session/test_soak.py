@@ -13,6 +13,7 @@ from soak import soak_sweep
 
 
 @pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_nothing_is_lost_or_doubled_under_fire():
     document = soak_sweep(n_trials=12, n_kills=4, seed=1, epoch_seconds=0.4)
@@ -21,4 +22,7 @@ def test_nothing_is_lost_or_doubled_under_fire():
     assert document["trials_lost"] == 0
     assert document["runs_doubled"] == 0
     assert document["wrong"] == []
-    assert document["drivers"] == 2
+    assert document["drivers"] in (
+        2,
+        3,
+    )  # a third one if MLflow was not back before the second ended

@@ -14,13 +14,13 @@ from toy_space import SPACE
 from trainables.errors import InputError
 from tuning.after.results import to_csv, trial_rows
 from tuning.before_start.options import SweepOptions, resolve
-from tuning.hosting.trial_host import BEST, LAST
 from tuning.record.events import EVENTS_FILE, Record, read_history
 from tuning.record.standings import best_trial
 from tuning.session.runner import run_sweep
 from tuning.session.summary import summarize
 from tuning.storage.checkpoints import trial_folder
 from tuning.storage.saved_sweeps import save_sweep
+from tuning.storage.trial_checkpoints import BEST, LAST
 
 
 def test_a_sweep_finds_a_good_point_and_says_so(toy_sweep, run):

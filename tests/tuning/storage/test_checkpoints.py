@@ -14,12 +14,12 @@ from records import make_trials
 
 from trainables.errors import InputError
 from trainables.files import restore_folder, whole_folder, write_whole
-from tuning.hosting.trial_host import BEST, LAST
 from tuning.record.events import read_events
 from tuning.session.runner import run_sweep
 from tuning.storage import checkpoints, disk
 from tuning.storage.checkpoints import CheckpointKeeper, checkpoint_sizes, trial_folder
 from tuning.storage.stores import FolderStore
+from tuning.storage.trial_checkpoints import BEST, LAST
 
 
 def test_a_keeper_deletes_what_is_not_among_the_best(tmp_path):
@@ -155,7 +155,7 @@ def test_a_sweep_is_not_begun_where_there_is_no_room(toy_sweep, view, small_disk
 
 
 def test_a_budget_beyond_the_disk_is_told(toy_sweep, run, view):
-    sweep = toy_sweep(trials=1, checkpoint_budget="1000TB")
+    sweep = toy_sweep(trials=1, checkpoint_budget_bytes=10**15)
     run(sweep)
     (note,) = [message for message in view.messages if "--checkpoint-budget" in message]
     assert "leaves 1e+03 TB" in note

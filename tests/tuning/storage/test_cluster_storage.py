@@ -20,7 +20,7 @@ import pytest
 
 from tuning.record.events import read_history
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(420)]
 THAW = str(Path(sysconfig.get_path("scripts")) / "thaw")
 
 CLUSTER = """

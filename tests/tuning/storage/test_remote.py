@@ -63,7 +63,7 @@ def test_a_uri_that_is_wrong_is_refused_without_a_look_and_no_key_is_repeated(ur
     assert "hush" not in str(caught.value)
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.long)])
 def folder(request, tmp_path) -> RemoteFolder:
     if request.param == "file":
         return RemoteFolder(f"file://{tmp_path}/place")

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tuning.storage import relay, stores
+from tuning.storage import relay, uri_store
 from tuning.storage.relay import Relay, RelayStore
 from tuning.storage.remote import RemoteFolder
 from tuning.storage.staging import Staging
-from tuning.storage.stores import CheckpointStore, FolderStore, UriStore
+from tuning.storage.stores import CheckpointStore, FolderStore
+from tuning.storage.uri_store import UriStore
 
 Files = dict[str, bytes]
 
@@ -34,7 +35,7 @@ def through_relay(folder: Path, cache: Path) -> RelayStore:
     return RelayStore(call, str(folder), Staging(cache))
 
 
-@pytest.fixture(params=["folder", "relay", "file", "s3"])
+@pytest.fixture(params=["folder", "relay", "file", pytest.param("s3", marks=pytest.mark.long)])
 def make_store(request, tmp_path, monkeypatch) -> Callable[[str], CheckpointStore]:
     """Makes stores, each for a name of its own; the same name gives another to the same place."""
     monkeypatch.setattr(relay, "_CHUNK_BYTES", 7)
@@ -160,7 +161,7 @@ def test_a_large_checkpoint_comes_whole(make_store, monkeypatch):
     assert store.sizes()["trials/0000/best"] >= 10_500_000
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.long)])
 def place(request, tmp_path) -> str:
     if request.param == "file":
         return f"file://{tmp_path}/place"
@@ -173,7 +174,7 @@ import os, signal, sys
 from pathlib import Path
 from tuning.storage.remote import RemoteFolder
 from tuning.storage.staging import Staging
-from tuning.storage.stores import UriStore
+from tuning.storage.uri_store import UriStore
 
 class Dying(RemoteFolder):
     def upload(self, file, path):
@@ -231,7 +232,7 @@ class Failing(RemoteFolder):
 
 
 def test_an_upload_that_fails_half_way_leaves_what_was_there(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(stores, "_SECONDS_BETWEEN_ATTEMPTS", 0.0)
+    monkeypatch.setattr(uri_store, "_SECONDS_BETWEEN_ATTEMPTS", 0.0)
     remote = Failing(place)
     store = UriStore(remote, Staging(tmp_path))
     store.put("trials/0000/best", saver({"a": b"old"}))
@@ -308,11 +309,11 @@ def test_a_uri_store_names_what_can_be_copied_by_hand(place, tmp_path):
     store.put("trials/0000/best", saver({"a": b"1"}))
     found = store.find("trials/0000/best")
     assert found is not None
-    stores.fetch_whole(RemoteFolder(found), "", tmp_path / "copy")
+    uri_store.fetch_whole(RemoteFolder(found), "", tmp_path / "copy")
     assert contents(tmp_path / "copy") == {"a": b"1"}
     shutil.rmtree(tmp_path / "copy")
     with pytest.raises(FileNotFoundError, match="holds no whole checkpoint"):
-        stores.fetch_whole(RemoteFolder(place), "", tmp_path / "copy")
+        uri_store.fetch_whole(RemoteFolder(place), "", tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 
 

@@ -24,11 +24,11 @@ from tuning.record.sweep import Sweep
 from tuning.record.uris import join_uri
 from tuning.session.runner import run_sweep
 from tuning.session.summary import checkpoint_of, fetch_checkpoint
-from tuning.storage import driver_lock, home_lock, stores, working_copy
+from tuning.storage import driver_lock, home_lock, uri_store, working_copy
 from tuning.storage.driver_lock import HOLDER_FILE
 from tuning.storage.remote import RemoteFolder
 from tuning.storage.saved_sweeps import open_sweep
-from tuning.storage.stores import UriStore
+from tuning.storage.uri_store import UriStore
 from tuning.storage.working_copy import Uploads, fetch
 
 
@@ -53,7 +53,7 @@ def connect_without_retries(remote: RemoteFolder):
     return remote._connected
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.long)])
 def home(request, tmp_path) -> str:
     """The URI of a sweeps folder."""
     if request.param == "file":
@@ -172,7 +172,7 @@ def test_after_a_kill_nothing_that_ended_is_lost(
     assert process.returncode == -signal.SIGKILL, process.stderr
     if where == "elsewhere":
         elsewhere(monkeypatch, tmp_path)
-        monkeypatch.setattr(home_lock, "SECONDS_UNTIL_GONE", 0.0)  # of the driver there
+        monkeypatch.setattr(driver_lock, "SECONDS_UNTIL_GONE", 0.0)  # of the driver there
     found = open_sweep("toy", home)
     before = read_history(found.folder).trials
     assert [trial.state for trial in before.values()][:2] == ["completed"] * 2
@@ -221,10 +221,10 @@ def test_one_driver_at_a_time(toy_sweep, view, home, monkeypatch, tmp_path):
     with pytest.raises(InputError, match="is being run by process 77 on another-host"):
         run_sweep(sweep, view)
     assert json.loads(remote.read(HOLDER_FILE) or b"") == other
-    monkeypatch.setattr(home_lock, "SECONDS_UNTIL_GONE", 0.0)
+    monkeypatch.setattr(driver_lock, "SECONDS_UNTIL_GONE", 0.0)
     assert run_sweep(sweep, view).summary["trials"]["completed"] == 2
     assert remote.read(HOLDER_FILE) is None
-    monkeypatch.setattr(home_lock, "SECONDS_UNTIL_GONE", 60.0)
+    monkeypatch.setattr(driver_lock, "SECONDS_UNTIL_GONE", 60.0)
     gone = {**driver_lock.myself(), "process_started": 1.0}
     remote.write(HOLDER_FILE, json.dumps(gone).encode())  # of this host, and killed
     run_sweep(with_trials(open_sweep("toy", home), 3), view)
@@ -296,7 +296,7 @@ class Cutting(RecordingView):
 
 
 def test_training_goes_on_while_the_home_is_away(toy_sweep, s3, bucket, monkeypatch):
-    monkeypatch.setattr(stores, "_SECONDS_BETWEEN_ATTEMPTS", 5.0)
+    monkeypatch.setattr(uri_store, "_SECONDS_BETWEEN_ATTEMPTS", 5.0)
     sweep = toy_sweep("seconds=0.05", sweeps_folder=bucket, trials=6, scheduler="none")
     view = Cutting(s3, 7, 12)
     try:
@@ -364,7 +364,7 @@ def test_a_budget_holds_at_a_uri(toy_sweep, run, home):
         trials=6,
         scheduler="none",
         searcher="random",
-        checkpoint_budget="250KB",
+        checkpoint_budget_bytes=250_000,
     )
     run(sweep)
     sizes = [file.n_bytes for path, file in RemoteFolder(sweep.home or "").files("trials").items()]
@@ -392,7 +392,7 @@ def test_a_warm_start_finds_the_sweep_beside_it(toy_sweep, run, home):
     assert second.warm_start["note"].startswith("warm start from sweep toy: 3 of 3 trials used")
 
 
-@pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.timeout(280)
 def test_a_winner_at_a_uri_is_retrained(tiny_digits, run, view, bucket, workplace):
     from tuning.after.predict import predict
@@ -410,7 +410,7 @@ def test_a_winner_at_a_uri_is_retrained(tiny_digits, run, view, bucket, workplac
     assert document["test"]["accuracy"] > 0
     assert b'"retrained"' in events_at(sweep.home)
     names = {path.rpartition("/")[2] for path in RemoteFolder(sweep.home).files("retrain")}
-    assert {"curve.json", "test.json", "model.safetensors", ".whole.json"} <= names
+    assert {"test.json", "model.safetensors", ".whole.json"} <= names
     from PIL import Image
 
     Image.new("L", (8, 8), 90).save("grey.png")

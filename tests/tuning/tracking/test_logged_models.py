@@ -58,6 +58,7 @@ def serve(workplace, free_port):
         server.wait(30)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_images(tiny_digits, run, serve, workplace):
     sweep = tiny_digits(trials=1)
@@ -74,11 +75,12 @@ def test_images(tiny_digits, run, serve, workplace):
     assert predict(str(by_run), ["grey.png"], None) == expected
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_texts(workplace, run, serve):
     rows = [f"a {'fine' if n % 2 else 'poor'} film number {n},{'ab'[n % 2]}" for n in range(60)]
     Path("data.csv").write_text("\n".join(["text,label", *rows]))
-    settings = ["data=data.csv", "model=scratch:bert-tiny", "epochs=1", "freezing=none"]
+    settings = ["data=data.csv", "model=scratch:bert-tiny", "epochs=1", "freezing=lora"]
     options = SweepOptions(space="text_csv", settings=settings, engine="inprocess", trials=1)
     summary = run(resolve(options)).summary
     texts = ["a fine film", "a poor film, really"]

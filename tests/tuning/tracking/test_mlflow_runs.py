@@ -14,8 +14,8 @@ from records import runs_of, start_server, wait_for
 from tuning.record.events import Record, read_history
 from tuning.session.runner import run_sweep
 from tuning.storage.saved_sweeps import save_sweep
-from tuning.tracking import mlflow_runs
-from tuning.tracking.mlflow_runs import STATE_TAG
+from tuning.tracking import follower, mlflow_runs
+from tuning.tracking.mlflow_tags import STATE_TAG
 
 
 def test_one_parent_and_one_run_per_trial_with_the_whole_curve(toy_sweep, run):
@@ -86,13 +86,14 @@ def test_a_lost_record_of_a_run_finds_it_again(toy_sweep, run):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(mlflow_runs, "_SECONDS_BETWEEN_RETRIES", 0.2)
-    monkeypatch.setattr(mlflow_runs, "_SECONDS_TO_FLUSH_FAILING", 2.0)
-    monkeypatch.setattr(mlflow_runs, "_SECONDS_WAITED_WITHOUT_A_WORD", 0.5)
+    monkeypatch.setattr(follower, "_SECONDS_BETWEEN_RETRIES", 0.2)
+    monkeypatch.setattr(follower, "_SECONDS_TO_FLUSH_FAILING", 2.0)
+    monkeypatch.setattr(follower, "_SECONDS_WAITED_WITHOUT_A_WORD", 0.5)
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_training_goes_on_while_mlflow_is_away_and_resume_writes_the_rest(
     toy_sweep, run, view, impatient, workplace, free_port

@@ -75,7 +75,7 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def one_mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (port,) = free_ports(1)
     server = Server(tmp_path_factory.mktemp("head"), f"http://127.0.0.1:{port}", port)
     assert server.start().returncode == 0
@@ -84,6 +84,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield server
     server.say("stop")
     assert not server.processes()
+
+
+@pytest.fixture
+def server(one_mlflow_server: Server) -> Server:
+    return one_mlflow_server
 
 
 def eventually(holds: Callable[[], bool], seconds: float) -> bool:
@@ -201,6 +206,7 @@ def test_it_knows_the_head_that_a_cluster_file_starts(file):
     assert f'RAY_HEAD = b"--gcs_server_port={port}"' in SCRIPT.read_text()
 
 
+@pytest.mark.long
 def test_it_ends_with_ray(tmp_path, free_port):
     """`ray down` leaves nothing on machines that one has."""
     gcs = tmp_path / "gcs_server"  # as the process of Ray is named that the head has

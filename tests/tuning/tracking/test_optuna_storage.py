@@ -87,6 +87,7 @@ class LookingView(RecordingView):
             self.seen = (self.dashboard.trials() or [{}, {}])[-1]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_optuna_dashboard_shows_it_while_it_runs_and_afterwards(toy_sweep, free_port):
     sweep = toy_sweep(trials=4, scheduler="none")

@@ -1,47 +1,27 @@
-"""torchvision's classification models by name, fitted to image size, classes and weights."""
+"""Image classification models of torchvision and timm, by name, as configured."""
 
 from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from trainables.errors import InputError
-from trainables.modalities.images.blocks import blocks, last_layer
+from trainables.modalities.images.blocks import blocks, head_layers
 from trainables.modalities.images.config import ImageConfig
-from trainables.modalities.images.model_names import (
-    check_image_size,
-    family_of,
-    no_small_stem,
-    wants_small_stem,
-)
-from trainables.modalities.images.weight_files import State, fill, read_weights, weights_path
+from trainables.modalities.images.model_names import TIMM, block_names
+from trainables.modalities.images.stem import make_stem_small, wants_small_stem, widen_stem
+from trainables.modalities.images.weight_files import State, fetch_default, fill, read_weights
 from trainables.prepared import DataInfo
 
-# Constructor arguments of some models, by the class they make.
-# The two Inceptions would return a tuple in training mode with their auxiliary classifiers.
-_ARGUMENTS: dict[str, Callable[[ImageConfig], dict[str, Any]]] = {
-    "googlenet": lambda config: _inception(config),
-    "inception_v3": lambda config: _inception(config),
-    "vit_": lambda config: {"image_size": config.image_size},
-    "maxvit_": lambda config: {"input_size": (config.image_size, config.image_size)},
-}
-
-
-def _inception(config: ImageConfig) -> dict[str, Any]:
-    # Their pretrained weights expect pixels of another scale than the other models' do;
-    # transform_input converts.
-    pretrained = config.weights != "none"
-    return {"aux_logits": False, "init_weights": not pretrained, "transform_input": pretrained}
+_SIZES = range(32, 1025, 32)  # of images, to be tried in place of one that a model can not take
 
 
 def build(
@@ -55,65 +35,90 @@ def build(
     """The model ``config`` describes: float [n, 3, image_size, image_size] to [n, outputs].
 
     Args:
-        n_outputs: of the head, as the target has it.
         load_weights: fill it with the weights that ``config`` names. Without, it is the same model
             with other values, and needs no file.
+        n_outputs: of the head, as the target has it.
 
     Raises:
         InputError: the model can not take images of this size or a small stem, or the weights do
             not fit it.
     """
-    check_image_size(config)
-    small = wants_small_stem(config)
-    path = weights_path(config) if load_weights else None
-    state = None if path is None else read_weights(path)
+    if load_weights:
+        block_names(config)  # raises what is wrong, in words
+    state = _weights(config) if load_weights else None
     model = construct(config, n_outputs(info))
+    small = wants_small_stem(model, config)
     if small:
-        _make_stem_small(model, config)
+        make_stem_small(model, config)
     if state is not None:
-        _fill(model, state, config)
+        _fill(model, state, config, small)
     if config.dropout is not None:
         _set_dropout(model, config.dropout)
-    if family_of(config.model) is None:  # else check_image_size knows
-        _try_forward(model, config)
     return model
 
 
 def check_weights(config: ImageConfig) -> None:
-    """Raise InputError unless the configured weights can be read and fill the model."""
+    """Raise InputError unless the configured weights can be had, and fill the model."""
     _check_weights(config.model, config.weights, config.image_size, config.stem)
 
 
 @functools.cache  # the many configurations of a search space rarely differ in these
-def _check_weights(
-    model: str, weights: str, image_size: int, stem: Literal["auto", "small", "standard"]
-) -> None:
+def _check_weights(model: str, weights: str, image_size: int, stem: Any) -> None:
     config = ImageConfig(data="", model=model, weights=weights, image_size=image_size, stem=stem)
-    path = weights_path(config)
-    assert path is not None
-    state = read_weights(path)
-    bare = construct_without_values(config)
-    if wants_small_stem(config):
-        _make_stem_small(bare, config)
+    state = _weights(config)
+    assert state is not None
+    bare, small = _without_values(config)
     with warnings.catch_warnings():  # that a model without values stays without them
         warnings.simplefilter("ignore")
-        _fill(bare, state, config)
+        _fill(bare, state, config, small)
 
 
-def _fill(model: nn.Module, state: State, config: ImageConfig) -> None:
-    if wants_small_stem(config):
-        _widen_stem(model, state)
-    head, _ = last_layer(model)
-    fill(model, state, head, f"weights = {config.weights!r}: not those of a {config.model}")
+def _weights(config: ImageConfig) -> State | None:
+    """The configured weights, fetched first if need be; None for weights=none."""
+    if config.weights == "none":
+        return None
+    if config.weights != "default":
+        return read_weights(Path(config.weights).expanduser())
+    if not config.model.startswith(TIMM):
+        return read_weights(fetch_default(config.model))
+    try:
+        return _construct_by_timm(config, pretrained=True).state_dict()
+    except Exception as error:  # the hub's client passes on whatever its transport raises
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"weights = 'default': timm's weights of {config.model} are not in the cache of the "
+            f"Hugging Face hub and could not be fetched: {reason}. Give a file with "
+            "--set weights=PATH"
+        ) from None
 
 
-def construct(config: ImageConfig, n_classes: int) -> nn.Module:
-    """A freshly initialised model of torchvision's, its stem as published."""
-    arguments: dict[str, Any] = {"num_classes": n_classes}
-    for prefix, function in _ARGUMENTS.items():
-        if config.model.startswith(prefix):
-            arguments |= function(config)
-    model: nn.Module = torchvision.models.get_model(config.model, weights=None, **arguments)
+def _fill(model: nn.Module, state: State, config: ImageConfig, small: bool) -> None:
+    if small:
+        widen_stem(model, state)
+    heads = [path for path, _ in head_layers(model)]
+    fill(model, state, heads, f"weights = {config.weights!r}: not those of a {config.model}")
+
+
+def construct(config: ImageConfig, n_outputs: int) -> nn.Module:
+    """A freshly initialised model, its stem as published."""
+    model: nn.Module
+    if config.model.startswith(TIMM):
+        return _construct_by_timm(config, num_classes=n_outputs)
+    name, arguments = config.model, dict[str, Any]()
+    if name in ("googlenet", "inception_v3"):
+        # With auxiliary heads they would return a tuple in training. Their pretrained weights
+        # expect pixels of another scale than the other models' do; transform_input converts.
+        pretrained = config.weights != "none"
+        arguments = {
+            "aux_logits": False,
+            "init_weights": not pretrained,
+            "transform_input": pretrained,
+        }
+    elif name.startswith("vit_"):
+        arguments = {"image_size": config.image_size}
+    elif name.startswith("maxvit_"):
+        arguments = {"input_size": (config.image_size, config.image_size)}
+    model = torchvision.models.get_model(name, weights=None, num_classes=n_outputs, **arguments)
     if isinstance(model, torchvision.models.MNASNet):
         # It refuses weights without a version number, and safetensors files have none; only its
         # first version, of 2019, would need the special treatment that this skips.
@@ -121,47 +126,15 @@ def construct(config: ImageConfig, n_classes: int) -> nn.Module:
     return model
 
 
-def _make_stem_small(model: nn.Module, config: ImageConfig) -> None:
-    """Keep the image's resolution: the first convolution strides no more, nor does the stem pool.
+def _construct_by_timm(config: ImageConfig, **arguments: Any) -> nn.Module:
+    import timm
 
-    Without weights to fit, the convolution becomes 3x3, as for CIFAR in He et al. 2016
-    (arXiv:1512.03385, section 4.2); with weights it keeps its published size.
-    """
-    path, conv = _first_convolution(model)
-    if max(conv.stride) == 1 or conv.stride == conv.kernel_size:
-        raise InputError(
-            no_small_stem(config.model, f"begins with a convolution of stride {conv.stride[0]}")
-        )
-    kernel = 3 if config.weights == "none" else conv.kernel_size[0]
-    bias = conv.bias is not None
-    unstrided = nn.Conv2d(
-        conv.in_channels, conv.out_channels, kernel, padding=kernel // 2, bias=bias
-    )
-    # Drawn as torchvision's ResNet does; the other families' own rules differ little for a first
-    # layer.
-    nn.init.kaiming_normal_(unstrided.weight, mode="fan_out", nonlinearity="relu")
-    if unstrided.bias is not None:
-        nn.init.zeros_(unstrided.bias)
-    model.set_submodule(path, unstrided)
-    for inner in blocks(model)[0].paths:
-        if isinstance(model.get_submodule(inner), nn.MaxPool2d):
-            model.set_submodule(inner, nn.Identity())
-            break
-
-
-def _widen_stem(model: nn.Module, state: State) -> None:
-    """Let weights of a 3x3 stem fill a wider one: with zeros around them they compute the same."""
-    path, conv = _first_convolution(model)
-    weight = state.get(f"{path}.weight")
-    if weight is None or weight.shape[:2] != conv.weight.shape[:2] or weight.dim() != 4:
-        return
-    margin = (conv.kernel_size[0] - weight.shape[-1]) // 2
-    if margin > 0:
-        state[f"{path}.weight"] = F.pad(weight, (margin,) * 4)
-
-
-def _first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
-    return next((path, part) for path, part in model.named_modules() if isinstance(part, nn.Conv2d))
+    name = config.model.removeprefix(TIMM)
+    about = timm.models.get_pretrained_cfg(name)
+    if about is not None and about.fixed_input_size:
+        arguments["img_size"] = config.image_size
+    model: nn.Module = timm.create_model(name, **arguments)
+    return model
 
 
 def _set_dropout(model: nn.Module, p: float) -> None:
@@ -175,8 +148,9 @@ def _set_dropout(model: nn.Module, p: float) -> None:
     ]
     for dropout in dropouts:
         dropout.p = p
-    if not dropouts:
-        path, layer = last_layer(model)
+    for path, layer in [] if dropouts else head_layers(model):
+        if not isinstance(layer, nn.Linear):
+            raise InputError(f"dropout = {p}: this model has no layer for it; valid: none")
         model.set_submodule(path, LinearWithDropout(layer, p))
 
 
@@ -196,24 +170,6 @@ class LinearWithDropout(nn.Linear):
         return super().forward(self.dropout(input))
 
 
-def _try_forward(model: nn.Module, config: ImageConfig) -> None:
-    """Raise InputError unless an image gets through; computes shapes only."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-    image = torch.empty(1, 3, config.image_size, config.image_size, device="meta")
-    was_training = model.training
-    try:
-        with torch.no_grad():
-            functional_call(model.eval(), shapes, image)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise InputError(
-            f"image_size = {config.image_size}: {config.model} can not take images of this size: "
-            f"{str(error).splitlines()[0]}"
-        ) from None
-    finally:
-        model.train(was_training)
-
-
 class _MetaParameters(TorchFunctionMode):
     """Makes modules whose parameters have a shape but no values.
 
@@ -228,12 +184,72 @@ class _MetaParameters(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def construct_without_values(config: ImageConfig, n_classes: int = 2) -> nn.Module:
-    """Like ``construct``, in a fraction of the time and memory, on the meta device."""
+def _without_values(config: ImageConfig) -> tuple[nn.Module, bool]:
+    """The model with two outputs on the meta device, and whether its stem is small.
+
+    It takes a fraction of the time and memory that the model takes.
+    """
     with _MetaParameters():
-        return construct(config, n_classes).to("meta")
+        model = construct(config, 2).to("meta")
+        small = wants_small_stem(model, config)
+        if small:
+            make_stem_small(model, config)
+    return model.to("meta"), small
 
 
-def block_names(config: ImageConfig) -> tuple[str, ...]:
-    """The names of the blocks the configured model has."""
-    return tuple(block.name for block in blocks(construct_without_values(config)))
+def examine(model: str, image_size: int, stem: Any, untrained: bool) -> list[str] | str:
+    """The names of a model's blocks; or what is wrong with its image size or stem."""
+    config = ImageConfig(
+        data="",
+        model=model,
+        image_size=image_size,
+        stem=stem,
+        weights="none" if untrained else "default",
+    )
+    try:
+        return _tried(config)
+    except InputError as error:
+        return str(error)
+    except Exception as error:  # whatever a model raises for a size that it can not take
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    valid = []
+    if size := _smallest(config, [size for size in _SIZES if size > image_size]):
+        valid.append(f"image_size={size}")
+    if config.stem != "small" and _takes(config, image_size, "small"):
+        valid.append("stem=small")
+    if not valid:
+        return f"model = {model!r}: can not be made: {reason}"
+    return (
+        f"image_size = {image_size}: {model} can not take images of this size: {reason}; "
+        f"valid: {', or '.join(valid)}"
+    )
+
+
+def _tried(config: ImageConfig) -> list[str]:
+    """The names of the blocks of a model that an image went through; computes shapes only."""
+    model, _ = _without_values(config)
+    image = torch.empty(1, 3, config.image_size, config.image_size, device="meta")
+    with torch.no_grad():
+        model.eval()(image)
+    return [block.name for block in blocks(model)]
+
+
+def _takes(config: ImageConfig, image_size: int, stem: str) -> bool:
+    try:
+        _tried(config.model_copy(update={"image_size": image_size, "stem": stem}))
+    except Exception:
+        return False
+    return True
+
+
+def _smallest(config: ImageConfig, sizes: Sequence[int]) -> int | None:
+    """A size above the configured one that the model takes; None if it takes none of ``sizes``."""
+    refused = config.image_size
+    taken = next((size for size in sizes if _takes(config, size, config.stem)), None)
+    while taken is not None and taken - refused > 1:
+        middle = (taken + refused) // 2
+        if _takes(config, middle, config.stem):
+            taken = middle
+        else:
+            refused = middle
+    return taken

@@ -14,10 +14,11 @@ class ImageConfig(TrainingConfig):
 
     DATA_FIELDS: ClassVar[tuple[str, ...]] = (*TrainingConfig.DATA_FIELDS, "image_size")
 
-    model: str = Field(default="resnet18", description="name of a torchvision model")
+    model: str = Field(default="resnet18", description="name of a torchvision model, or timm:NAME")
     weights: str = Field(
         default="none",
-        description="none, default (torchvision's), or a path to a .safetensors, .pt or .pth file",
+        description="none, default (torchvision's or timm's), or a path to a .safetensors, .pt or "
+        ".pth file",
     )
     image_size: int = Field(
         default=64, ge=4, le=1024, description="pixels on a side that images are resized to"

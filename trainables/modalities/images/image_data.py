@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from trainables.adapting.freezing import check_frozen_blocks
 from trainables.data.class_folders import read_layout
 from trainables.data.paths import data_path
 from trainables.data.prepare import file_identity, prepare_once
-from trainables.errors import InputError, unknown, valid_choices
+from trainables.errors import InputError, valid_choices
 from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.folder import prepare_folder
 from trainables.modalities.images.known_sources import (
@@ -20,13 +19,9 @@ from trainables.modalities.images.known_sources import (
     prepare_digits,
     prepare_idx,
 )
-from trainables.modalities.images.model_names import (
-    check_image_size,
-    family_of,
-    model_names,
-    wants_small_stem,
-)
+from trainables.modalities.images.model_names import block_names, check_model_name
 from trainables.prepared import DataInfo, PreparedData, Split
+from trainables.strategies import check_block_numbers, names_a_block
 
 Make = Callable[[Path], tuple[DataInfo, Mapping[str, Split]]]
 
@@ -35,7 +30,7 @@ WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".tar", ".bin")
 
 
 def check(config: ImageConfig) -> None:
-    """Find what is wrong with a configuration, without torch, web access or reading images.
+    """Find what is wrong with a configuration, without web access or reading images.
 
     Raises:
         InputError: the data, model or weights do not exist, or model, image size, stem or frozen
@@ -46,18 +41,18 @@ def check(config: ImageConfig) -> None:
 
 
 def check_model(config: ImageConfig) -> None:
-    """See whether model, weights, image size, stem and frozen blocks go together, without torch.
+    """See whether model, weights, image size, stem and frozen blocks go together.
+
+    Torch is imported only for a model, image size and stem that were not seen here before.
 
     Raises:
         InputError: they do not, or the model or its weights do not exist.
     """
-    if config.model not in model_names():
-        raise InputError(unknown("model", config.model, model_names()))
+    check_model_name(config.model)
     _check_weights(config)
-    wants_small_stem(config)
-    check_image_size(config)
-    if config.frozen_blocks is not None:
-        check_frozen_blocks(config, _block_names(config))
+    names = block_names(config)
+    if names_a_block(config):
+        check_block_numbers(config, names)
 
 
 def _check_data(config: ImageConfig) -> None:
@@ -82,7 +77,8 @@ def _check_weights(config: ImageConfig) -> None:
         return
     path = Path(config.weights).expanduser()
     rule = (
-        f"valid: none, default (torchvision's), or a file ending in {', '.join(WEIGHTS_SUFFIXES)}"
+        "valid: none, default (torchvision's or timm's), or a file ending in "
+        f"{', '.join(WEIGHTS_SUFFIXES)}"
     )
     if path.exists():
         data_path(config.weights, "weights")
@@ -92,16 +88,6 @@ def _check_weights(config: ImageConfig) -> None:
         raise InputError(
             f"weights = {config.weights!r}: its ending {path.suffix!r} is none of weights; {rule}"
         )
-
-
-def _block_names(config: ImageConfig) -> tuple[str, ...]:
-    if family := family_of(config.model):
-        return family.blocks
-    from trainables.modalities.images.backbones import (
-        block_names,
-    )  # imports torch: 10 s, for models not in the table
-
-    return block_names(config)
 
 
 def prepare(config: ImageConfig, cache_folder: Path) -> PreparedData:
@@ -144,22 +130,12 @@ def _source(config: ImageConfig, cache_folder: Path) -> tuple[Make, str]:
 
 
 def fetch(config: ImageConfig) -> None:
-    """Bring torchvision's weights to this machine, or see whether a file's fit the model.
+    """Bring the configured weights to this machine, and see whether they fit the model.
 
     Raises:
         InputError: they are not here and can not be reached, are damaged, or another model's.
     """
-    if config.weights == "none":
-        return
-    if config.weights == "default":
-        from trainables.modalities.images.weight_files import (
-            fetch_default,  # imports torchvision: 10 s
-        )
-
-        fetch_default(config.model)
-    else:
-        from trainables.modalities.images.backbones import (
-            check_weights,  # likewise, which every trial would
-        )
+    if config.weights != "none":
+        from trainables.modalities.images.backbones import check_weights  # imports torch: seconds
 
         check_weights(config)

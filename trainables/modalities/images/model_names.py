@@ -1,150 +1,88 @@
-"""What is known of torchvision's models before torch is imported: names, blocks, stems, sizes."""
+"""What is known of image models before torch is imported: their names, and what was found of them.
+
+``block_names`` has to make a model once, on torch's meta device. What it finds is kept in the
+user's cache folder, so that no later check has to import torch, which takes seconds.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import importlib.metadata
 import importlib.util
+import json
 import re
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
-from trainables.errors import InputError
+from trainables.errors import InputError, unknown
+from trainables.files import default_cache_folder, write_whole
 from trainables.modalities.images.config import ImageConfig
 
-# Up to this size in pixels, stem=auto means small. A standard stem and four stages divide the
-# resolution by 32; at 48 pixels that leaves the last stage less than 2x2 positions. 64 and more is
-# commonly trained with the standard stem. Assumed, not measured.
-SMALL_STEM_UP_TO = 48
-
-
-@dataclass(frozen=True)
-class Family:
-    """Models of one kind.
-
-    ``stem`` is "strided" where the first convolution skips pixels, "patches" where it cuts the
-    image up, and "full" where it keeps the resolution. ``smallest`` is the least image size with a
-    standard and with a small stem.
-    """
-
-    pattern: str
-    blocks: tuple[str, ...]
-    stem: Literal["strided", "patches", "full"] = "strided"
-    smallest: tuple[int, int] = (1, 1)
-    multiple_of: int = 1
-
-
-def _stages(n: int, name: str = "stage", first: int = 1) -> tuple[str, ...]:
-    return tuple(f"{name}{number}" for number in range(first, first + n))
-
-
-def _vit(size: str, n_layers: int, patch: int) -> Family:
-    layers = _stages(n_layers, "layer.", 0)
-    return Family(
-        rf"vit_{size}_{patch}", ("embeddings", *layers, "head"), "patches", (patch, patch), patch
-    )
-
-
-# Held against the models themselves by tests/test_image_classification.py.
-FAMILIES = (
-    Family(r"(wide_)?resnet.*|resnext.*", ("stem", *_stages(4, "layer"), "head")),
-    Family(r"alexnet", ("stem", *_stages(2), "classifier", "head"), smallest=(63, 7)),
-    Family(r"convnext_.*", ("stem", *_stages(4), "head"), "patches", (32, 32)),
-    Family(r"densenet\d+", ("stem", *_stages(4), "head"), smallest=(29, 8)),
-    Family(r"efficientnet_v2_s", ("stem", *_stages(7), "head")),
-    Family(r"efficientnet_.*", ("stem", *_stages(8), "head")),
-    Family(
-        r"googlenet", ("stem", "inception3", "inception4", "inception5", "head"), smallest=(15, 4)
-    ),
-    Family(r"inception_v3", ("stem", "Mixed_5", "Mixed_6", "Mixed_7", "head"), smallest=(75, 19)),
-    Family(r"maxvit_t", ("stem", *_stages(4), "classifier", "head"), "patches", (224, 224), 224),
-    Family(r"mnasnet.*", ("stem", *_stages(7), "head")),
-    Family(r"mobilenet_v2", ("stem", *_stages(4), "head")),
-    Family(r"mobilenet_v3_.*", ("stem", *_stages(4), "classifier", "head")),
-    Family(r"regnet_.*", ("stem", *_stages(4), "head")),
-    Family(r"shufflenet_.*", ("stem", "stage2", "stage3", "stage4", "conv5", "head")),
-    Family(r"squeezenet1_0", ("stem", *_stages(3), "head"), smallest=(21, 4)),
-    Family(r"squeezenet1_1", ("stem", *_stages(3), "head"), smallest=(17, 4)),
-    Family(r"swin_.*", ("stem", *_stages(4), "head"), "patches", (4, 4)),
-    Family(r"vgg.*", ("stem", *_stages(4), "classifier", "head"), "full", (32, 32)),
-    _vit("b", 12, 16),
-    _vit("b", 12, 32),
-    _vit("l", 24, 16),
-    _vit("l", 24, 32),
-    _vit("h", 32, 14),
+TIMM = "timm:"  # what the names of timm's models begin with
+_REGISTERED = re.compile(
+    r'^@register_model(?:\((?:name=)?(?:"(\w+)")?\).*?)?\s^def (\w+)', re.MULTILINE | re.DOTALL
 )
-
-_NO_SMALL_STEM = {
-    "patches": "cuts the image into patches, so it has no stem that could keep the resolution",
-    "full": "keeps the resolution in its stem as it is",
-}
 
 
 @functools.cache
 def model_names() -> tuple[str, ...]:
-    """The installed torchvision's classification models, from its sources: importing takes 10 s."""
-    spec = importlib.util.find_spec("torchvision")
+    """The models of the installed torchvision, and as ``timm:NAME`` of timm, from their sources."""
+    return (*_registered_in("torchvision"), *(f"{TIMM}{name}" for name in _registered_in("timm")))
+
+
+@functools.cache
+def _registered_in(package: str) -> list[str]:
+    spec = importlib.util.find_spec(package)
     assert spec is not None
     assert spec.submodule_search_locations
-    registered = re.compile(
-        r'^@register_model\((?:name=)?(?:"(\w+)")?\).*?^def (\w+)', re.MULTILINE | re.DOTALL
-    )
     files = (Path(spec.submodule_search_locations[0]) / "models").glob("[!_]*.py")
-    found = (
-        match for file in files for match in registered.finditer(file.read_text(encoding="utf-8"))
-    )
-    return tuple(sorted(name or function for name, function in (match.groups() for match in found)))
+    found = (m for file in files for m in _REGISTERED.findall(file.read_text(encoding="utf-8")))
+    return sorted(name or function for name, function in found)
 
 
-def family_of(model: str) -> Family | None:
-    """The family of a model, or None for one that came with a later torchvision than this table."""
-    return next((family for family in FAMILIES if re.fullmatch(family.pattern, model)), None)
+def check_model_name(model: str) -> None:
+    """Raise InputError for the name of no model. timm's may end in a tag: ``timm:NAME.TAG``."""
+    package = "timm" if model.startswith(TIMM) else "torchvision"
+    if model.removeprefix(TIMM).partition(".")[0] not in _registered_in(package):
+        raise InputError(unknown("model", model, model_names()))
 
 
-def wants_small_stem(config: ImageConfig) -> bool:
-    """Whether the stem is to keep the resolution of the images.
+def block_names(config: ImageConfig) -> tuple[str, ...]:
+    """The names of the blocks that the configured model has.
 
     Raises:
-        InputError: it should, but this model's can not.
+        InputError: the model can not take images of this size, or has no stem to make small.
     """
-    family = family_of(config.model)
-    if config.stem == "small" and family is not None and family.stem in _NO_SMALL_STEM:
-        raise InputError(no_small_stem(config.model, _NO_SMALL_STEM[family.stem]))
-    if config.stem == "auto":
-        return (
-            config.image_size <= SMALL_STEM_UP_TO
-            and family is not None
-            and family.stem == "strided"
-        )
-    return config.stem == "small"
+    found = _found(config.model, config.image_size, config.stem, config.weights == "none")
+    if isinstance(found, str):
+        raise InputError(found)
+    return tuple(found)
 
 
-def no_small_stem(model: str, why: str) -> str:
-    """The message for a model whose stem is what it is."""
-    return f"stem = 'small': {model} {why}; valid for it: 'auto', 'standard'"
+@functools.cache  # the many configurations of a search space rarely differ in these
+def _found(model: str, image_size: int, stem: str, untrained: bool) -> list[str] | str:
+    """Names of blocks, or what is wrong."""
+    key = [model, image_size, stem, untrained, _versions()]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+    path = default_cache_folder() / "image_models" / f"{digest}.json"
+    with suppress(OSError, ValueError):
+        kept: list[str] | str = json.loads(path.read_text())
+        return kept
+    from trainables.modalities.images.backbones import examine  # imports torch and torchvision
+
+    found = examine(model, image_size, stem, untrained)
+    with suppress(OSError):  # then it is found anew next time
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(found))
+    return found
 
 
-def check_image_size(config: ImageConfig) -> None:
-    """Raise InputError for an image size known not to suit the model."""
-    family = family_of(config.model)
-    if family is None:
-        return
-    small = wants_small_stem(config)
-    smallest = family.smallest[small]
-    if config.image_size % family.multiple_of:
-        below = config.image_size // family.multiple_of * family.multiple_of
-        near = [str(size) for size in (below, below + family.multiple_of) if 0 < size <= 1024]
-        raise InputError(
-            f"image_size = {config.image_size}: {config.model} needs a multiple of "
-            f"{family.multiple_of}; nearest: {', '.join(near)}"
-        )
-    if config.image_size < smallest:
-        stem = ""
-        if family.stem == "strided":
-            stem = " with a small stem" if small else " with a standard stem"
-        hint = ", or stem=small" if not small and config.image_size >= family.smallest[1] else ""
-        raise InputError(
-            f"image_size = {config.image_size}: {config.model}{stem} needs at least {smallest} "
-            "pixels, or its pooling leaves nothing of the image; "
-            f"valid: image_size={smallest} and more{hint}"
-        )
+@functools.cache
+def _versions() -> list[str]:
+    """Of all that decides what is found, our own code included."""
+    sources = (Path(__file__).with_name(name) for name in ("backbones.py", "blocks.py"))
+    return [
+        *(importlib.metadata.version(name) for name in ("torch", "torchvision", "timm")),
+        *(hashlib.sha256(source.read_bytes()).hexdigest() for source in sources),
+    ]

@@ -96,7 +96,7 @@ def n_views(config: ImageConfig) -> int:
 def cut(model: nn.Module, k: int, config: ImageConfig, info: DataInfo) -> Cut | None:
     """The model cut before block ``k``."""
     return cut_between_blocks(
-        model, k, config, lambda raw, generator: transform(raw, config, info, generator)
+        model, k, config, lambda raw, generator: transform(raw, config, info, generator), forward
     )
 
 

@@ -1,12 +1,13 @@
-"""Weights for image models: torchvision's own, or a file's, held against the model."""
+"""Weights of image models: read without running code of theirs, and held against the model."""
 
 from __future__ import annotations
 
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -15,42 +16,24 @@ from torch import Tensor, nn
 
 from trainables.data.download import download
 from trainables.errors import InputError
-from trainables.modalities.images.config import ImageConfig
 
-State = OrderedDict[str, Tensor]
+State = dict[str, Tensor]
 
-_WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-)  # what people save the weights under, beside an epoch, …
+# What people save the weights under, beside an epoch and the like.
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
-_AUXILIARY = (
-    "AuxLogits.",
-    "aux1.",
-    "aux2.",
-)  # heads of the two Inceptions that only help their first training
+# Heads of the two Inceptions that only help their first training.
+_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 # DenseNet's published files are older than its module names.
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
 
 
-def weights_path(config: ImageConfig) -> Path | None:
-    """The file that holds the configured weights, fetched first if need be; None for weights=none.
+def fetch_default(model: str) -> Path:
+    """torchvision's weights for ``model`` in the cache of ``torch.hub``, fetched if need be.
 
     Raises:
-        InputError: torchvision's weights are not here and can not be reached.
+        InputError: they are not here and can not be reached.
     """
-    if config.weights == "none":
-        return None
-    return (
-        fetch_default(config.model)
-        if config.weights == "default"
-        else Path(config.weights).expanduser()
-    )
-
-
-def fetch_default(model: str) -> Path:
-    """torchvision's weights for ``model`` in the cache of ``torch.hub``, fetched if need be."""
     url = torchvision.models.get_model_weights(model).DEFAULT.url  # type: ignore[attr-defined]
     name = Path(urlsplit(url).path).name
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -75,25 +58,23 @@ def read_weights(path: Path) -> State:
         InputError: the file is missing, damaged, or holds something else than weights.
     """
     try:
-        content = _read(path)
+        content: Any = _read(path)
     except Exception as error:  # torch.load raises nearly anything on a damaged file
         raise InputError(
             f"weights = {str(path)!r}: can not be read as weights: {_why(error)}"
         ) from None
-    for wrapper in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
-    if (
-        not isinstance(content, dict)
-        or not all(isinstance(value, Tensor) for value in content.values())
-        or not content
-    ):
+    if not isinstance(content, dict):
+        content = {f"a {type(content).__name__}": None}
+    wrapped = (content[name] for name in _WRAPPERS if isinstance(content.get(name), dict))
+    content = next(wrapped, content)
+    other = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    if other or not content:
         raise InputError(
-            f"weights = {str(path)!r}: must hold a state dict, tensors by parameter "
-            f"name (or one under {', '.join(_WRAPPERS)}), and holds {_describe(content)}"
+            f"weights = {str(path)!r}: must hold a state dict, tensors by parameter name (or one "
+            f"under {', '.join(_WRAPPERS)}), and holds "
+            + (f"a dict with {', '.join(other[:5])}" if other else "an empty dict")
         )
-    return _clean(content)
+    return _with_todays_names(content)
 
 
 def _read(path: Path) -> object:
@@ -118,35 +99,19 @@ def _why(error: Exception) -> str:
     return f"it is damaged or of another format ({type(error).__name__}: {text})"
 
 
-def _describe(content: object) -> str:
-    if not isinstance(content, dict):
-        return f"a {type(content).__name__}"
-    other = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
-    return f"a dict with {', '.join(other[:5])}" if other else "an empty dict"
-
-
-def _clean(content: dict[str, Tensor]) -> State:
-    """Today's names for all tensors, and the modules' versions where the file tells them."""
-    metadata = getattr(content, "_metadata", {})
-    state = OrderedDict(content)
+def _with_todays_names(state: State) -> State:
     for prefix in _PREFIXES:
         if all(key.startswith(prefix) for key in state):
-            state = OrderedDict((key.removeprefix(prefix), value) for key, value in state.items())
-            metadata = {
-                key.removeprefix(prefix[:-1]).removeprefix("."): value
-                for key, value in metadata.items()
-            }
-    state = OrderedDict(
-        (_OLD_DENSENET.sub(r"\1\2.", key), value)
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return {
+        _OLD_DENSENET.sub(r"\1\2.", key): value
         for key, value in state.items()
         if not key.startswith(_AUXILIARY)
-    )
-    state._metadata = metadata  # type: ignore[attr-defined]
-    return state
+    }
 
 
-def fill(model: nn.Module, state: State, head: str, source: str) -> None:
-    """Fill ``model`` with ``state``; a layer at ``head`` of another shape stays as it is.
+def fill(model: nn.Module, state: State, heads: Sequence[str], source: str) -> None:
+    """Fill ``model`` with ``state``; layers at ``heads`` of another shape stay as they are.
 
     Position embeddings of another image size are interpolated, as ViT's authors do
     (arXiv:2010.11929, section 3.2).
@@ -156,30 +121,24 @@ def fill(model: nn.Module, state: State, head: str, source: str) -> None:
     """
     state = _fit_positions(model, state)
     wanted = model.state_dict()
-    differing = {
-        key for key in state.keys() & wanted.keys() if state[key].shape != wanted[key].shape
-    }
-    replaced = {key for key in differing if key.startswith(f"{head}.")}
-    if replaced:
-        replaced = {key for key in wanted if key.startswith(f"{head}.")}
-    metadata = getattr(state, "_metadata", {})
-    kept = OrderedDict(
-        (key, value) for key, value in state.items() if key not in differing | replaced
+    differing = {key for key in state.keys() & wanted if state[key].shape != wanted[key].shape}
+    of_heads = {key for key in wanted for head in heads if key.startswith(f"{head}.")}
+    left_out = differing | (of_heads if of_heads & differing else set())
+    result = model.load_state_dict(
+        {key: value for key, value in state.items() if key not in left_out}, strict=False
     )
-    kept._metadata = metadata  # type: ignore[attr-defined]
-    result = model.load_state_dict(kept, strict=False)
     problems = {
         "missing": [
             key
             for key in result.missing_keys
             # Files older than torch 0.4.1 have no such counters, and nothing here reads them.
-            if key not in differing | replaced and not key.endswith("num_batches_tracked")
+            if key not in left_out and not key.endswith("num_batches_tracked")
         ],
         "unknown": result.unexpected_keys,
         "of another shape": [
             f"{key} {list(state[key].shape)} instead of {list(wanted[key].shape)}"
             for key in wanted
-            if key in differing - replaced
+            if key in differing - of_heads
         ],
     }
     if any(problems.values()):
@@ -190,25 +149,28 @@ def fill(model: nn.Module, state: State, head: str, source: str) -> None:
 
 def _first(what: str, keys: Iterable[str], limit: int = 5) -> str:
     names = list(keys)
-    return f"{len(names)} {what}: {', '.join(names[:limit])}" + (
-        ", …" if len(names) > limit else ""
-    )
+    more = ", …" if len(names) > limit else ""
+    return f"{len(names)} {what}: {', '.join(names[:limit])}{more}"
 
 
-def _fit_positions(model: nn.Module, state: State) -> State:
-    key = "encoder.pos_embedding"
-    if (
-        not isinstance(model, torchvision.models.VisionTransformer)
-        or key not in state
-        or state[key].dim() != 3
-    ):
+def _fit_positions(model: Any, state: State) -> State:
+    of_torchvision = isinstance(model, torchvision.models.VisionTransformer)
+    key = "encoder.pos_embedding" if of_torchvision else "pos_embed"
+    given, wanted = state.get(key), model.state_dict().get(key)
+    if given is None or wanted is None or given.shape == wanted.shape or given.dim() != 3:
         return state
-    n_patches = state[key].shape[1] - 1
-    if round(n_patches**0.5) ** 2 != n_patches:
-        return state
-    metadata = getattr(state, "_metadata", {})
-    fitted: State = torchvision.models.vision_transformer.interpolate_embeddings(
-        model.image_size, model.patch_size, OrderedDict(state)
-    )
-    fitted._metadata = metadata  # type: ignore[attr-defined]
-    return fitted
+    # How many embeddings are of no patch.
+    n_others = 1 if of_torchvision else getattr(model, "num_prefix_tokens", 0)
+    n_others *= not getattr(model, "no_embed_class", False)
+    if (given.shape[1] - n_others) ** 0.5 % 1:
+        return state  # of images that are not square
+    if of_torchvision:
+        return dict(
+            torchvision.models.vision_transformer.interpolate_embeddings(
+                model.image_size, model.patch_size, OrderedDict(state)
+            )
+        )
+    from timm.layers import resample_abs_pos_embed
+
+    side = round((wanted.shape[1] - n_others) ** 0.5)
+    return {**state, key: resample_abs_pos_embed(given, [side, side], num_prefix_tokens=n_others)}

@@ -176,8 +176,3 @@ def _way_to_layers(model: nn.Module) -> list[str]:
 
 def _has_parameters(module: nn.Module | None) -> bool:
     return module is not None and next(module.parameters(), None) is not None
-
-
-def layers(model: nn.Module) -> list[nn.Module]:
-    """The layers, of which each is a block between the embeddings and the head."""
-    return list(model.get_submodule(".".join(_way_to_layers(model))).children())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trainables.modalities.texts.backbones import Head, blocks, build, layers
+from trainables.modalities.texts.backbones import Head, blocks, build
 from trainables.modalities.texts.cut import cut as cut_between_layers
 from trainables.modalities.texts.text_data import encode
 from trainables.task import Column, Cut, Task
@@ -111,7 +111,7 @@ def forward(model: nn.Module, batch: Batch) -> Tensor:
 
 def cut(model: nn.Module, k: int, config: TextConfig, info: DataInfo) -> Cut | None:
     """The model cut before block ``k``."""
-    return cut_between_layers(model, layers(model), k, model_inputs)
+    return cut_between_layers(model, blocks(model), k, model_inputs, forward)
 
 
 def texts_or_lines(typed: Sequence[str]) -> list[tuple[str, Any]]:

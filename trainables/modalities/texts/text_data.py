@@ -14,6 +14,7 @@ from trainables.modalities.texts import pretrained, tokenization
 from trainables.modalities.texts.config import TextConfig
 from trainables.modalities.texts.scratch import scratch_model
 from trainables.prepared import SPLITS, Array, DataInfo, PreparedData, Split
+from trainables.strategies import check_block_numbers
 from trainables.targets.target import Answers
 
 # What a task has read: the texts of each split, what is to be predicted, and notes for a person.
@@ -72,13 +73,8 @@ def _check_direction(config: TextConfig, about: Mapping[str, Any]) -> None:
 
 
 def _check_n_blocks(config: TextConfig, n_layers: int) -> None:
-    if config.frozen_blocks is not None and config.frozen_blocks > n_layers + 1:
-        layers = "layer.0" + (f" … layer.{n_layers - 1}" if n_layers > 1 else "")
-        raise InputError(
-            f"frozen_blocks = {config.frozen_blocks}: must be from 1 to {n_layers + 1}; model"
-            f" {config.model!r} has {n_layers + 2} blocks (embeddings, {layers}, head), of which"
-            " the head always trains"
-        )
+    layers = (f"layer.{i}" for i in range(n_layers))
+    check_block_numbers(config, ["embeddings", *layers, "head"])
 
 
 Make = Callable[[Path], tuple[DataInfo, Mapping[str, Split]]]

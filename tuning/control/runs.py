@@ -1,0 +1,53 @@
+"""What the controller asks of a kind of run: which is next, and what comes of what it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tuning.control.goals import Ending
+from tuning.hosting.assignment import EpochResult
+from tuning.record.events import TrialRecord, TrialState
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a run is to do beside training its configuration."""
+
+    key: str  # its folder in the sweep's store
+    save_beyond: float | None = None  # this and the next two as Assignment has them
+    save_after: Sequence[int] = ()
+    evaluates: str | None = None
+
+
+class Runs(Protocol):
+    """One kind of run: trials, confirmations, retrainings or tests."""
+
+    @property
+    def n_ahead(self) -> int:
+        """How many may still be done, those that run included."""
+
+    def is_over(self, n_running: int) -> bool:
+        """Whether none will be proposed any more; ``n_running`` of this kind may come back."""
+
+    def next(self) -> TrialRecord | None:
+        """The next run to start; None if there is none for now."""
+
+    def again(self, run: TrialRecord) -> None:
+        """Let a run be the next once more: its worker was lost."""
+
+    def orders(self, run: TrialRecord) -> Orders:
+        """What ``run``, which is about to start, is to do."""
+
+    def observe(self, run: TrialRecord, result: EpochResult) -> TrialState | None:
+        """Hear of a new epoch; the state in which the run ends now, None if it goes on."""
+
+    def ended(self, run: TrialRecord) -> None:
+        """Hear that a run has ended, in the state and with the error that it has now."""
+
+    def end(self, ending: Ending) -> None:
+        """Propose nothing more, for this reason."""
+
+    def close(self, *, is_done: bool) -> None:
+        """Hear that this sitting is over; ``is_done``: nothing of any kind is left to do."""

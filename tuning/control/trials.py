@@ -1,0 +1,148 @@
+"""The trials of a sweep: what the search proposes, until a goal is reached or all are done."""
+
+from __future__ import annotations
+
+import time
+
+from tuning.control.goals import UNFIT, Ending, Goals, all_tried
+from tuning.control.runs import Orders
+from tuning.hosting.assignment import EpochResult
+from tuning.record.events import ENDED_STATES, Record, TrialRecord, TrialState
+from tuning.record.sweep import Sweep
+from tuning.search.cost import seconds_of_all_epochs
+from tuning.search.plan import SearchPlan
+from tuning.search.space_changes import split_by_fit
+from tuning.search.study import Study
+from tuning.search.warm_start import warm_trials
+from tuning.storage.checkpoints import CheckpointKeeper
+from tuning.storage.open_store import store_of
+from tuning.storage.stores import trial_key
+
+
+class Trials:
+    """The trials of one sitting, and those before it."""
+
+    def __init__(self, sweep: Sweep, record: Record) -> None:
+        self._sweep = sweep
+        self._record = record
+        history = record.history
+        self.goals = Goals(sweep, history)
+        self.keeper = CheckpointKeeper(
+            store_of(sweep),
+            max(sweep.keep_checkpoints, sweep.confirm),  # each may turn out to be the winner
+            sweep.metric,
+            sweep.mode,
+            budget_bytes=sweep.checkpoint_budget_bytes,
+            warn=lambda message: record.append("trouble", message=message),
+        )
+        self._study = Study(SearchPlan.of(sweep, n_known=len(history.trials)))
+        self._study.learn(warm_trials(sweep), sweep.objectives)
+        fitting, self.dropped = split_by_fit(sweep, history)
+        self._study.restore_all(fitting, sweep.objectives, self._seconds)
+        self._unfinished = self._to_go_on_with()
+        self._n_proposed = len(history.trials)
+        self.n_trials = min(sweep.trials, self._study.limit or sweep.trials)
+
+    def _to_go_on_with(self) -> list[TrialRecord]:
+        """The trials of earlier sittings that have not ended; those outside the space do now."""
+        trials, outside = self._record.history.trials, {each.number for each in self.dropped}
+        self.keeper.restore([each for each in trials.values() if each.state in ENDED_STATES])
+        unfinished = []
+        for trial in trials.values():
+            if trial.state in ENDED_STATES:
+                continue
+            if trial.number not in outside:
+                if trial.state != "frozen" or not self._study.rungs:
+                    unfinished.append(trial)
+            elif trial.state == "running":  # when its driver was killed
+                self._enter(trial, "interrupted")
+        return unfinished
+
+    @property
+    def n_ahead(self) -> int:
+        """How many may still be proposed, with those that have not ended."""
+        trials = self._record.history.trials.values()
+        n_open = sum(trial.state not in ENDED_STATES for trial in trials)
+        return self.n_trials - self._n_proposed + n_open
+
+    @property
+    def ending(self) -> Ending:
+        """What ended this sitting, once its engine has come to the end."""
+        is_grid = self._study.limit is not None and self.n_trials == self._study.limit
+        return self.goals.ending or all_tried(self.n_trials, is_grid=is_grid)
+
+    def is_over(self, n_running: int) -> bool:
+        """Whether a goal is reached, or all trials have begun and none can come back."""
+        if self.goals.ending is not None:
+            return True
+        if self._unfinished or self._n_proposed < self.n_trials or n_running:
+            return False  # what still runs may be frozen, and thawed
+        return not self._study.rungs or not self._study.can_thaw(is_last_call=True)
+
+    def next(self) -> TrialRecord | None:
+        """One to go on with, in preference to a new one."""
+        if self._unfinished:
+            return self._unfinished.pop(0)
+        thawed = self._study.thaw(is_last_call=self._n_proposed >= self.n_trials)
+        if thawed is not None:
+            return self._record.history.trials[thawed]
+        if self._n_proposed >= self.n_trials:
+            return None
+        number = self._n_proposed
+        self._n_proposed += 1
+        point = self._study.ask(number)
+        return TrialRecord(number, self._sweep.configuration(point), point)
+
+    def again(self, run: TrialRecord) -> None:
+        self._unfinished.insert(0, run)
+
+    def orders(self, run: TrialRecord) -> Orders:
+        beyond = self.keeper.save_beyond()
+        return Orders(trial_key(run.number), beyond, save_after=self._study.rungs[:-1])
+
+    def observe(self, run: TrialRecord, result: EpochResult) -> TrialState | None:
+        self.keeper.look()
+        value = result.metrics[self._sweep.metric]
+        self.goals.reported(value)
+        stop = self._study.report(run.number, result.epoch, value)
+        if stop and self._study.rungs and not self.goals.ends_running:
+            return "frozen"
+        return "pruned" if stop or self.goals.ends_running else None
+
+    def ended(self, run: TrialRecord) -> None:
+        """Let all who keep account of trials know that one has ended, or is frozen."""
+        if run.state == "frozen":
+            self._study.frozen(run.number, self._seconds(run))
+            self.goals.ended(run)
+            for number in self._study.give_up():
+                self._close_off(self._record.history.trials[number])
+            return
+        values = run.values(self._sweep.objectives)
+        value, others = (None, ()) if values is None else (values[0], values[1:])
+        self._study.tell(run.number, run.state, value, others, seconds=self._seconds(run))
+        self.keeper.ended(run)
+        self.goals.ended(run)
+
+    def end(self, ending: Ending) -> None:
+        self.goals.end(ending)
+
+    def close(self, *, is_done: bool) -> None:
+        """When the sweep is over, what is frozen stays so for good."""
+        if is_done and self.ending.by != UNFIT:
+            for trial in self._record.history.trials.values():
+                if trial.state == "frozen":
+                    self._close_off(trial)
+        self.keeper.close()
+
+    def _close_off(self, trial: TrialRecord) -> None:
+        """End a frozen trial that will never go on."""
+        self._enter(trial, "pruned")
+        self.ended(trial)
+
+    def _enter(self, trial: TrialRecord, state: TrialState) -> None:
+        self._record.append("trial_ended", trial=trial.number, state=state, error=None)
+
+    def _seconds(self, trial: TrialRecord) -> float | None:
+        """What a training of all the trial's epochs takes; None before the first."""
+        held = self._record.history.spent.trial_seconds(trial.number, time.time())
+        return seconds_of_all_epochs(trial, held, self._sweep.max_epochs())
