@@ -38,9 +38,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split in ("train", "dev", "test"):
         sentences = (f"Ada B-person\nsaw O\n{split}{n} O\nRome B-place\n\n" for n in numbers)
         (folder / "sentences" / f"{split}.conll").write_text("".join(sentences))
-    (folder / "books" / "one.txt").write_text("once upon a time there was a king\n" * 200)
-    story = '{"story": "once upon a time"}\n'
-    (folder / "stories.jsonl").write_text(story * 100)
+    lines = [f"once upon a time there were {n} kings" for n in range(200)]
+    (folder / "books" / "one.txt").write_text("\n".join(lines))
+    stories = [json.dumps({"story": line}) for line in lines]
+    (folder / "stories.jsonl").write_text("\n".join(stories))
     tables = {
         "reviews": ("text,stars", [f"film {n},{n % 5}" for n in numbers]),
         "questions": ("text,category", [f"question {n},{'ab'[n % 2]}" for n in numbers]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,18 @@ def sentencepiece() -> Tokenizer:
 
 def llama() -> Tokenizer:
     """As Llama's: the ▁ is put in by the normaliser, and unknown characters fall back to bytes."""
-    made = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    made = Tokenizer(models.BPE(unk_token="<unk>"))
     made.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     )
-    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    made.train_from_iterator(CORPUS, BpeTrainer(vocab_size=360, special_tokens=special))
+    special = ["<unk>", "<s>", "</s>"]
+    made.train_from_iterator(CORPUS, BpeTrainer(vocab_size=150, special_tokens=special))
+    learned = json.loads(made.to_str())["model"]
+    vocabulary = dict(learned["vocab"])
+    for byte in range(256):
+        vocabulary[f"<0x{byte:02X}>"] = len(vocabulary)
+    merges = [tuple(merge) for merge in learned["merges"]]
+    made.model = models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True)
     made.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 1)]
     )

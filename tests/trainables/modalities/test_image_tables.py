@@ -55,7 +55,7 @@ def test_files_that_can_not_be_used_are_named_and_left_out(pictures):
     notes = "\n".join(data.info.notes)
     assert "3 rows dropped, wrong path: 'in/gone.png' is no file (lines 22, 23, 24)" in notes
     assert "1 row dropped, wrong number: 'many' is not a number (line 25)" in notes
-    assert "1 row dropped, no path or no number (line 26)" in notes
+    assert "1 row dropped, no number or no path (line 26)" in notes
     assert "in/3.png" in notes
     assert "in/4.png" in notes
     details, split = data.info.details, data.splits["train"]
