@@ -199,7 +199,7 @@ AT_ONCE = [
         "image too small for the model",
         "sweep digits --set model=vgg11",
         "image_size = 8: vgg11",
-        "at least 32",
+        "valid: image_size=32",
     ),
     Wrong(
         "weights missing",

@@ -102,10 +102,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model": "resnet8"}, r"unknown model 'resnet8'; valid: resnet18, .* more"),
     ({"weights": "defualt"}, r"weights = 'defualt': there is no such file; valid: none, default"),
     ({"weights": __file__}, r"its ending '\.py' is none of weights; valid: .*\.safetensors"),
-    ({"model": "vit_b_16", "image_size": 70}, r"vit_b_16 needs a multiple of 16; nearest: 64, 80"),
-    ({"model": "vit_b_32"}, r"image_size = 8: vit_b_32 needs a multiple of 32; nearest: 32"),
-    ({"model": "vgg11"}, r"image_size = 8: vgg11 needs at least 32 pixels"),
-    ({"model": "inception_v3", "image_size": 64}, r"at least 75 pixels.* or stem=small"),
+    (
+        {"model": "vit_b_16", "image_size": 70},
+        r"vit_b_16 can not take .*patch size.*; valid: image_size=96",
+    ),
+    ({"model": "vit_b_32"}, r"image_size = 8: vit_b_32 can not take .*; valid: image_size=32"),
+    ({"model": "vgg11"}, r"image_size = 8: vgg11 can not take .*; valid: image_size=32"),
+    ({"model": "inception_v3", "image_size": 64}, r"valid: image_size=75, or stem=small"),
     (
         {"model": "vgg16", "stem": "small", "image_size": 64},
         r"stem = 'small': vgg16 keeps .*valid for it: 'auto'",

@@ -14,8 +14,7 @@ from labelled_texts import PLAIN, config, write
 from trainables.errors import InputError
 from trainables.modalities.texts import text_data
 from trainables.prepared import PreparedData
-from trainables.tasks import text_classification
-from trainables.tasks.text_classification import TextClassificationConfig
+from trainables.tasks.text_classification import TASK, TextClassificationConfig
 
 
 @pytest.mark.parametrize(
@@ -45,7 +44,7 @@ def test_data_that_can_not_be_trained_on(tmp_path, files, values, message):
         write(tmp_path, name, content)
     data = tmp_path if len(files) > 1 else tmp_path / "a.csv"
     with pytest.raises(InputError, match=message):
-        text_classification.prepare(config(data, **values), tmp_path / "cache")
+        TASK.prepare(config(data, **values), tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,7 @@ def test_check_names_what_is_wrong(tmp_path, files, values, message):
         write(tmp_path, name, content)
     data = tmp_path if len(files) > 1 else tmp_path / next(iter(files))
     with pytest.raises(InputError, match=message):
-        text_classification.check(config(data, **values))
+        TASK.check(config(data, **values))
 
 
 def test_check_looks_into_a_local_model(tmp_path):
@@ -85,34 +84,33 @@ def test_check_looks_into_a_local_model(tmp_path):
     model = tmp_path / "model"
     model.mkdir()
     with pytest.raises(InputError, match=r"no config\.json and no weights .* and no tokenizer"):
-        text_classification.check(config(data, model=str(model)))
+        TASK.check(config(data, model=str(model)))
     about = {"model_type": "roberta", "num_hidden_layers": 3, "max_position_embeddings": 66}
     write(model, "config.json", json.dumps(about))
     write(model, "model.safetensors", "")
     write(model, "vocab.json", "")
-    text_classification.check(config(data, model=str(model), max_tokens=64))
+    TASK.check(config(data, model=str(model), max_tokens=64))
     with pytest.raises(InputError, match="max_tokens = 65: must be at most 64"):
-        text_classification.check(config(data, model=str(model), max_tokens=65))
+        TASK.check(config(data, model=str(model), max_tokens=65))
     with pytest.raises(InputError, match="must be from 1 to 4"):
-        text_classification.check(
-            config(data, model=str(model), freezing="first_k", frozen_blocks=5)
-        )
+        TASK.check(config(data, model=str(model), freezing="first_k", frozen_blocks=5))
     write(model, "config.json", "{}")
     with pytest.raises(InputError, match="names no model_type"):
-        text_classification.check(config(data, model=str(model)))
+        TASK.check(config(data, model=str(model)))
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> tuple[TextClassificationConfig, PreparedData, Path]:
     folder = tmp_path_factory.mktemp("prepared")
     chosen = config(write(folder, "a.csv", PLAIN), max_tokens=8)
-    return chosen, text_classification.prepare(chosen, folder / "cache"), folder
+    return chosen, TASK.prepare(chosen, folder / "cache"), folder
 
 
 def test_prepared_arrays(prepared):
     _, data, _ = prepared
     assert data.info.classes == ("neg", "pos")
-    assert data.info.details["split_sizes"] == {"train": 28, "val": 6, "test": 6}
+    sizes = {name: len(split) for name, split in data.splits.items()}
+    assert sizes == {"train": 28, "val": 6, "test": 6}
     for split in data.splits.values():
         ids, length = split.arrays["input_ids"], split.arrays["length"]
         assert ids.dtype == length.dtype == np.int32
@@ -127,17 +125,17 @@ def test_prepared_arrays(prepared):
 def test_prepared_data_is_made_once_per_content(prepared, monkeypatch):
     chosen, data, folder = prepared
     monkeypatch.setattr(text_data, "make_tokenizer", lambda *_: pytest.fail("made again"))
-    again = text_classification.prepare(chosen, folder / "cache")
+    again = TASK.prepare(chosen, folder / "cache")
     assert again.info == data.info
     changed = chosen.model_copy(update={"learning_rate": 0.1})
-    text_classification.prepare(changed, folder / "cache")
+    TASK.prepare(changed, folder / "cache")
     with pytest.raises(pytest.fail.Exception):
-        text_classification.prepare(chosen.model_copy(update={"max_tokens": 9}), folder / "cache")
+        TASK.prepare(chosen.model_copy(update={"max_tokens": 9}), folder / "cache")
 
 
 def test_the_same_texts_give_the_same_tokenizer(prepared, tmp_path):
     chosen, data, _ = prepared
-    again = text_classification.prepare(chosen, tmp_path / "another")
+    again = TASK.prepare(chosen, tmp_path / "another")
     assert again.info == data.info
     files = [(d.assets / "tokenizer.json").read_bytes() for d in (data, again)]
     assert files[0] == files[1]
@@ -160,14 +158,14 @@ def test_encode_treats_new_texts_like_the_splits(prepared):
 
 def test_cut_texts_are_reported(tmp_path):
     path = write(tmp_path, "a.csv", PLAIN + "long " * 30 + ",pos\n")
-    info = text_classification.prepare(config(path, max_tokens=8), tmp_path / "cache").info
+    info = TASK.prepare(config(path, max_tokens=8), tmp_path / "cache").info
     assert info.notes == ("1 of 41 texts have more than max_tokens = 8 tokens and were cut",)
 
 
 def test_whole_numbers_sort_as_numbers(tmp_path):
     rows = "".join(f"word {i},{i % 11}\n" for i in range(220))
     path = write(tmp_path, "a.csv", "text,label\n" + rows)
-    classes = text_classification.prepare(config(path), tmp_path / "cache").info.classes
+    classes = TASK.prepare(config(path), tmp_path / "cache").info.classes
     assert classes == tuple(map(str, range(11)))
 
 
@@ -176,11 +174,10 @@ def test_checking_and_preparing_from_scratch_import_no_torch(tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
         "from trainables.modalities.texts import text_data\n"
-        "from trainables.tasks import text_classification\n"
-        "from trainables.tasks.text_classification import TextClassificationConfig as C\n"
-        f"c = C(data={str(path)!r}); text_classification.check(c); text_data.fetch(c)\n"
+        "from trainables.tasks.text_classification import TASK, TextClassificationConfig as C\n"
+        f"c = C(data={str(path)!r}); TASK.check(c); text_data.fetch(c)\n"
         "assert 'tokenizers' not in sys.modules\n"
-        f"text_classification.prepare(c, Path({str(tmp_path / 'cache')!r}))\n"
+        f"TASK.prepare(c, Path({str(tmp_path / 'cache')!r}))\n"
         "assert not {'torch', 'transformers', 'ray', 'optuna', 'mlflow'} & set(sys.modules)\n"
     )
     root = Path(text_data.__file__).parents[3]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from examples import N_SPACES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -96,7 +97,7 @@ def test_points_are_as_far_apart_as_their_domains_say():
 
 def test_every_built_in_space_can_be_encoded():
     names = space_names()
-    assert len(names) == 4
+    assert len(names) == N_SPACES
     for name in names:
         space = load_space(name).space
         generator = random.Random(1)
