@@ -356,6 +356,7 @@ def test_goals_by_time_do_not_wait_for_a_search_that_leaves_workers_idle():
     assert f"| toy | 64 | time | {row} | 0.900 | random | yes |" in shown
 
 
+@pytest.mark.long
 def test_the_command_compares_a_searcher_with_peers_and_keeps_their_runs(tmp_path):
     table().save(tmp_path / "toy.npz")
     (tmp_path / "search_mine.py").write_text("from search_peers import RandomSearch as make\n")

@@ -155,7 +155,9 @@ some = settings(
 )
 
 
-@pytest.mark.parametrize("model", ["resnet18", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize(
+    "model", [pytest.param("resnet18", marks=pytest.mark.long), "shufflenet_v2_x0_5"]
+)
 @some
 @given(
     freezing=freezing,

@@ -23,7 +23,7 @@ from trainables.training.evaluation import _evaluation_batches
 from trainables.training.parallel import STRATEGIES
 from trainables.training.steps import _pieces
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 # Of metrics: sums are taken in another order, and errors grow with every step.
 TOLERANCE = 1e-4
 
@@ -55,7 +55,7 @@ def together(alone: tuple[Path, dict[str, Any]]) -> dict[str, Any]:
         for rank in range(2)
     ]
     try:
-        errors = [process.communicate(timeout=150)[1] for process in processes]
+        errors = [process.communicate(timeout=250)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -30,6 +30,7 @@ def one_ray():
         yield
 
 
+@pytest.mark.long
 def test_trials_may_run_in_processes_that_are_there_already(monkeypatch):
     """Ray takes one that it has started ahead for an actor without an environment of its own."""
     from tuning.engines.ray_actors import TrialActor
@@ -58,6 +59,7 @@ def test_the_engines_compute_the_same(toy_sweep, run):
     assert curves["ray"] == curves["inprocess"]
 
 
+@pytest.mark.long
 def test_real_training_gives_the_same_numbers_in_both_engines(tiny_digits, run):
     curves = {}
     for engine in ("ray", "inprocess"):
@@ -250,6 +252,7 @@ def test_retraining_repeats_the_trial_and_registers_a_champion(tiny_digits, run,
     record.close()
 
 
+@pytest.mark.long
 def test_a_users_own_training_is_retrained_and_its_failure_told(toy_sweep, run, view):
     sweep = toy_sweep("fault=raise", trials=10, scheduler="none", searcher="random")
     run(sweep)
@@ -270,6 +273,7 @@ def test_a_users_own_training_is_retrained_and_its_failure_told(toy_sweep, run, 
     record.close()
 
 
+@pytest.mark.long
 def test_the_best_are_confirmed_under_ray(toy_sweep, run):
     sweep = toy_sweep(engine="ray", trials=5, scheduler="none", confirm=2, confirm_seeds=2)
     summary = run(sweep).summary
@@ -282,6 +286,7 @@ def test_the_best_are_confirmed_under_ray(toy_sweep, run):
     assert summary["best"]["trial"] == summary["confirmed"][0]["trial"]
 
 
+@pytest.mark.long
 def test_a_target_ends_trials_under_ray(toy_sweep, run):
     sweep = toy_sweep("seconds=0.2", engine="ray", trials=50, target=0.45, scheduler="none")
     summary = run(sweep).summary

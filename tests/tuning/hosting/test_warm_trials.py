@@ -117,6 +117,7 @@ def run_elsewhere(assignment: Assignment) -> list[dict[str, float]]:
     return [{key: v for key, v in metrics.items() if key not in TIMES} for metrics in curve]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_a_trial_gives_the_same_after_another_and_in_a_fresh_process(task, assign, tmp_path):
     settings = EXAMPLES[task](tmp_path / "data").settings

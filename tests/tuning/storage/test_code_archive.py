@@ -129,6 +129,7 @@ def train(config, run):
 """
 
 
+@pytest.mark.long
 def test_a_sweep_goes_on_without_the_user_s_folder(thaw, workplace):
     (workplace / "mine").mkdir()
     (workplace / "mine" / "helped.py").write_text(HELPED)

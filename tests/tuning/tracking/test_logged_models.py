@@ -91,6 +91,7 @@ def test_texts(workplace, run, serve):
     assert [row["label"] for row in answer] == [row["label"] for row in expected]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_entities(workplace, run, serve):
     # Parts of speech: each word is an entity of its own, whatever the model has learned.
