@@ -14,9 +14,7 @@ from trainables.adapting.frozen_prefix import FrozenPrefix
 from trainables.config import TrainingConfig
 from trainables.prepared import PreparedData, Split, gather
 from trainables.task import Evaluation, Task, TrainingRun
-from trainables.torch_settings import (
-    autocast,
-)
+from trainables.torch_settings import autocast
 from trainables.training.parallel import (
     Parallelism,
     gather_over_workers,
@@ -27,11 +25,11 @@ from trainables.training.parallel import (
 _EVALUATION_BATCH = 128  # samples; assumed to fit wherever training with gradients does
 
 
-def _labels(task: Task, split: Split) -> dict[str, Any]:
+def labels_of(task: Task, split: Split) -> dict[str, Any]:
     return {name: split.arrays[name] for name in task.labels}
 
 
-def _units(task: Task, split: Split) -> np.ndarray:
+def units_of(task: Task, split: Split) -> np.ndarray:
     units = task.units(split)
     return np.ones(len(split), np.int64) if units is None else units
 
@@ -59,7 +57,7 @@ def evaluate(
         for indices, counts in _evaluation_batches(len(split), at_once, run, parallel):
             with autocast(config.precision, device):
                 if prefix is not None:
-                    batch = gather(_labels(task, split), indices, device)
+                    batch = gather(labels_of(task, split), indices, device)
                     outputs = prefix.outputs(split_name, indices, 0)
                 else:
                     raw = gather(split.arrays, indices, device)
@@ -72,7 +70,7 @@ def evaluate(
         sum_over_workers(run, total)
     if run.world_size > 1:
         meter.merge(gather_over_workers(run, meter.state()))
-    n_units = max(1, int(_units(task, split).sum()))
+    n_units = max(1, int(units_of(task, split).sum()))
     loss = float(total) / n_units
     metrics = meter.compute(loss)
     return Evaluation(metrics if task.loss is None else {"loss": loss, **metrics}, meter)

@@ -28,13 +28,11 @@ from trainables.training.checkpoint import (
     save_checkpoint,
 )
 from trainables.training.evaluation import evaluate
-from trainables.training.parallel import (
-    share_buffers,
-)
-from trainables.training.phases import _tags, _thaw_for
-from trainables.training.running import _Training
-from trainables.training.start import _start, check_precision
-from trainables.training.steps import _train_epoch
+from trainables.training.parallel import share_buffers
+from trainables.training.phases import prefix_tags, thaw_for
+from trainables.training.running import Training
+from trainables.training.start import check_precision, start_training
+from trainables.training.steps import train_epoch
 
 
 def fit(task: Task, config: TrainingConfig, run: TrainingRun) -> Iterator[EpochReport]:
@@ -48,15 +46,15 @@ def fit(task: Task, config: TrainingConfig, run: TrainingRun) -> Iterator[EpochR
     """
     check_precision(config, run.device)
     with n_threads(run.n_threads):
-        training = _start(task, config, run)
+        training = start_training(task, config, run)
         while training.epochs_done < config.epochs and not _stopped_early(training):
             metrics = _train_and_validate(training)
             yield EpochReport(
-                training.epochs_done, metrics, _saver(training, metrics), _tags(training)
+                training.epochs_done, metrics, _saver(training, metrics), prefix_tags(training)
             )
 
 
-def _saver(training: _Training, metrics: Mapping[str, float]) -> Any:
+def _saver(training: Training, metrics: Mapping[str, float]) -> Any:
     """A function that writes the state as it is now; it does so on the first rank only.
 
     With a sharded model all ranks have to call it, since none has the whole.
@@ -89,13 +87,13 @@ def _saver(training: _Training, metrics: Mapping[str, float]) -> Any:
     return save
 
 
-def _train_and_validate(training: _Training) -> dict[str, float]:
+def _train_and_validate(training: Training) -> dict[str, float]:
     config, run, epoch = training.config, training.run, training.epochs_done
     started = time.perf_counter()
     reset_peak_memory(training.device)
     with seeded(config.seed, epoch, run.rank):
-        _thaw_for(training, epoch)
-        train_loss, n_samples = _train_epoch(training, epoch)
+        thaw_for(training, epoch)
+        train_loss, n_samples = train_epoch(training, epoch)
         train_seconds = time.perf_counter() - started
         share_buffers(training.model, run)
         validation = evaluate(
@@ -120,7 +118,7 @@ def _train_and_validate(training: _Training) -> dict[str, float]:
     return metrics
 
 
-def _remember_best(training: _Training, metrics: Mapping[str, float]) -> None:
+def _remember_best(training: Training, metrics: Mapping[str, float]) -> None:
     monitor = training.config.monitor
     sign = 1 if training.config.metrics()[monitor] == "max" else -1
     best = training.history["best"]
@@ -130,6 +128,6 @@ def _remember_best(training: _Training, metrics: Mapping[str, float]) -> None:
         training.history["epochs_since_best"] += 1
 
 
-def _stopped_early(training: _Training) -> bool:
+def _stopped_early(training: Training) -> bool:
     patience = training.config.early_stopping_patience
     return patience is not None and training.history["epochs_since_best"] >= patience

@@ -10,10 +10,10 @@ from trainables.adapting.freezing import (
     trainable,
 )
 from trainables.adapting.frozen_prefix import freeze_prefix
-from trainables.training.running import _Training
+from trainables.training.running import Training
 
 
-def _thaw_for(training: _Training, epoch: int) -> None:
+def thaw_for(training: Training, epoch: int) -> None:
     now = trainable(training.config, parts(training.model, training.blocks), epoch)
     if now != training.trainable:
         thaw(training.model, now)
@@ -24,7 +24,7 @@ def _thaw_for(training: _Training, epoch: int) -> None:
     set_training_mode(training.model, training.blocks, now)
 
 
-def _freeze_below(training: _Training, epoch: int) -> None:
+def _freeze_below(training: Training, epoch: int) -> None:
     """Take what the blocks give below the lowest that trains from the prefix cache, if it pays."""
     config, blocks = training.config, training.blocks
     model_parts = list(parts(training.model, blocks))
@@ -50,7 +50,7 @@ def _freeze_below(training: _Training, epoch: int) -> None:
         training.prefix_note = f"not used: {reason}"
 
 
-def _tags(training: _Training) -> dict[str, str]:
+def prefix_tags(training: Training) -> dict[str, str]:
     prefix = training.prefix
     saved = training.seconds_saved + (0.0 if prefix is None else prefix.seconds_saved)
     return {

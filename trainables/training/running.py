@@ -14,13 +14,11 @@ from trainables.blocks import Block
 from trainables.config import TrainingConfig
 from trainables.prepared import PreparedData
 from trainables.task import Task, TrainingRun
-from trainables.training.parallel import (
-    Parallelism,
-)
+from trainables.training.parallel import Parallelism
 
 
 @dataclass
-class _Training:
+class Training:
     """The moving parts of one training."""
 
     task: Task

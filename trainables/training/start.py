@@ -16,15 +16,15 @@ from trainables.training.checkpoint import (
     load_training_state,
     read_description,
 )
-from trainables.training.evaluation import _units
+from trainables.training.evaluation import units_of
 from trainables.training.models import BuiltModel, new_model, saved_model
 from trainables.training.optim import make_optimizer, make_schedule
 from trainables.training.parallel import (
     fail_together,
     parallelism,
 )
-from trainables.training.running import _Training
-from trainables.training.steps import _batches
+from trainables.training.running import Training
+from trainables.training.steps import shuffled_batches
 
 
 def check_precision(config: TrainingConfig, device: str) -> None:
@@ -41,7 +41,7 @@ def check_precision(config: TrainingConfig, device: str) -> None:
         )
 
 
-def _start(task: Task, config: TrainingConfig, run: TrainingRun) -> _Training:
+def start_training(task: Task, config: TrainingConfig, run: TrainingRun) -> Training:
     data = _prepared(task, config, run)
     _check_sizes(config, run, data)
     built, checkpoint = fail_together(run, lambda: _build(task, config, run, data))
@@ -49,9 +49,9 @@ def _start(task: Task, config: TrainingConfig, run: TrainingRun) -> _Training:
     parallel = parallelism(run)
     model = parallel.place(built.module, blocks, run)
     optimizer = make_optimizer(model, blocks, config)
-    n_steps = len(_batches(config, run, len(data.splits["train"]), 0)) * config.epochs
+    n_steps = len(shuffled_batches(config, run, len(data.splits["train"]), 0)) * config.epochs
     device_type = torch.device(run.device).type
-    training = _Training(
+    training = Training(
         task=task,
         config=config,
         run=run,
@@ -65,7 +65,7 @@ def _start(task: Task, config: TrainingConfig, run: TrainingRun) -> _Training:
         micro_batch_size=config.micro_batch_size or config.batch_size,
         parallel=parallel,
         replica=model,
-        units=_units(task, data.splits["train"]),
+        units=units_of(task, data.splits["train"]),
     )
     if checkpoint is not None:
         _resume(training, *checkpoint)
@@ -129,7 +129,7 @@ def _build(
     return built, (description, load_training_state(folder, "cpu"))
 
 
-def _resume(training: _Training, description: CheckpointDescription, state: dict[str, Any]) -> None:
+def _resume(training: Training, description: CheckpointDescription, state: dict[str, Any]) -> None:
     training.parallel.load_state(training.optimizer, state["optimizer"])
     training.schedule.load_state_dict(state["schedule"])
     training.scaler.load_state_dict(state["scaler"])

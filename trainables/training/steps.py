@@ -17,17 +17,15 @@ from trainables.torch_settings import (
     autocast,
     mix_seed,
 )
-from trainables.training.evaluation import _labels
-from trainables.training.parallel import (
-    sum_over_workers,
-)
-from trainables.training.running import _Training
+from trainables.training.evaluation import labels_of
+from trainables.training.parallel import sum_over_workers
+from trainables.training.running import Training
 
 # Reading the loss waits for the GPU, adding it up waits for the other workers; else it is free.
 _STEPS_BETWEEN_CHECKS, _STEPS_BETWEEN_COSTLY_CHECKS = 1, 16
 
 
-def _batches(
+def shuffled_batches(
     config: TrainingConfig, run: TrainingRun, n_samples: int, epoch: int
 ) -> list[np.ndarray]:
     """Sample indices of each effective batch, in this epoch's order, the same on every rank.
@@ -42,11 +40,11 @@ def _batches(
     return batches
 
 
-def _train_epoch(training: _Training, epoch: int) -> tuple[float, int]:
+def train_epoch(training: Training, epoch: int) -> tuple[float, int]:
     """Mean training loss over the epoch per unit, and the number of samples trained on."""
     config, run = training.config, training.run
     generator = torch.Generator().manual_seed(mix_seed(config.seed, epoch, run.rank, 1))
-    batches = _batches(config, run, len(training.data.splits["train"]), epoch)
+    batches = shuffled_batches(config, run, len(training.data.splits["train"]), epoch)
     n_samples = sum(len(batch) for batch in batches)
     n_units = sum(int(training.units[batch].sum()) for batch in batches)
     total = torch.zeros((), device=training.device)
@@ -67,7 +65,7 @@ def _train_epoch(training: _Training, epoch: int) -> tuple[float, int]:
     return float(found) / n_units, n_samples
 
 
-def _step(training: _Training, batch: np.ndarray, generator: torch.Generator) -> Tensor:
+def _step(training: Training, batch: np.ndarray, generator: torch.Generator) -> Tensor:
     """One optimiser step over this rank's share of an effective batch; returns its summed loss.
 
     When the GPU's memory does not suffice, the micro-batch is halved and the step done again: the
@@ -98,7 +96,7 @@ def _step(training: _Training, batch: np.ndarray, generator: torch.Generator) ->
     return loss
 
 
-def _accumulate(training: _Training, batch: np.ndarray, generator: torch.Generator) -> Tensor:
+def _accumulate(training: Training, batch: np.ndarray, generator: torch.Generator) -> Tensor:
     config, run = training.config, training.run
     n_units = max(1, int(training.units[batch].sum()))  # the same for every piece and worker
     pieces = _pieces(batch, run, training.micro_batch_size)
@@ -119,16 +117,16 @@ def _accumulate(training: _Training, batch: np.ndarray, generator: torch.Generat
     return total
 
 
-def _prepared_batch(training: _Training, piece: np.ndarray, generator: torch.Generator) -> Batch:
+def _prepared_batch(training: Training, piece: np.ndarray, generator: torch.Generator) -> Batch:
     """A micro-batch; its labels alone where the cache has what the model would make of the rest."""
     task, split = training.task, training.data.splits["train"]
     if training.prefix is not None:
-        return gather(_labels(task, split), piece, training.device)
+        return gather(labels_of(task, split), piece, training.device)
     raw = gather(split.arrays, piece, training.device)
     return task.transform(raw, training.config, training.data.info, generator)
 
 
-def _loss(training: _Training, batch: Batch, piece: np.ndarray) -> Tensor:
+def _loss(training: Training, batch: Batch, piece: np.ndarray) -> Tensor:
     """The summed loss of a micro-batch."""
     task = training.task
     if task.step is not None:
