@@ -26,10 +26,12 @@ _EVALUATION_BATCH = 128  # samples; assumed to fit wherever training with gradie
 
 
 def labels_of(task: Task, split: Split) -> dict[str, Any]:
+    """The arrays of a split that hold labels."""
     return {name: split.arrays[name] for name in task.labels}
 
 
 def units_of(task: Task, split: Split) -> np.ndarray:
+    """How often each sample of a split counts in the loss [n]."""
     units = task.units(split)
     return np.ones(len(split), np.int64) if units is None else units
 
@@ -49,6 +51,7 @@ def evaluate(
     """
     device, split = torch.device(run.device), data.splits[split_name]
     at_once = task.evaluation_batch(config) if task.evaluation_batch else _EVALUATION_BATCH
+    plain = config.for_evaluation()
     meter = task.meter(data.info)
     total = torch.zeros((), device=device)
     model.eval()
@@ -64,7 +67,7 @@ def evaluate(
                     batch = task.transform(raw, config, data.info, None)
                     outputs = task.forward(model, batch)
             if counts and task.loss is not None:
-                total += task.loss(outputs, batch, config.for_evaluation())
+                total += task.loss(outputs, batch, plain)
             if counts:
                 meter.update(outputs, batch)
         sum_over_workers(run, total)
