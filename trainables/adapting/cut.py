@@ -74,29 +74,28 @@ def cut(
         skipped: frozen blocks whose modules the suffix leaves out. A module that gives activations
             of its input's shape is passed by; another gives what has the shape of its output for
             ``inputs``, without meaning.
-        inputs: model inputs to try it with. Unless all skipped modules are passed by, later ones of
-            the suffix must have their shapes.
+        inputs: to try it with. Unless all skipped modules are passed by, those of the suffix must
+            have the same shapes.
 
     Returns:
-        None where no module of a late block gets a tensor. Whether the parts together are the whole
-        model remains to be seen with ``is_whole``.
+        None where no late module gets a tensor. See with ``is_whole`` whether the parts fit.
     """
     stand_ins: dict[nn.Module, Callable[..., Any]] = {}
     entries: list[nn.Module] = []
 
     def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        if _first_tensor(args, kwargs) is not None:
-            entries.append(module)
+        entries.extend([module] if _first_tensor(args, kwargs) is not None else [])
         raise _Reached
 
     def watch(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         stand_ins[module] = _stand_in(_first_tensor(args, kwargs), output)
 
     model.eval()
-    frozen = [module for block in skipped for module in block.modules(model)]
+    frozen = (module for block in skipped for module in block.modules(model))
+    later = [module for block in late for module in block.modules(model)]
     handles = [m.register_forward_hook(watch, with_kwargs=True) for m in frozen]
     try:
-        with torch.no_grad(), _hooked([m for b in late for m in b.modules(model)], enter):
+        with torch.no_grad(), _hooked(later, enter):
             _run(forward, model, inputs)
     finally:
         for handle in handles:

@@ -36,37 +36,31 @@ def cut(
     parts = cutting.cut(model, blocks[1:k], blocks[k:], forward, one_group)
     if parts is None:
         return None
-    activations = parts.prefix(one_group)
-    if len(activations) != len(raw["length"]):
-        return None
-    has_positions = activations.dim() == 3  # else each text is one vector by then
+    identity = f"{type(model).__name__} {blocks[k].paths} {model.config.to_json_string()}"
+    found = _cut_of(parts, transform, identity)
+    inputs = transform(raw, None)
+    is_whole = cutting.is_whole(
+        model,
+        forward,
+        inputs,
+        lambda: found.suffix(found.prefix(raw, 1, None), raw),
+        inputs["attention_mask"].bool(),
+    )
+    return found if is_whole else None
 
-    def prefix(
-        raw: dict[str, Tensor], group: int, generators: Sequence[Generator] | None
-    ) -> Tensor:
+
+def _cut_of(parts: cutting.Parts, transform: Transform, identity: str) -> Cut:
+    def prefix(raw: Inputs, group: int, generators: Sequence[Generator] | None) -> Tensor:
         return parts.prefix(transform(raw, group * _TOKENS_PER_GROUP))
 
     def suffix(activations: Tensor, raw: Inputs | None) -> Any:
         assert raw is not None
         inputs = transform(raw, None)
-        if has_positions:
+        if activations.dim() == 3:  # else each text is one vector by then
             activations = activations[:, : inputs["input_ids"].shape[1]]
         return parts.suffix(activations, inputs)
 
-    def by_parts() -> Any:
-        return suffix(prefix(raw, 1, None), raw)
-
-    inputs = transform(raw, None)
-    counts = inputs["attention_mask"].bool()
-    if not cutting.is_whole(model, forward, inputs, by_parts, counts):
-        return None
-    return Cut(
-        identity=f"{type(model).__name__} {blocks[k].paths} {model.config.to_json_string()}",
-        groups=_groups,
-        prefix=prefix,
-        suffix=suffix,
-        suffix_needs_inputs=True,
-    )
+    return Cut(identity, _groups, prefix, suffix, suffix_needs_inputs=True)
 
 
 def _groups(inputs: Mapping[str, Any]) -> np.ndarray:
