@@ -178,6 +178,7 @@ def test_images_train_the_same(pictures, run, model, freezing, batch_size, seed,
     )
 
 
+@pytest.mark.long
 @some
 @given(
     frozen=st.integers(2, 5),

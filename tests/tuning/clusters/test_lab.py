@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
+pytestmark = pytest.mark.long
 LAB = ROOT / "tests" / "lab"
 sys.path.insert(0, str(LAB))
 

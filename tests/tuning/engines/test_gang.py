@@ -62,7 +62,6 @@ def wait_until_nothing_is_left() -> None:
     raise AssertionError(f"left behind: {left}")
 
 
-@pytest.mark.long
 def test_a_fault_in_one_worker_costs_its_trial_at_most(workplace, run, monkeypatch):
     """More trials than fit, with every fault there is, of which each costs a gang."""
     monkeypatch.setattr(gang_coordinator, "GRACE_SECONDS", 3.0)
@@ -90,6 +89,7 @@ def test_a_fault_in_one_worker_costs_its_trial_at_most(workplace, run, monkeypat
     wait_until_nothing_is_left()
 
 
+@pytest.mark.long
 def test_two_workers_freeze_and_thaw_and_train_as_one_does(workplace, run):
     """A sweep over images, in which trials are frozen and go on, in warm processes."""
     data = image_example(workplace / "data").settings["data"]

@@ -193,7 +193,8 @@ def test_a_trial_that_takes_all_memory_fails_alone(workplace, run):
     assert "MemoryError" in failed.error or "its worker process died" in failed.error
 
 
-@pytest.mark.parametrize("n_workers", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("n_workers", [1, 2])
 def test_retraining_repeats_the_trial_and_registers_a_champion(tiny_digits, run, view, n_workers):
     from mlflow import MlflowClient
 
