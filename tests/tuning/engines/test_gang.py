@@ -62,6 +62,20 @@ def wait_until_nothing_is_left() -> None:
     raise AssertionError(f"left behind: {left}")
 
 
+def test_two_workers_train_each_trial_and_stay_for_the_next(workplace, run):
+    settings = ["fault=none"]
+    options = {"metric": "value:max", "searcher": "grid", "scheduler": "none", "n_workers": 2}
+    sweep = resolve(SweepOptions(GANG_SPACE, "gang", settings, trials=2, **options))
+    assert run(sweep).summary["trials"]["completed"] == 2
+    trials = read_history(sweep.folder).trials.values()
+    gangs = [(m["pid0"], m["pid1"]) for trial in trials for m in trial.curve.values()]
+    assert len(gangs) == 6
+    assert len({*gangs}) == 1
+    assert len({*gangs[0], os.getpid()}) == 3
+    wait_until_nothing_is_left()
+
+
+@pytest.mark.long
 def test_a_fault_in_one_worker_costs_its_trial_at_most(workplace, run, monkeypatch):
     """More trials than fit, with every fault there is, of which each costs a gang."""
     monkeypatch.setattr(gang_coordinator, "GRACE_SECONDS", 3.0)
