@@ -26,6 +26,7 @@ def take_folder() -> None:
         return
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # tmp_path stays there
     folder = tempfile.mkdtemp(prefix="t", dir="/tmp")
+    os.chmod(folder, 0o755)  # PostgreSQL runs as another user
     os.environ |= {MARK: folder, "TMPDIR": folder, "RAY_TMPDIR": folder}
     tempfile.tempdir = None  # what was found before
 

@@ -75,7 +75,7 @@ class Lab:
             time.sleep(0.5)
 
     def _run(self, *arguments: str) -> None:
-        paths = os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")])
+        paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         with self.output.open("w") as errors:
             self._sweep = subprocess.Popen(
                 [THAW, *arguments, "--json"],
