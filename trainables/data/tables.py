@@ -13,6 +13,7 @@ from typing import Any
 from trainables.data.delimited import DELIMITERS, Delimited
 from trainables.data.paths import read_bytes
 from trainables.data.records import Kind, Reading, Record, column_word, label, text
+from trainables.data.splits import columns_of, data_files
 from trainables.data.text_encoding import decode
 from trainables.errors import InputError, valid_choices
 
@@ -56,6 +57,22 @@ def check_columns(path: Path, columns: Columns) -> None:
         names = list(dict.fromkeys(name for each in objects for name in each))
     if names or is_whole:
         _check_names(path, names, columns)
+
+
+def check_answer(config: Any, identity: str, answer: str) -> None:
+    """See that the tables of ``config.data`` have its columns, and the two below are not one.
+
+    Args:
+        identity, answer: the settings that name the column of inputs, and of what is predicted.
+
+    Raises:
+        InputError: data or a column is not there, or both settings name the same column.
+    """
+    for path in data_files(config, TABLES).values():
+        check_columns(path, columns_of(config))
+    column = getattr(config, identity)
+    if column == getattr(config, answer):
+        raise InputError(f"{answer} = {column!r}: must not be the {identity} too")
 
 
 def read_records(path: Path, columns: Columns, kinds: Mapping[str, Kind] | None = None) -> Reading:

@@ -66,15 +66,15 @@ def evaluate(
                     raw = gather(split.arrays, indices, device)
                     batch = task.transform(raw, config, data.info, None)
                     outputs = task.forward(model, batch)
-            if counts and task.loss is not None:
+            if not counts:
+                continue
+            if task.loss is not None:
                 total += task.loss(outputs, batch, plain)
-            if counts:
-                meter.update(outputs, batch)
+            meter.update(outputs, batch)
         sum_over_workers(run, total)
     if run.world_size > 1:
         meter.merge(gather_over_workers(run, meter.state()))
-    n_units = max(1, int(units_of(task, split).sum()))
-    loss = float(total) / n_units
+    loss = float(total) / max(1, int(units_of(task, split).sum()))
     metrics = meter.compute(loss)
     return Evaluation(metrics if task.loss is None else {"loss": loss, **metrics}, meter)
 

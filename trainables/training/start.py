@@ -42,6 +42,12 @@ def check_precision(config: TrainingConfig, device: str) -> None:
 
 
 def start_training(task: Task, config: TrainingConfig, run: TrainingRun) -> Training:
+    """A training before its first epoch, or after the last one of ``run.resume_from``.
+
+    Raises:
+        InputError: the configuration does not suit the data, the model or the device.
+        DamagedCheckpoint: ``run.resume_from`` can not be used.
+    """
     data = _prepared(task, config, run)
     _check_sizes(config, run, data)
     built, checkpoint = fail_together(run, lambda: _build(task, config, run, data))

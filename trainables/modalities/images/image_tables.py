@@ -13,7 +13,7 @@ from pydantic import Field
 from trainables.data.prepare import file_identity, prepare_once
 from trainables.data.records import Kind, Reading, file_beside
 from trainables.data.splits import Splits, columns_of, data_files, read_splits
-from trainables.data.tables import TABLES, check_columns, read_records
+from trainables.data.tables import TABLES, check_answer, read_records
 from trainables.errors import InputError
 from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.folder import decode_all, image_details, note_skipped, readable
@@ -52,10 +52,7 @@ def check(config: ImageTableConfig, *, answer: str) -> None:
     Raises:
         InputError: data, a column or the model is not there, or they do not go together.
     """
-    for path in data_files(config, TABLES).values():
-        check_columns(path, columns_of(config))
-    if config.path_column == getattr(config, answer):
-        raise InputError(f"{answer} = {config.path_column!r}: must not be the path_column too")
+    check_answer(config, "path_column", answer)
     check_model(config)
 
 

@@ -11,8 +11,7 @@ from pydantic import Field
 
 from trainables.data.records import Kind
 from trainables.data.splits import Splits, columns_of, data_files, read_splits
-from trainables.data.tables import TABLES, check_columns, read_records
-from trainables.errors import InputError
+from trainables.data.tables import TABLES, check_answer, read_records
 from trainables.modalities.texts import text_data
 from trainables.modalities.texts.config import TextConfig
 from trainables.prepared import PreparedData
@@ -46,10 +45,7 @@ def check(config: TextTableConfig, *, answer: str) -> None:
     Raises:
         InputError: data, a column or the model is not there, or they do not go together.
     """
-    for path in data_files(config, TABLES).values():
-        check_columns(path, columns_of(config))
-    if config.text_column == getattr(config, answer):
-        raise InputError(f"{answer} = {config.text_column!r}: must not be the text_column too")
+    check_answer(config, "text_column", answer)
     text_data.check_model(config)
 
 
