@@ -51,8 +51,7 @@ def evaluate(
     """
     device, split = torch.device(run.device), data.splits[split_name]
     at_once = task.evaluation_batch(config) if task.evaluation_batch else _EVALUATION_BATCH
-    plain = config.for_evaluation()
-    meter = task.meter(data.info)
+    plain, meter = config.for_evaluation(), task.meter(data.info)
     total = torch.zeros((), device=device)
     model.eval()
     parallel = parallelism(run)
