@@ -464,6 +464,7 @@ AT_ONCE = [
     Wrong("retrain the best of none", "retrain failed", "no trial has reached a value"),
     Wrong("description cut short", "trials cut", "cut/sweep.json' is damaged", "line 1"),
     Wrong("description of less", "resume lacking", "lacking/sweep.json' is damaged: it lacks"),
+    Wrong("of another version", "trials older", "'older' was made by another version of Thaw"),
     Wrong("record cut in the middle", "best torn", "torn/events.jsonl': line 2 is damaged"),
     Wrong("record of nonsense", "trials strange", "strange/events.jsonl': line 1 is damaged"),
     Wrong("two kinds of output", "trials done --csv", "--json and --csv can not be combined"),
@@ -574,7 +575,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _make_sweeps(folder: Path) -> None:
-    for name in ("done", "failed", "torn", "strange", "cut", "lacking"):
+    for name in ("done", "failed", "torn", "strange", "cut", "lacking", "older"):
         sweep = Sweep(
             name=name, folder=folder / name, space=SearchSpace("toy", {"x": Float(0.0, 1.0)}),
             train_file=None, metric="value", mode="max", trials=1, time_budget_seconds=None,
@@ -596,7 +597,8 @@ def _make_sweeps(folder: Path) -> None:
     (folder / "strange" / EVENTS_FILE).write_text('{"event": "epoch", "trial": 7}\n')
     description = (folder / "cut" / SWEEP_FILE).read_text()
     (folder / "cut" / SWEEP_FILE).write_text(description[:20].replace("\n", ""))
-    (folder / "lacking" / SWEEP_FILE).write_text('{"name": "lacking"}')
+    (folder / "lacking" / SWEEP_FILE).write_text('{"format": 2, "name": "lacking"}')
+    (folder / "older" / SWEEP_FILE).write_text(description.replace('"format": 2', '"format": 1'))
 
 
 def _make_checkpoints(folder: Path) -> None:

@@ -19,9 +19,13 @@ from tuning.storage.remote import RemoteError, RemoteFolder
 from tuning.storage.working_copy import Say, fetch, say_on_stderr, working_copy
 
 
+_FORMAT = 2  # raised when descriptions change so that older ones can not be read
+
+
 def save_sweep(sweep: Sweep) -> None:
     """Write the description into its folder."""
     values = {
+        "format": _FORMAT,
         **{name: value for name, value in vars(sweep).items() if name != "space"},
         # Where it was written, to see later what has moved.
         "folder": str(sweep.folder) if sweep.home is None else None,
@@ -91,7 +95,13 @@ def open_sweep(name: str, sweeps_folder: Path | str, say: Say = say_on_stderr) -
         path = folder / SWEEP_FILE
         if not path.is_file():
             raise _unknown_sweep(name, sweeps_folder, home)
-        return _from_json(json.loads(path.read_text()), folder, home)
+        values = dict(json.loads(path.read_text()))
+        if values.pop("format", 1) != _FORMAT:
+            raise InputError(
+                f"sweep {name!r} was made by another version of Thaw, and this one can not read it: "
+                "use that version, or start the sweep anew"
+            )
+        return _from_json(values, folder, home)
     except RemoteError as error:
         raise InputError(f"sweep {name!r}: {error}") from error
     except InputError:
