@@ -12,9 +12,13 @@ from pathlib import Path
 
 # In the environment of all that the tests start; no test takes it away.
 MARK = "PYTEST_FOLDER_OF_THAW"
-_SECONDS_TO_END = 20.0  # for processes that follow a killed one by themselves
+# For processes that follow a killed one by themselves. An agent of Ray whose node manager was
+# killed asks the control store for a minute, then ends.
+_SECONDS_TO_END = 90.0
 # Made by libraries, once for all that uses them: Ray's logs, the caches of torch and matplotlib.
-_OF_LIBRARIES = ("ray", "torchinductor_", "matplotlib-", "__triton", "pymp-")
+_OF_LIBRARIES = ("ray", "torchinductor_", "matplotlib-", "__triton", "pymp-", "uv-")
+# A driver that a test kills can not delete its temporary folders.
+_OF_KILLED_DRIVERS = ("thaw-ray-train-", "tmp")
 
 
 def take_folder() -> None:
@@ -45,7 +49,8 @@ def find_leftovers() -> list[str]:
         f"{path}: a user's `ray.init()` would look there for a cluster that is gone"
         for path in folder.glob("**/ray_current_cluster")
     ]
-    found += [str(path) for path in folder.iterdir() if not path.name.startswith(_OF_LIBRARIES)]
+    expected = (*_OF_LIBRARIES, *_OF_KILLED_DRIVERS)
+    found += [str(path) for path in folder.iterdir() if not path.name.startswith(expected)]
     shutil.rmtree(folder, ignore_errors=True)
     return found
 
