@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import shlex
-import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trainables.errors import RunFailed
 from tuning.clusters.dashboard import Dashboard
-from tuning.clusters.dashboard_http import DashboardHttp
+from tuning.clusters.dashboard_http import REFUSED, DashboardHttp
 from tuning.clusters.node_probe import MARK
-from tuning.clusters.node_verdicts import judge
-from tuning.clusters.submission import wait_until_ended
+from tuning.clusters.submission import run_job
 from tuning.doctor.findings import Finding
+from tuning.user_code.versions import DECIDING, differing, installed_versions
 
 _SECONDS_FOR_PROBE = 420.0
-_REFUSED = (401, 403)  # status of an answer to a request without the right token
+_BRING_CODE = (
+    "`ray up --no-restart` brings them; files that are gone here: rm -r ~/thaw there first"
+)
 _COPY_TOKEN = "copy ~/.ray/auth_token from the cluster's head to this machine, mode 600"
 
 
@@ -47,16 +48,18 @@ def examine_cluster(cluster: Cluster) -> Iterator[Finding]:
             _COPY_TOKEN,
         )  # fmt: skip
         return
-    if _status(cluster, cluster.token) in _REFUSED:
+    if _status(cluster, cluster.token) in REFUSED:
         yield Finding("token", "wrong", "this machine's token is another cluster's", _COPY_TOKEN)
         return
     try:
-        report = _run_probe(cluster)
+        nodes = _run_probe(cluster)
     except RunFailed as error:
         yield Finding("nodes", "wrong", str(error), "see its logs; `ray up` installs Thaw anew")
         return
-    yield from _examine_nodes(cluster, report)
-    yield from judge(report)
+    yield _count_nodes(cluster, [node["address"] for node in nodes])
+    for node in nodes:
+        for finding in judge(node):
+            yield replace(finding, node=node["address"])
 
 
 def _status(cluster: Cluster, token: str | None) -> int:
@@ -67,7 +70,7 @@ def _try_token(cluster: Cluster, token: str | None) -> Finding:
     """Whether the dashboard turns away a request without a token, or with a wrong one."""
     request = "a request without a token" if token is None else "a request with a wrong token"
     status = _status(cluster, token)
-    if status in _REFUSED:
+    if status in REFUSED:
         return Finding("token", "ok", f"{request} is refused ({status})")
     try:
         Dashboard(cluster.url, token).ray_version()
@@ -80,37 +83,52 @@ def _try_token(cluster: Cluster, token: str | None) -> Finding:
     )  # fmt: skip
 
 
-def _run_probe(cluster: Cluster) -> dict[str, Any]:
+def _run_probe(cluster: Cluster) -> list[dict[str, Any]]:
     """Run ``node_probe`` as a job of the cluster; what it says.
 
     Raises:
         RunFailed: it does not run, or not to its end.
     """
     dashboard = Dashboard(cluster.url, cluster.token)
-    name = f"thaw-doctor-{uuid.uuid4().hex[:8]}"
     arguments = [] if cluster.storage is None else [cluster.storage]
-    dashboard.submit(name, shlex.join(["python", "-m", "tuning.clusters.node_probe", *arguments]))
-    try:
-        job = wait_until_ended(dashboard, name, _SECONDS_FOR_PROBE)
-    except RunFailed:
-        dashboard.stop(name)
-        raise
-    log = dashboard.log(name)
+    command = shlex.join(["python", "-m", "tuning.clusters.node_probe", *arguments])
+    job, log = run_job(dashboard, "thaw-doctor", command, _SECONDS_FOR_PROBE)
     lines = [line for line in log if line.startswith(MARK)]
     if job.status != "SUCCEEDED" or not lines:
-        raise RunFailed(f"job {name} ended as {job.status}: {' | '.join(log[-3:])}")
-    document: dict[str, Any] = json.loads(lines[-1].removeprefix(MARK))
-    return document
+        raise RunFailed(f"job {job.submission_id} ended as {job.status}: {' | '.join(log[-3:])}")
+    nodes: list[dict[str, Any]] = json.loads(lines[-1].removeprefix(MARK))
+    return nodes
 
 
-def _examine_nodes(cluster: Cluster, report: Mapping[str, Any]) -> Iterator[Finding]:
-    addresses = [node["address"] for node in report["nodes"]]
+def _count_nodes(cluster: Cluster, addresses: Sequence[str]) -> Finding:
     what = f"{len(addresses)} up: {', '.join(addresses)}"
-    if cluster.n_nodes is not None and len(addresses) < cluster.n_nodes:
-        yield Finding(
-            "nodes", "wrong", f"{what}, of {cluster.n_nodes} in the cluster's file",
-            f"wait a minute after `ray up`; then: ray exec {cluster.name or 'FILE'} "
-            "'tail -n 50 /tmp/ray/session_latest/logs/monitor.log'",
+    if cluster.n_nodes is None or len(addresses) >= cluster.n_nodes:
+        return Finding("nodes", "ok", what)
+    return Finding(
+        "nodes", "wrong", f"{what}, of {cluster.n_nodes} in the cluster's file",
+        f"wait a minute after `ray up`; then: ray exec {cluster.name or 'FILE'} "
+        "'tail -n 50 /tmp/ray/session_latest/logs/monitor.log'",
+    )  # fmt: skip
+
+
+def judge(node: Mapping[str, Any]) -> Iterator[Finding]:
+    """The findings about a node, from what it has reported to ``node_probe``."""
+    if "error" in node:
+        what = f"it does not answer: {node['error']}"
+        yield Finding("nodes", "wrong", what, "look at that machine, then `ray up` again")
+        return
+    yield _compare_versions(node["versions"])
+    yield from (Finding(**each) for each in node["findings"])
+
+
+def _compare_versions(there: Mapping[str, str]) -> Finding:
+    different = differing(installed_versions(), there)
+    if different.keys() & {*DECIDING}:
+        return Finding(
+            "versions", "wrong", "; ".join(different.values()),
+            "ray up from this checkout; the cluster file names Python's, pyproject.toml Ray's",
         )  # fmt: skip
-    else:
-        yield Finding("nodes", "ok", what)
+    if different:
+        return Finding("versions", "warning", "; ".join(different.values()), _BRING_CODE)
+    shown = ", ".join(f"{name} {there[name]}" for name in DECIDING)
+    return Finding("versions", "ok", f"as here: {shown}")

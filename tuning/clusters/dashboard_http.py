@@ -21,6 +21,7 @@ from trainables.errors import InputError, RunFailed
 from tuning.doctor.auth_token import token_file
 
 DEFAULT_PORT = 8265  # of Ray's dashboard
+REFUSED = (401, 403)  # status of an answer to a request without the right token
 ANSWER_SECONDS = 20.0
 
 

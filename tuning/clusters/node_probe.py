@@ -1,27 +1,34 @@
-"""Runs on a cluster and asks each node about itself. `thaw doctor` submits it as a job.
+"""Runs on a cluster and has each node look at itself. `thaw doctor` submits it as a job.
 
 ``python -m tuning.clusters.node_probe [STORAGE]`` prints one line that begins with ``MARK`` and
-holds JSON.
+holds JSON: of each node its address, versions and findings, or the error that came instead.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import socket
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import psutil  # type: ignore[import-untyped]
+
+from tuning.clusters.dashboard_http import DEFAULT_PORT, REFUSED, DashboardHttp, Unreachable
+from tuning.doctor.findings import Finding, State
 
 MARK = "thaw-node-probe "
 _SECONDS_PER_NODE = 240.0  # a worker's first start took 40 s on a busy machine
 _N_CLOCK_READINGS = 5
-_LISTENING = "0A"  # a socket's state in /proc/net/tcp
+# Beyond the error of measuring. Trials' times and MLflow's order of events come from many clocks.
+_CLOCK_WARNING_SECONDS, _CLOCK_WRONG_SECONDS = 1.0, 5.0
 _AGENT_PORT = 52365  # of Ray's agent, unless it was started with another
+_EVERYWHERE, _LOOPBACK = ("0.0.0.0", "::"), ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 
 def main() -> None:
@@ -30,46 +37,41 @@ def main() -> None:
 
     storage = sys.argv[1] if len(sys.argv) > 1 else None
     ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    document = {
-        "head_ip": ray.util.get_node_ip_address(),
-        "mlflow": os.environ.get("MLFLOW_TRACKING_URI"),
-        "nodes": _ask_all(nodes, storage),
-    }
-    print(MARK + json.dumps(document), flush=True)
+    asked = [_ask(node, storage) for node in ray.nodes() if node["Alive"]]
+    print(MARK + json.dumps([_hear(*each) for each in asked]), flush=True)
 
 
-def _ask_all(nodes: list[dict[str, Any]], storage: str | None) -> list[dict[str, Any]]:
-    """Start one actor on each node, all at once; it takes no resources, so that it always fits."""
+def _ask(node: dict[str, Any], storage: str | None) -> tuple[dict[str, Any], Any, Any]:
+    """Start an actor on a node; it takes no resources, so that it always fits."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     actor = ray.remote(num_cpus=0, max_restarts=0)(_Node)
-    asked = []
-    for node in nodes:
-        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        handle = actor.options(scheduling_strategy=strategy).remote()
-        asked.append((node, handle, handle.facts.remote(storage)))
-    return [_hear(*each) for each in asked]
+    handle = actor.options(scheduling_strategy=strategy).remote()
+    is_head = node["NodeManagerAddress"] == ray.util.get_node_ip_address()
+    answer = handle.look.remote(node["Resources"].get("GPU", 0.0), storage, is_head=is_head)
+    return node, handle, answer
 
 
 def _hear(node: dict[str, Any], handle: Any, answer: Any) -> dict[str, Any]:
     import ray
 
-    known = {
-        "address": node["NodeManagerAddress"],
-        "gpus_of_ray": node["Resources"].get("GPU", 0.0),
-        "refuses_without_token": _agent_refuses(*_agent_address(node)),
-    }
+    address = node["NodeManagerAddress"]
     try:
-        facts = ray.get(answer, timeout=_SECONDS_PER_NODE)
-        return {**known, **facts, **_compare_clocks(handle)}
+        found = ray.get(answer, timeout=_SECONDS_PER_NODE)
+        more = (clock_finding(*_compare_clocks(handle)), agent_finding(_agent_refuses(node)))
     except Exception as error:  # the node is lost, or Ray can not start a worker there
-        return {**known, "error": str(error).strip().splitlines()[-1][:500]}
+        return {"address": address, "error": str(error).strip().splitlines()[-1][:500]}
+    findings = [*found["findings"], *map(asdict, more)]
+    return {"address": address, "versions": found["versions"], "findings": findings}
 
 
-def _compare_clocks(handle: Any) -> dict[str, float]:
-    """How far the node's clock is ahead of ours, by the quickest of a few questions."""
+def _compare_clocks(handle: Any) -> tuple[float, float]:
+    """The seconds that a node's clock is ahead of ours, and the error of measuring them.
+
+    They are those of the quickest of a few questions.
+    """
     import ray
 
     best = (float("inf"), 0.0)
@@ -78,34 +80,46 @@ def _compare_clocks(handle: Any) -> dict[str, float]:
         there = ray.get(handle.clock.remote(), timeout=_SECONDS_PER_NODE)
         heard = time.time()
         best = min(best, (heard - asked, there - (asked + heard) / 2))
-    return {"clock_ahead_seconds": best[1], "clock_error_seconds": best[0] / 2}
+    return best[1], best[0] / 2
 
 
-def _agent_address(node: dict[str, Any]) -> tuple[str, int]:
-    """Where the node's agent listens, which every node has and which takes jobs, too."""
+def clock_finding(ahead: float, error: float) -> Finding:
+    """Whether a node's clock agrees with the head's; both arguments in seconds."""
+    what = f"{abs(ahead):.2f} s {'ahead of' if ahead >= 0 else 'behind'} the head's (± {error:.2f})"
+    surely = abs(ahead) - error
+    if surely < _CLOCK_WARNING_SECONDS:
+        return Finding("clock", "ok", what)
+    state: State = "wrong" if surely > _CLOCK_WRONG_SECONDS else "warning"
+    return Finding("clock", state, what, "keep it by NTP: sudo timedatectl set-ntp true")
+
+
+def _agent_refuses(node: dict[str, Any]) -> bool | None:
+    """Whether a node's agent, which takes jobs, too, turns away who has no token.
+
+    None if it can not be reached.
+    """
     from ray.dashboard.consts import DASHBOARD_AGENT_ADDR_NODE_ID_PREFIX
     from ray.experimental.internal_kv import _internal_kv_get
 
     key = f"{DASHBOARD_AGENT_ADDR_NODE_ID_PREFIX}{node['NodeID']}"
     value = _internal_kv_get(key, namespace=b"dashboard")
-    return (
-        node["NodeManagerAddress"],
-        int(json.loads(value)[1]) if value else _AGENT_PORT,
-    )
-
-
-def _agent_refuses(address: str, port: int) -> bool | None:
-    """Whether an agent turns away who has no token; None if it can not be reached."""
-    import http.client
-
-    connection = http.client.HTTPConnection(address, port, timeout=20)
+    port = int(json.loads(value)[1]) if value else _AGENT_PORT
+    agent = DashboardHttp(f"http://{node['NodeManagerAddress']}:{port}", None)
     try:
-        connection.request("GET", "/api/job_agent/jobs/none/logs")
-        return connection.getresponse().status in (401, 403)
-    except OSError:
+        return agent.status_of("/api/job_agent/jobs/none/logs") in REFUSED
+    except Unreachable:
         return None
-    finally:
-        connection.close()
+
+
+def agent_finding(refuses: bool | None) -> Finding:
+    """Whether it is well that a node's agent turns away who has no token, or does not."""
+    if refuses is False:
+        return Finding(
+            "token", "wrong", "its agent takes jobs without a token",
+            "export RAY_AUTH_MODE=token before `ray start` there",
+        )  # fmt: skip
+    said = "refuses" if refuses else "is not reached"
+    return Finding("token", "ok", f"without a token its agent {said}")
 
 
 class _Node:
@@ -114,54 +128,62 @@ class _Node:
     def clock(self) -> float:
         return time.time()
 
-    def facts(self, storage: str | None) -> dict[str, Any]:
-        from tuning.doctor.machine import driver_gpus, storage_error, torch_gpus
-        from tuning.doctor.mlflow_probe import examine_mlflow
+    def look(self, gpus_of_ray: float, storage: str | None, *, is_head: bool) -> dict[str, Any]:
+        from tuning.doctor.machine import disk_finding, gpu_finding, storage_finding
         from tuning.record.sweep import default_cache_folder
         from tuning.user_code.versions import installed_versions
 
-        of_driver, mlflow = driver_gpus(), os.environ.get("MLFLOW_TRACKING_URI")
-        address = mlflow if mlflow and mlflow.startswith("http") else None
-        return {
-            "host": socket.gethostname(),
-            "versions": installed_versions(),
-            "n_cpus": os.cpu_count(),
-            "gpus_of_driver": of_driver,
-            "gpus_of_torch": torch_gpus() if of_driver else 0,
-            "free_bytes": _free_bytes({"the cache": default_cache_folder(), "Ray": Path("/tmp")}),
-            "listening": listening_sockets(),
-            "mlflow": [asdict(each) for each in examine_mlflow(address)] if address else [],
-            "storage": None if storage is None else {"error": storage_error(storage)},
-        }
+        mlflow = os.environ.get("MLFLOW_TRACKING_URI")
+        found = [
+            gpu_finding(gpus_of_ray),
+            disk_finding("the cache", default_cache_folder()),
+            disk_finding("Ray", Path("/tmp")),
+            *mlflow_findings(mlflow),
+            *([] if storage is None else [storage_finding(storage)]),
+            *(door_findings(mlflow, listening_sockets()) if is_head else []),
+        ]
+        return {"versions": installed_versions(), "findings": [asdict(each) for each in found]}
 
 
-def _free_bytes(folders: dict[str, Path]) -> dict[str, tuple[str, int]]:
-    found = {}
-    for name, folder in folders.items():
-        while not folder.exists():
-            folder = folder.parent
-        found[name] = (str(folder), shutil.disk_usage(folder).free)
-    return found
+def mlflow_findings(address: str | None) -> list[Finding]:
+    """Whether the node's MLflow is well; nothing where that is no server."""
+    from tuning.doctor.mlflow_probe import examine_mlflow
+
+    if address and address.startswith("http"):
+        return examine_mlflow(address)
+    return [
+        Finding(
+            "MLflow", "warning", "MLFLOW_TRACKING_URI is not set there: trials find no MLflow",
+            "export it before `ray start`, as clusters/node_env.sh does",
+        )
+    ]  # fmt: skip
 
 
 def listening_sockets() -> list[tuple[str, int]]:
-    """The addresses and TCP ports that this machine listens on; empty where there is no /proc."""
-    found = set()
-    for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
-        with suppress(OSError):
-            for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == _LISTENING:
-                    address, _, port = fields[1].rpartition(":")
-                    found.add((_decode(address, family), int(port, 16)))
-    return sorted(found)
+    """The addresses and TCP ports that this machine listens on; empty where it does not say."""
+    with suppress(psutil.Error, OSError):
+        found = psutil.net_connections(kind="tcp")
+        return sorted({tuple(each.laddr) for each in found if each.status == psutil.CONN_LISTEN})
+    return []
 
 
-def _decode(address: str, family: int) -> str:
-    """An address as the kernel prints it: 32-bit words, each in the machine's own byte order."""
-    words = [bytes.fromhex(address[i : i + 8]) for i in range(0, len(address), 8)]
-    ordered = (word[::-1] if sys.byteorder == "little" else word for word in words)
-    return socket.inet_ntop(family, b"".join(ordered))
+def door_findings(mlflow: str | None, listening: Iterable[tuple[str, int]]) -> Iterator[Finding]:
+    """Whether dashboard and MLflow listen where more than they should can reach them."""
+    ports = {"the dashboard": DEFAULT_PORT, "MLflow": urlsplit(mlflow or "").port}
+    for name, port in ports.items():
+        addresses = [address for address, each in listening if each == port]
+        if not addresses:
+            continue
+        what = f"{name} listens on {', '.join(addresses)}, port {port}"
+        is_inside = all(address in _LOOPBACK for address in addresses)
+        if name == "the dashboard" and not is_inside:
+            mend = "start it with --dashboard-host=127.0.0.1"
+            yield Finding("ports", "warning", what, mend)
+        elif any(address in _EVERYWHERE for address in addresses):
+            mend = "start it with clusters/mlflow_server.py, which binds it to the private address"
+            yield Finding("ports", "warning", what, mend)
+        else:
+            yield Finding("ports", "ok", what)
 
 
 if __name__ == "__main__":

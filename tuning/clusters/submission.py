@@ -17,7 +17,7 @@ from tuning.clusters.dashboard import Dashboard, connect
 from tuning.clusters.jobs import FILES, JOB_FILE, SWEEP_KEY, Submitted, next_job_id
 from tuning.clusters.package import Package
 from tuning.clusters.watcher import STOP_SECONDS, VERSIONS_FILE, entrypoint, job_environment
-from tuning.user_code.versions import installed_versions
+from tuning.user_code.versions import DECIDING, differing, installed_versions
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
@@ -81,16 +81,16 @@ def check_versions(dashboard: Dashboard) -> str | None:
         RunFailed: the cluster does not say what it has.
     """
     here, there = installed_versions(), {"ray": dashboard.ray_version()}
-    _refuse_different(here, there)
+    _refuse(differing({"ray": here["ray"]}, there))
     shown = dashboard.read(VERSIONS_FILE)
     if shown is None:
         _prepare(dashboard)
         shown = dashboard.read(VERSIONS_FILE)
     if shown is None:
         raise RunFailed("the cluster's head does not say what is installed there")
-    there = {**json.loads(shown), **there}
-    _refuse_different(here, there)
-    if here["code"] == there.get("code"):
+    different = differing(here, {**json.loads(shown), **there})
+    _refuse(different)
+    if "code" not in different:
         return None
     return (
         f"both have Thaw {here.get('thaw')}, but the cluster's code differs from the code here. "
@@ -98,35 +98,47 @@ def check_versions(dashboard: Dashboard) -> str | None:
     )
 
 
-def _refuse_different(here: Mapping[str, str], there: Mapping[str, str]) -> None:
-    def shown(versions: Mapping[str, str], name: str) -> str:
-        version = versions.get(name, "none")  # of Python only the first two parts must agree
-        return ".".join(version.split(".")[:2]) if name == "python" else version
-
-    pairs = {n: (shown(here, n), shown(there, n)) for n in ("python", "ray", "thaw") if n in there}
-    different = [f"{n} {a} here, {b} there" for n, (a, b) in pairs.items() if a != b]
-    if different:
+def _refuse(different: Mapping[str, str]) -> None:
+    """Raise InputError where something differs that must not."""
+    if deciding := [different[name] for name in DECIDING if name in different]:
         raise InputError(
-            f"versions differ: {'; '.join(different)}; nothing was sent. Install the same "
+            f"versions differ: {'; '.join(deciding)}; nothing was sent. Install the same "
             "versions: `uv sync` does so here, `ray up` on the cluster"
         )
 
 
 def _prepare(dashboard: Dashboard) -> None:
     """Have the head show its versions. One that was not started by our files does not yet."""
-    job_id = f"thaw-prepare-{uuid.uuid4().hex[:8]}"
-    dashboard.submit(job_id, "python -m tuning.clusters.supervise prepare")
-    job = wait_until_ended(dashboard, job_id, _SECONDS_TO_PREPARE)
+    command = "python -m tuning.clusters.supervise prepare"
+    job, lines = run_job(dashboard, "thaw-prepare", command, _SECONDS_TO_PREPARE)
     if job.driver_exit_code == 0:
-        dashboard.delete(job_id)
+        dashboard.delete(job.submission_id)
         return
-    log = "\n".join(dashboard.log(job_id)).strip()
+    log = "\n".join(lines).strip()
     if "No module named" in log or "not found" in log:
         raise InputError(
             "Thaw is not installed on the cluster's head, or not in the Python that Ray runs its "
             f"jobs in: {log.splitlines()[-1]}"
         )
-    raise RunFailed(f"the cluster's head can not be prepared; job {job_id} says:\n{log}")
+    raise RunFailed(f"the cluster's head can not be prepared; its job says:\n{log}")
+
+
+def run_job(
+    dashboard: Dashboard, prefix: str, command: str, seconds: float
+) -> tuple[JobDetails, list[str]]:
+    """Run a command on the head to its end; how it ended, and what it has printed.
+
+    Raises:
+        RunFailed: it does not run, or goes on for longer than ``seconds``, and is stopped.
+    """
+    job_id = f"{prefix}-{uuid.uuid4().hex[:8]}"
+    dashboard.submit(job_id, command)
+    try:
+        job = wait_until_ended(dashboard, job_id, seconds)
+    except RunFailed:
+        dashboard.stop(job_id)
+        raise
+    return job, dashboard.log(job_id)
 
 
 def wait_until_ended(dashboard: Dashboard, job_id: str, seconds: float) -> JobDetails:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 
 from trainables.errors import InputError
 from tuning.doctor.auth_token import make_token, readable_by_others, token_file
-from tuning.doctor.findings import Finding
+from tuning.doctor.findings import Finding, State
 from tuning.doctor.mlflow_probe import examine_mlflow
+from tuning.record.resources import this_machine
 from tuning.record.sweep import default_cache_folder
 from tuning.record.uris import is_uri
 from tuning.storage.addresses import resolve_tracking_uri
@@ -76,24 +78,35 @@ def _unmet_requirements() -> Iterator[str]:
 
 
 def _processors(examination: Examination) -> Iterator[Finding]:
-    from tuning.record.resources import this_machine
-
     n_cpus, _ = this_machine()
-    memory = ""
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        memory = f", {show_bytes(size)} of memory"
-    yield Finding("processors", "ok", f"{n_cpus:g} cores{memory}")
+    memory = show_bytes(psutil.virtual_memory().total)
+    yield Finding("processors", "ok", f"{n_cpus:g} cores, {memory} of memory")
 
 
 def _gpus(examination: Examination) -> Iterator[Finding]:
-    yield gpu_finding(driver_gpus(), torch_gpus)
+    yield gpu_finding()
 
 
-def driver_gpus() -> int:
+def gpu_finding(of_ray: float | None = None) -> Finding:
+    """Compare the GPUs of Nvidia's driver with torch's, and with those that Ray offers, if any."""
+    of_driver = _driver_gpus()
+    usable = _torch_gpus() if of_driver else 0
+    if usable != of_driver:
+        return Finding(
+            "GPUs", "wrong", f"the driver has {of_driver}, and torch can use {usable} of them",
+            "install torch's CUDA build (`uv sync`), and a driver that is new enough for it",
+        )  # fmt: skip
+    if of_ray not in (None, of_driver):
+        return Finding(
+            "GPUs", "wrong", f"the driver has {of_driver}, and Ray offers {of_ray:g}",
+            "`ray start` counts them when it starts: --num-gpus, or CUDA_VISIBLE_DEVICES there",
+        )  # fmt: skip
+    what = f"{usable}, and torch can use them" if of_driver else "none: trials run on the CPU"
+    return Finding("GPUs", "ok", what)
+
+
+def _driver_gpus() -> int:
     """The GPUs that Nvidia's driver has; 0 without one."""
-    if shutil.which("nvidia-smi") is None:
-        return 0
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -101,10 +114,8 @@ def driver_gpus() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
-def torch_gpus() -> int:
+def _torch_gpus() -> int:
     """The GPUs that torch can use, asked in a process of its own: it would keep one busy here."""
-    import sys
-
     environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
     program = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
     result = subprocess.run(
@@ -114,80 +125,60 @@ def torch_gpus() -> int:
     return int(result.stdout) if result.returncode == 0 else 0
 
 
-def gpu_finding(of_driver: int, of_torch: Callable[[], int], node: str | None = None) -> Finding:
-    """Compare the driver's GPUs with torch's, which is asked only where there are any."""
-    if of_driver == 0:
-        return Finding("GPUs", "ok", "none: trials run on the CPU", node=node)
-    usable = of_torch()
-    if usable == of_driver:
-        return Finding("GPUs", "ok", f"{usable}, and torch can use them", node=node)
-    return Finding(
-        "GPUs", "wrong", f"the driver has {of_driver}, and torch can use {usable} of them",
-        "install torch's CUDA build (`uv sync`), and a driver that is new enough for it", node,
-    )  # fmt: skip
-
-
 def _disk(examination: Examination) -> Iterator[Finding]:
-    folders = {"the cache": default_cache_folder()}
+    yield disk_finding("the cache", default_cache_folder())
     if not is_uri(examination.sweeps_folder):
-        folders["sweeps"] = Path(examination.sweeps_folder)
-    for name, folder in folders.items():
-        yield disk_finding(name, str(folder), free_bytes(folder.absolute()))
+        yield disk_finding("sweeps", Path(examination.sweeps_folder))
+
+
+def disk_finding(name: str, folder: Path) -> Finding:
+    """Whether the disk of a folder has enough room."""
+    free = free_bytes(folder.absolute())
+    what = f"{show_bytes(free)} free for {name} ({folder})"
+    if free >= LITTLE_FREE:
+        return Finding("disk", "ok", what)
+    state: State = "wrong" if free < LEAST_FREE else "warning"
+    return Finding("disk", state, what, "make room there, or name another folder")
 
 
 def _storage(examination: Examination) -> Iterator[Finding]:
     """Only for a URI: looking must not make a plain folder."""
     if is_uri(examination.sweeps_folder):
-        yield storage_finding(storage_error(examination.sweeps_folder))
+        yield storage_finding(examination.sweeps_folder)
 
 
-def storage_error(storage: str) -> str | None:
-    """What is in the way of writing to a sweeps folder, a path or URI, from here; None if nothing.
+def storage_finding(storage: str) -> Finding:
+    """Whether sweeps can be kept where they are meant to be, a path or URI."""
+    if (error := _write_error(storage)) is None:
+        return Finding("storage", "ok", "the sweeps folder can be written")
+    mend = "give this machine the rights, or choose another folder"
+    return Finding("storage", "wrong", f"the sweeps folder: {error}", mend)
+
+
+def _write_error(place: str) -> str | None:
+    """What is in the way of writing to a path or URI from here; None if nothing.
 
     The folder is made, as a sweep would make it.
     """
     try:
-        if is_uri(storage):
-            check_writable_uri(storage, "it")
+        if is_uri(place):
+            check_writable_uri(place, "it")
         else:
-            folder = Path(storage).expanduser()
+            folder = Path(place).expanduser()
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
+            tempfile.TemporaryFile(dir=folder).close()
         return None
     except (OSError, InputError) as error:
         return str(error)
 
 
-def storage_finding(error: str | None, node: str | None = None) -> Finding:
-    """Whether sweeps can be kept where they are meant to be."""
-    if error is None:
-        return Finding("storage", "ok", "the sweeps folder can be written", node=node)
-    mend = "give this machine the rights, or choose another folder"
-    return Finding("storage", "wrong", f"the sweeps folder: {error}", mend, node)
-
-
-def disk_finding(name: str, folder: str, free: int, node: str | None = None) -> Finding:
-    """Whether ``free`` bytes are enough."""
-    what = f"{show_bytes(free)} free for {name} ({folder})"
-    if free >= LITTLE_FREE:
-        return Finding("disk", "ok", what, node=node)
-    state = "wrong" if free < LEAST_FREE else "warning"
-    return Finding("disk", state, what, "make room there, or name another folder", node)  # type: ignore[arg-type]
-
-
 def _cache(examination: Examination) -> Iterator[Finding]:
     folder = default_cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+    if (error := _write_error(str(folder))) is None:
         yield Finding("cache", "ok", f"{folder} can be written")
-    except OSError as error:
-        yield Finding(
-            "cache", "wrong", f"{folder} can not be written: {error}",
-            "set THAW_CACHE to a folder that can",
-        )  # fmt: skip
+    else:
+        what = f"{folder} can not be written: {error}"
+        yield Finding("cache", "wrong", what, "set THAW_CACHE to a folder that can")
 
 
 def _mlflow(examination: Examination) -> Iterator[Finding]:

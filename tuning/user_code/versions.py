@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 LIBRARIES = ("ray", "torch", "torchvision", "transformers", "optuna", "mlflow")
+DECIDING = ("python", "ray", "thaw")  # what two machines must have alike to work together
 ROOMS = ("search_spaces", "trainables", "tuning")
 
 
@@ -23,6 +25,20 @@ def installed_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def differing(here: Mapping[str, str], there: Mapping[str, str]) -> dict[str, str]:
+    """What differs between the versions of two machines: name -> a phrase that says how.
+
+    Of Python the first two numbers are compared, which decide what can be pickled.
+    """
+
+    def shown(versions: Mapping[str, str], name: str) -> str:
+        version = versions.get(name, "none")
+        return ".".join(version.split(".")[:2]) if name == "python" else version
+
+    pairs = {n: (shown(here, n), shown(there, n)) for n in dict.fromkeys((*DECIDING, *here))}
+    return {n: f"{n} {a} here, {b} there" for n, (a, b) in pairs.items() if a != b}
 
 
 def code_digest() -> str:

@@ -18,11 +18,18 @@ from pathlib import Path
 import pytest
 from ports import RAY_PORT_OPTIONS, free_ports
 
-from tuning.clusters.node_probe import listening_sockets
-from tuning.clusters.node_verdicts import judge
+from tuning.clusters.cluster_doctor import judge
+from tuning.clusters.node_probe import (
+    agent_finding,
+    clock_finding,
+    door_findings,
+    listening_sockets,
+    mlflow_findings,
+)
+from tuning.doctor import machine
 from tuning.doctor.auth_token import make_token
-from tuning.doctor.findings import is_well
-from tuning.doctor.machine import storage_error
+from tuning.doctor.findings import Finding, is_well
+from tuning.doctor.machine import disk_finding, gpu_finding, storage_finding
 from tuning.user_code.versions import installed_versions
 
 RAY = str(Path(sysconfig.get_path("scripts")) / "ray")
@@ -126,75 +133,87 @@ def test_a_sweeps_folder_that_is_a_uri_is_tried(thaw, home, tmp_path):
     assert (code, states(json.loads(out), "storage")) == (1, {"wrong"})
 
 
-def node(**changes) -> dict:
-    """What a node says when all is well there."""
-    well = {
-        "address": "10.0.0.2", "host": "w", "versions": installed_versions(), "n_cpus": 2,
-        "gpus_of_ray": 1.0, "gpus_of_driver": 1, "gpus_of_torch": 1, "storage": None,
-        "free_bytes": {"the cache": ["/c", 10**12]}, "refuses_without_token": True,
-        "listening": [], "mlflow": [{"check": "MLflow", "state": "ok", "what": "w", "mend": "",
-                                     "node": None}],
-        "clock_ahead_seconds": 0.1, "clock_error_seconds": 0.01,
-    }  # fmt: skip
-    return {**well, **changes}
+OURS = installed_versions()
 
 
-def judged(*nodes: dict) -> list:
-    return list(judge({"head_ip": "10.0.0.1", "mlflow": "http://10.0.0.1:5000", "nodes": nodes}))
-
-
-def test_a_node_that_is_well_is_found_so():
-    findings = judged(node(), node(address="10.0.0.1"))
-    assert {finding.state for finding in findings} == {"ok"}
-    assert {f.check for f in findings} == {"versions", "GPUs", "clock", "disk", "token", "MLflow"}
+def judged(**changes) -> list[Finding]:
+    """What is made of what a node says."""
+    disk = {"check": "disk", "state": "ok", "what": "1 TB free", "mend": "", "node": None}
+    return list(judge({"address": "10.0.0.2", "versions": OURS, "findings": [disk], **changes}))
 
 
 @pytest.mark.parametrize(
     ("changes", "check", "state"),
     [
-        ({"versions": {**installed_versions(), "ray": "2.0"}}, "versions", "wrong"),
-        ({"versions": {**installed_versions(), "python": "3.9.1"}}, "versions", "wrong"),
-        ({"versions": {**installed_versions(), "code": "0"}}, "versions", "warning"),
-        ({"versions": {**installed_versions(), "torch": "1.0"}}, "versions", "warning"),
-        ({"gpus_of_torch": 0}, "GPUs", "wrong"),
-        ({"gpus_of_ray": 0.0}, "GPUs", "wrong"),
-        ({"clock_ahead_seconds": -3.0}, "clock", "warning"),
-        ({"clock_ahead_seconds": 60.0}, "clock", "wrong"),
-        ({"clock_ahead_seconds": 60.0, "clock_error_seconds": 70.0}, "clock", "ok"),
-        ({"free_bytes": {"Ray": ["/tmp", 10**6]}}, "disk", "wrong"),
-        ({"free_bytes": {"Ray": ["/tmp", 5 * 10**9]}}, "disk", "warning"),
-        ({"refuses_without_token": False}, "token", "wrong"),
-        ({"mlflow": []}, "MLflow", "warning"),
-        ({"storage": {"error": "AccessDenied: no"}}, "storage", "wrong"),
-        ({"storage": {"error": None}}, "storage", "ok"),
+        ({}, "versions", "ok"),
+        ({"versions": {**OURS, "ray": "2.0"}}, "versions", "wrong"),
+        ({"versions": {**OURS, "python": "3.9.1"}}, "versions", "wrong"),
+        ({"versions": {**OURS, "code": "0"}}, "versions", "warning"),
+        ({"versions": {**OURS, "torch": "1.0"}}, "versions", "warning"),
         ({"error": "it is lost"}, "nodes", "wrong"),
     ],
     ids=str,
 )
-def test_what_is_wrong_on_a_node_is_found(changes, check, state):
-    found = [finding for finding in judged(node(**changes)) if finding.check == check]
-    assert [finding.state for finding in found] == [state]
-    assert found[0].node == "10.0.0.2"
-    assert found[0].mend or state == "ok"
+def test_what_nodes_say_is_judged(changes, check, state):
+    found, *more = judged(**changes)
+    assert (found.check, found.state) == (check, state)
+    assert found.mend or state == "ok"
+    assert [each.check for each in more] == ([] if "error" in changes else ["disk"])
 
 
 def test_python_may_differ_in_its_last_number():
-    ours = installed_versions()
-    theirs = {**ours, "python": ours["python"].rpartition(".")[0] + ".99"}
-    assert is_well(judged(node(versions=theirs)))
+    assert is_well(judged(versions={**OURS, "python": OURS["python"].rpartition(".")[0] + ".99"}))
 
 
 @pytest.mark.parametrize(
-    ("listening", "state"),
+    ("finding", "state"),
     [
-        ([("127.0.0.1", 8265), ("10.0.0.1", 5000)], {"ok"}),
-        ([("0.0.0.0", 8265), ("10.0.0.1", 5000)], {"ok", "warning"}),
-        ([("127.0.0.1", 8265), ("::", 5000)], {"ok", "warning"}),
+        (clock_finding(0.1, 0.01), "ok"),
+        (clock_finding(-3.0, 0.01), "warning"),
+        (clock_finding(60.0, 0.01), "wrong"),
+        (clock_finding(60.0, 70.0), "ok"),
+        (agent_finding(True), "ok"),
+        (agent_finding(None), "ok"),
+        (agent_finding(False), "wrong"),
+        (*mlflow_findings(None), "warning"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_on_a_node_is_found(finding, state):
+    assert finding.state == state
+    assert finding.mend or state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("of_driver", "of_torch", "of_ray", "state"),
+    [(0, 0, None, "ok"), (1, 1, 1.0, "ok"), (1, 0, 1.0, "wrong"), (1, 1, 0.0, "wrong")],
+)
+def test_gpus_that_can_not_be_used_are_found(monkeypatch, of_driver, of_torch, of_ray, state):
+    monkeypatch.setattr(machine, "_driver_gpus", lambda: of_driver)
+    monkeypatch.setattr(machine, "_torch_gpus", lambda: of_torch)
+    assert gpu_finding(of_ray).state == state
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "state"), [(10**6, "wrong"), (5 * 10**9, "warning"), (10**12, "ok")]
+)
+def test_a_disk_that_is_full_is_found(monkeypatch, n_bytes, state):
+    monkeypatch.setattr(machine, "free_bytes", lambda folder: n_bytes)
+    assert disk_finding("Ray", Path("/tmp")).state == state
+
+
+@pytest.mark.parametrize(
+    ("listening", "states"),
+    [
+        ([("127.0.0.1", 8265), ("10.0.0.1", 5000)], ["ok", "ok"]),
+        ([("0.0.0.0", 8265), ("10.0.0.1", 5000)], ["warning", "ok"]),
+        ([("127.0.0.1", 8265), ("::", 5000)], ["ok", "warning"]),
+        ([("127.0.0.1", 22)], []),
     ],
 )
-def test_doors_of_the_head_that_are_open_too_wide_are_found(listening, state):
-    findings = judged(node(address="10.0.0.1", listening=listening))
-    assert {f.state for f in findings if f.check == "ports"} == state
+def test_doors_of_the_head_that_are_open_too_wide_are_found(listening, states):
+    found = door_findings("http://10.0.0.1:5000", listening)
+    assert [finding.state for finding in found] == states
 
 
 def test_sockets_that_listen_are_seen():
@@ -209,12 +228,12 @@ def test_sockets_that_listen_are_seen():
 
 
 def test_storage_is_tried(tmp_path):
-    assert storage_error(str(tmp_path / "new" / "folder")) is None
-    assert storage_error(f"file://{tmp_path}/other") is None
+    assert storage_finding(str(tmp_path / "new" / "folder")).state == "ok"
+    assert storage_finding(f"file://{tmp_path}/other").state == "ok"
     assert not list((tmp_path / "other").iterdir())
     (tmp_path / "file").touch()
-    assert "Not a directory" in str(storage_error(str(tmp_path / "file" / "folder")))
-    assert "ftp" in str(storage_error("ftp://host/folder"))
+    assert "Not a directory" in storage_finding(str(tmp_path / "file" / "folder")).what
+    assert "ftp" in storage_finding("ftp://host/folder").what
 
 
 @contextmanager
