@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +12,26 @@ from trainables.errors import InputError
 from trainables.tasks.row import TaskRow
 from trainables.tasks.table import task_row
 from tuning.clusters.package import Package
+from tuning.record.option_checks import flag_of
 
 
-def as_arguments(
-    parameters: Iterable[Any], values: Mapping[str, Any], given: Collection[str]
-) -> list[str]:
-    """The command line that says what ``values`` says, of the parameters that were ``given``.
-
-    Args:
-        parameters: of the command, as the parser of command lines has them.
-        values: by the parameters' names, as parsed.
-    """
-    options: list[str] = []
-    positional: list[str] = []
-    for parameter in parameters:
-        value = values.get(parameter.name)
-        if parameter.name not in given or value is None:
-            continue
-        if parameter.param_type_name == "argument":
-            positional.append(str(value))
-        elif parameter.is_flag:
-            options += parameter.opts[-1:] if value else parameter.secondary_opts[-1:]
+def as_arguments(values: Mapping[str, Any]) -> list[str]:
+    """The command line that says what ``values`` says; they are by the names of options."""
+    arguments: list[str] = []
+    for name, value in values.items():
+        if value is True:
+            arguments.append(flag_of(name))
         else:
             several = value if isinstance(value, list | tuple) else [value]
-            options += [f"{parameter.opts[-1]}={each}" for each in several]
-    return [*options, "--", *positional] if positional else options
+            arguments += [f"{flag_of(name)}={each}" for each in several]
+    return arguments
 
 
 def pack(values: Mapping[str, Any], space: SearchSpace, package: Package) -> dict[str, Any]:
     """Take along what a sweep's options name here; returns the options as they are there.
 
     Args:
-        values: the options of ``thaw sweep`` by their parameters' names.
+        values: the options of ``thaw sweep`` by their names.
         space: the one that they mean, its paths as they were given.
 
     Raises:
@@ -58,7 +46,8 @@ def pack(values: Mapping[str, Any], space: SearchSpace, package: Package) -> dic
     row = None if space.task is None else task_row(space.task)
     moved = _pack_fixed(space, row, package)
     _pack_choices(space, row, package)
-    there["settings"] = _with_settings(values.get("settings") or (), moved)
+    if settings := _with_settings(values.get("settings") or (), moved):
+        there["settings"] = settings
     return there
 
 

@@ -34,7 +34,7 @@ COMMANDS = (
     listing_commands.ui,
     listing_commands.spaces,
     listing_commands.tasks,
-    cluster_commands.submit_command(sweep_commands.sweep, sweep_commands.resume),
+    cluster_commands.submit,
     sent_commands.status,
     sent_commands.logs,
     sent_commands.stop,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tuning.command_line.doctor_commands import ClusterOption, show_cluster_ui
-from tuning.command_line.parameters import AsJson, TrackingUri
+from tuning.command_line.parameters import AsJson, TrackingUri, show
 
 
 def ui(
@@ -47,13 +47,10 @@ def spaces(
 
     if name is not None:
         space = load_space(name).space
-        print(json.dumps(space.to_json(), indent=1)) if as_json else space_table(space)
+        show(space.to_json(), as_json, lambda _: space_table(space))
         return
     found = [load_space(each).space for each in space_names()]
-    if as_json:
-        print(json.dumps([space.to_json() for space in found], indent=1))
-    else:
-        spaces_table(found)
+    show([space.to_json() for space in found], as_json, lambda _: spaces_table(found))
 
 
 def tasks(as_json: AsJson = False) -> None:

@@ -48,6 +48,15 @@ def _info(name: str, *, resume: bool = False, **more: Any) -> Any:
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Check everything, show five configurations, and start nothing."
+    ),
+]
+AcceptChanges = Annotated[
+    bool, typer.Option("--accept-changes", help="Go on although code or data have changed.")
+]
 SweepName = Annotated[
     str, typer.Argument(metavar="NAME", help="A sweep's name, folder or URI.", show_default=False)
 ]
@@ -56,7 +65,10 @@ TrackingUri = Annotated[str | None, _info("tracking_uri")]
 
 
 def with_sweep_options(command: Command) -> Command:
-    """Give a command with ``**options`` every option of a sweep as a parameter."""
+    """Give a command with ``**options`` every option of a sweep as a parameter.
+
+    A parameter of the command's own stands for the option of that name.
+    """
     space = typer.Argument(metavar="SPACE", help=OPTIONS["space"].help, show_default=False)
     others = [_parameter(name) for name in OPTIONS if name != "space"]
     return _with(command, [_keyword("space", Annotated[str, space]), *others])
@@ -71,7 +83,8 @@ def _with(command: Command, declared: Sequence[inspect.Parameter]) -> Command:
     """The command with a signature put together; the parser of command lines looks at that."""
     own = inspect.signature(command, eval_str=True).parameters.values()
     named = [p.replace(kind=p.KEYWORD_ONLY) for p in own if p.kind is not p.VAR_KEYWORD]
-    ordered = sorted(declared, key=lambda p: PANELS.index(OPTIONS[p.name].panel))
+    more = [p for p in declared if p.name not in {own.name for own in named}]
+    ordered = sorted(more, key=lambda p: PANELS.index(OPTIONS[p.name].panel))
     command.__signature__ = inspect.Signature([*named, *ordered])  # type: ignore[attr-defined]
     return command
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tuning.command_line.cluster_commands import ClusterFile, DashboardAddress, show_commands
-from tuning.command_line.parameters import AsJson
+from tuning.command_line.parameters import AsJson, show
 
 SubmittedName = Annotated[str, typer.Argument(help="A submitted sweep's name.", show_default=False)]
 
@@ -30,11 +30,9 @@ def status(
 
     with reach(cluster, address) as reached:
         if name is None:
-            rows = list_sweeps(reached.dashboard)
-            print(json.dumps(rows, indent=1)) if as_json else submitted_table(rows)
+            show(list_sweeps(reached.dashboard), as_json, submitted_table)
         else:
-            document = describe_sweep(reached.dashboard, name)
-            print(json.dumps(document, indent=1)) if as_json else sweep_status(document)
+            show(describe_sweep(reached.dashboard, name), as_json, sweep_status)
 
 
 def logs(
@@ -75,11 +73,8 @@ def stop(
     with reach(cluster, address) as reached:
         stop_sweep(reached.dashboard, name, lambda message: print(message, file=sys.stderr))
         document = describe_sweep(reached.dashboard, name)
-    if as_json:
-        print(json.dumps(document, indent=1))
-        return
-    sweep_status(document)
-    if document["state"] == "stopped":
+    show(document, as_json, sweep_status)
+    if document["state"] == "stopped" and not as_json:
         show_commands(reached.option, f"submit --resume {name}", f"fetch {name}")
 
 
@@ -101,4 +96,4 @@ def fetch(
     target = to or Path("sweeps") / name
     with reach(cluster, address) as reached:
         document = fetch_sweep(reached.dashboard, name, target.resolve())
-    print(json.dumps(document, indent=1)) if as_json else fetched_table(document)
+    show(document, as_json, fetched_table)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from tuning.command_line.parameters import (
     FAILED,
     INTERRUPTED,
+    AcceptChanges,
     AsJson,
+    DryRun,
     SweepName,
     SweepsFolder,
     from_command_line,
+    show,
     stdout_for_json_only,
     with_resume_options,
     with_sweep_options,
@@ -28,13 +28,7 @@ if TYPE_CHECKING:
 
 @with_sweep_options
 def sweep(
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Check everything, show five configurations, and start nothing.",
-        ),
-    ] = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
     **options: Any,
 ) -> None:
@@ -55,10 +49,7 @@ def sweep(
 @with_resume_options
 def resume(
     name: SweepName,
-    accept_changes: Annotated[
-        bool,
-        typer.Option("--accept-changes", help="Go on although code or data have changed."),
-    ] = False,
+    accept_changes: AcceptChanges = False,
     sweeps_folder: SweepsFolder = "sweeps",
     as_json: AsJson = False,
     **changes: Any,
@@ -80,10 +71,7 @@ def _run(resolved: Sweep, as_json: bool, accept_changes: bool = False) -> None:
 
     with stdout_for_json_only():
         resolved, result = start(resolved, make_view(), accept_changes=accept_changes)
-    if as_json:
-        print(json.dumps(result.summary, indent=1))
-    else:
-        sweep_report(resolved, result)
+    show(result.summary, as_json, lambda _: sweep_report(resolved, result))
     if result.interrupted:
         sys.exit(INTERRUPTED)
     if result.summary["best"] is None or result.too_many_failures:
@@ -97,8 +85,5 @@ def show_dry_run(resolved: Sweep, notes: Sequence[str], as_json: bool) -> None:
 
     generator = random.Random(resolved.seed)
     samples = [resolved.configuration(resolved.space.sample(generator)) for _ in range(5)]
-    if as_json:
-        document = {"sweep": describe(resolved), "data": list(notes), "samples": samples}
-        print(json.dumps(document, indent=1))
-    else:
-        dry_run_tables(resolved, notes, samples)
+    document = {"sweep": describe(resolved), "data": list(notes), "samples": samples}
+    show(document, as_json, lambda _: dry_run_tables(resolved, notes, samples))

@@ -123,8 +123,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "bad name": (["digits", "--name", "a b"], "--name 'a b': must be"),
     "nothing to send": (["digits", "--send", "nothing"], "--send = 'nothing': no such file"),
     "changes of nothing": (["digits", "--accept-changes"], "is for --resume"),
-    "sampler of a resume": (["--resume", "a", "--searcher", "tpe"], "--searcher: can not be given"),
-    "name of a resume": (["--resume", "a", "--name", "b"], "--name: can not be given"),
+    "sampler of a resume": (["--resume", "a", "--searcher", "tpe"], "--searcher: a resume can not"),
+    "name of a resume": (["--resume", "a", "--name", "b"], "--name: a resume can not"),
     "number of a resume": (["--resume", "a", "--trials", "0"], "--trials = 0: must be at least 1"),
     "two clusters": (["digits", "--cluster", "c.yaml"], "can not be combined"),
 }
