@@ -27,8 +27,7 @@ from tuning.record.options import SweepOptions
 from tuning.record.plans import RetrainingPlan
 from tuning.record.standings import best_trial, find_trial
 from tuning.record.sweep import Sweep
-from tuning.session.changes import use_saved_code
-from tuning.session.farewell import farewell
+from tuning.session.sitting import farewell, use_saved_code
 from tuning.session.workplace import ENGINES, NO_ENGINE, workplace
 from tuning.storage.driver_lock import sole_driver
 from tuning.storage.open_store import store_of

@@ -12,10 +12,15 @@ from search_spaces.domains import SearchSpace
 from trainables.errors import InputError
 from trainables.tasks.row import TaskRow
 from trainables.tasks.table import task_row
-from tuning.before_start.objectives import read_objectives
-from tuning.before_start.settings import override_space, with_absolute_paths, with_monitor
 from tuning.before_start.space_checks import check_gpu_hours, check_space
-from tuning.before_start.spaces import LoadedSpace, load_space
+from tuning.before_start.spaces import (
+    LoadedSpace,
+    load_space,
+    override_space,
+    read_objectives,
+    with_absolute_paths,
+    with_monitor,
+)
 from tuning.record.option_checks import check_options
 from tuning.record.options import KEPT_NAMES, SweepOptions
 from tuning.record.sweep import SWEEP_FILE, Sweep, default_cache_folder, local_resources

@@ -8,9 +8,14 @@ from typing import Any
 
 from trainables.errors import InputError
 from trainables.tasks.table import task_row
-from tuning.before_start.settings import override_space, with_absolute_paths, with_monitor
 from tuning.before_start.space_checks import check_space
-from tuning.before_start.spaces import LoadedSpace, load_space
+from tuning.before_start.spaces import (
+    LoadedSpace,
+    load_space,
+    override_space,
+    with_absolute_paths,
+    with_monitor,
+)
 from tuning.record.option_checks import check_values, flag_of
 from tuning.record.options import RESUMABLE
 from tuning.record.sweep import Sweep, local_resources

@@ -67,7 +67,7 @@ def resume(
 def _run(resolved: Sweep, as_json: bool, accept_changes: bool = False) -> None:
     from tuning.command_line.live_view import make_view
     from tuning.command_line.tables import sweep_report
-    from tuning.session.start import start
+    from tuning.session.sitting import start
 
     with stdout_for_json_only():
         resolved, result = start(resolved, make_view(), accept_changes=accept_changes)

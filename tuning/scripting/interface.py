@@ -49,7 +49,7 @@ def _view(show: bool) -> View:
 
 
 def _run(resolved: Sweep, show: bool, accept_changes: bool = False) -> OpenSweep:
-    from tuning.session.start import start
+    from tuning.session.sitting import start
 
     prepared, result = start(resolved, _view(show), accept_changes=accept_changes)
     if result.interrupted:
@@ -160,10 +160,9 @@ def _as_call(
         def call(*args: P.args, **kwargs: P.kwargs) -> OpenSweep:
             return function(arguments(*args, **kwargs))
 
-        call.__doc__ = _with_help(call.__doc__, {name: each.help for name, each in OPTIONS.items()})
         parameters = inspect.signature(_Call).parameters.values()
         typed = [p.replace(annotation=TYPES.get(p.name, bool)) for p in parameters]
-        _sign(call, typed)
+        _show_options(call, typed, {name: each.help for name, each in OPTIONS.items()})
         return call
 
     return decorate
@@ -171,27 +170,25 @@ def _as_call(
 
 def _as_resume(function: Callable[..., OpenSweep]) -> Callable[..., OpenSweep]:
     """Show in a function's signature and docstring which options its ``**changes`` may be."""
-    helps = {name: OPTIONS[name].resume or OPTIONS[name].help for name in RESUMABLE}
-    function.__doc__ = _with_help(function.__doc__, helps)
     *own, changes = inspect.signature(function).parameters.values()
     kind = changes.KEYWORD_ONLY
     changeable = [
         inspect.Parameter(name, kind, default=None, annotation=TYPES[name] | None)
         for name in RESUMABLE
     ]
-    _sign(function, [*own, *changeable])
+    helps = {name: OPTIONS[name].resume or OPTIONS[name].help for name in RESUMABLE}
+    _show_options(function, [*own, *changeable], helps)
     return function
 
 
-def _sign(function: Any, parameters: Sequence[inspect.Parameter]) -> None:
-    function.__signature__ = inspect.Signature(parameters, return_annotation=OpenSweep)
-
-
-def _with_help(doc: str | None, helps: Mapping[str, str]) -> str:
-    """A docstring with the help of options in the place of ``{options}``."""
+def _show_options(
+    function: Any, parameters: Sequence[inspect.Parameter], helps: Mapping[str, str]
+) -> None:
+    """Give a function a signature, and the help of options in the place of ``{options}``."""
     wrap = partial(textwrap.fill, width=92, subsequent_indent=" " * 12)
     lines = [wrap(f"{name}: {text}") for name, text in helps.items()]
-    return (doc or "").replace("{options}", f"\n{' ' * 8}".join(lines))
+    function.__doc__ = (function.__doc__ or "").replace("{options}", f"\n{' ' * 8}".join(lines))
+    function.__signature__ = inspect.Signature(parameters, return_annotation=OpenSweep)
 
 
 @_as_call(_Call)

@@ -20,8 +20,7 @@ from tuning.record.standings import best_trial
 from tuning.record.sweep import Sweep
 from tuning.search.samplers import search_notes
 from tuning.search.space_changes import describe_dropped
-from tuning.session.changes import begin_sitting, check_disk, use_users_file
-from tuning.session.farewell import farewell
+from tuning.session.sitting import begin_sitting, check_disk, farewell, use_users_file
 from tuning.session.summary import fetch_checkpoint, summarize
 from tuning.session.workplace import ENGINES, NO_ENGINE, Engine, Workplace, workplace
 from tuning.storage.driver_lock import sole_driver

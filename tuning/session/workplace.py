@@ -52,10 +52,11 @@ def _inprocess() -> Engine:
     def connect(sweep: Sweep) -> Resources:
         return replace(local_resources(sweep), concurrency=1, most_per_gpu=1)
 
-    def share_with_nobody(sweep: Sweep) -> AbstractContextManager[StoreAddress]:
-        return nullcontext(address_of(sweep))
+    return Engine(connect, inprocess.run, lambda: None, _share_with_nobody)
 
-    return Engine(connect, inprocess.run, lambda: None, share_with_nobody)
+
+def _share_with_nobody(sweep: Sweep) -> AbstractContextManager[StoreAddress]:
+    return nullcontext(address_of(sweep))
 
 
 ENGINES: dict[str, Callable[[], Engine]] = {"ray": _ray, "inprocess": _inprocess}
@@ -64,7 +65,7 @@ NO_ENGINE = Engine(
     connect=lambda sweep: Resources(1.0, 0.0, 1),
     run=lambda controller: None,
     disconnect=lambda: None,
-    share=lambda sweep: nullcontext(address_of(sweep)),
+    share=_share_with_nobody,
 )
 
 

@@ -1,20 +1,46 @@
-"""The beginning of a sitting: is everything as it was at the end of the last one?"""
+"""How a sitting begins, compared with the end of the last one, and what is said if it is killed."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainables.errors import InputError
+from tuning.before_start.space_checks import prepare_data
+from tuning.control.view import View
 from tuning.record.events import SweepHistory
 from tuning.record.sweep import Sweep
 from tuning.storage.code_archive import saved_train_file
 from tuning.storage.disk import check_free_space
 from tuning.storage.open_store import store_of
 from tuning.user_code.fingerprints import describe_differences, differences, take_fingerprints
+
+if TYPE_CHECKING:
+    from tuning.session.runner import SweepResult
+
+
+def start(
+    resolved: Sweep, view: View, *, accept_changes: bool = False
+) -> tuple[Sweep, SweepResult]:
+    """Prepare the data and run the sweep, or what is left of it.
+
+    Returns:
+        The sweep with its data's fingerprints, and what came of it.
+
+    Raises:
+        InputError: as ``prepare_data`` and ``run_sweep`` do.
+    """
+    prepared, notes = prepare_data(resolved)
+    for note in notes:
+        view.say(note)
+    from tuning.session.runner import run_sweep  # imports optuna: not before the data is known
+
+    return prepared, run_sweep(prepared, view, accept_changes=accept_changes)
 
 
 def use_users_file(sweep: Sweep) -> Sweep:
@@ -75,3 +101,26 @@ def check_disk(sweep: Sweep, say: Callable[[str], None]) -> None:
     budget = sweep.checkpoint_budget_bytes
     left = None if budget is None else budget - sum(sizes)
     check_free_space(sweep.folder, max(sizes, default=0), left, say)
+
+
+@contextmanager
+def farewell(message: str) -> Iterator[None]:
+    """Have ``message`` printed on stderr if this process ends within the block without a word.
+
+    Nothing in a process outlives ``kill -9``, and Ray ends its driver likewise, at once and
+    silently, when its node manager dies. A shell at the other end of a pipe notices.
+    """
+    watcher = None
+    with suppress(OSError):  # no shell, no last word
+        watcher = subprocess.Popen(
+            ["sh", "-c", 'read word || echo "$0" >&2', message],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for us
+        )
+    try:
+        yield
+    finally:
+        if watcher is not None:
+            with suppress(OSError):
+                watcher.communicate(b"done\n", timeout=5)
