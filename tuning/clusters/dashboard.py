@@ -6,7 +6,7 @@ import http.client
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from tuning.clusters.dashboard_http import (
     ANSWER_SECONDS,
     DEFAULT_PORT,
     DashboardHttp,
+    Missing,
     Unreachable,
     dashboard_url,
 )
@@ -124,18 +125,20 @@ class Dashboard:
         found = answer["data"]["result"]
         return sorted(name for names in found.values() for name in names if name[-1:] != "/")
 
-    def open_file(self, name: str, *, follow: bool = False) -> http.client.HTTPResponse | None:
-        """A file of the head's folder of logs, as a stream to be closed; None if there is none.
+    def open_file(self, name: str, *, follow: bool = False) -> http.client.HTTPResponse:
+        """A file of the head's folder of logs, as a stream to be closed.
 
         Args:
             name: below that folder; links out of it are followed.
             follow: the stream goes on as the file grows, as ``tail -f`` does.
+
+        Raises:
+            Missing: there is none.
         """
         return self._http.open(
             f"/api/v0/logs/{'stream' if follow else 'file'}",
             {"filename": name, "lines": "-1", "timeout": f"{_READ_SECONDS}", "node_id": self._head},
             _FOLLOW_SECONDS if follow else ANSWER_SECONDS,
-            missing_is_fine=True,
         )
 
     def read_some(self, stream: http.client.HTTPResponse) -> bytes:
@@ -152,19 +155,14 @@ class Dashboard:
 
         The two can not be told apart: Ray's answer to a missing file is an error or an empty one.
         """
-        stream = self.open_file(name)
-        if stream is None:
-            return None
-        with stream, self._http.answering():
+        with suppress(Missing), self.open_file(name) as stream, self._http.answering():
             return stream.read() or None
+        return None
 
     def download(self, name: str, path: Path) -> None:
         """Write a file of the head's folder of logs, which ``files`` has named, to ``path``."""
-        stream = self.open_file(name)
-        if stream is None:
-            raise RunFailed(f"the cluster at {self.url} no longer has {name!r}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with stream, path.open("wb") as file:
+        with self.open_file(name) as stream, path.open("wb") as file:
             while some := self.read_some(stream):
                 file.write(some)
 

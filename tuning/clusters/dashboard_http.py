@@ -29,6 +29,10 @@ class Unreachable(RunFailed):
     """The dashboard does not answer, or not any more."""
 
 
+class Missing(RunFailed):
+    """What is asked for is not there."""
+
+
 class DashboardHttp:
     """Requests to the dashboard at one address."""
 
@@ -43,68 +47,52 @@ class DashboardHttp:
         self, path: str, query: Mapping[str, str] | None = None, seconds: float = ANSWER_SECONDS
     ) -> Any:
         """The document that a GET is answered with."""
-        answer = self.open(path, query, seconds)
-        assert answer is not None
-        with answer, self.answering():
+        with self.open(path, query, seconds) as answer, self.answering():
             return json.load(answer)
 
     def open(
-        self,
-        path: str,
-        query: Mapping[str, str] | None = None,
-        seconds: float = ANSWER_SECONDS,
-        *,
-        missing_is_fine: bool = False,
-    ) -> http.client.HTTPResponse | None:
-        """The answer to a GET, to be closed; None for what is missing, if that is fine.
+        self, path: str, query: Mapping[str, str] | None = None, seconds: float = ANSWER_SECONDS
+    ) -> http.client.HTTPResponse:
+        """The answer to a GET, to be closed.
 
         Args:
             path: on the dashboard.
             query: of the URL.
             seconds: that may pass until the first byte comes, and between any two.
-            missing_is_fine: else it is an error.
 
         Raises:
             Unreachable: nobody answers.
             InputError: the token is missing or wrong.
+            Missing: there is no such file.
             RunFailed: the answer is another error.
         """
-        try:
-            with self.answering():
-                return self._open(path, query, seconds)
-        except urllib.error.HTTPError as error:
-            with error, self.answering():
-                status, text = error.code, error.read(100_000).decode(errors="replace").strip()
-        is_missing = status == 404 or (status == 500 and "file is not found" in text)  # a log file
-        if missing_is_fine and is_missing:
-            return None
-        raise self._explained(status, text)
+        url = self.url + path + (f"?{urllib.parse.urlencode(query)}" if query else "")
+        headers = {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+        request = urllib.request.Request(url, headers=headers)
+        with self.answering():
+            try:
+                answer: http.client.HTTPResponse = self._opener.open(request, timeout=seconds)
+                return answer
+            except urllib.error.HTTPError as error:
+                with error:
+                    text = error.read(100_000).decode(errors="replace").strip()
+                raise self._explained(error.code, text) from error
 
     def status_of(self, path: str) -> int:
         """The status that a GET is answered with, whether it is an error or not."""
         try:
-            with self.answering(), self._open(path, None, ANSWER_SECONDS) as answer:
+            with self.open(path) as answer:
                 return answer.status
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code
-
-    def _open(
-        self, path: str, query: Mapping[str, str] | None, seconds: float
-    ) -> http.client.HTTPResponse:
-        url = self.url + path + (f"?{urllib.parse.urlencode(query)}" if query else "")
-        headers = {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
-        request = urllib.request.Request(url, headers=headers)
-        answer: http.client.HTTPResponse = self._opener.open(request, timeout=seconds)
-        return answer
+        except (InputError, RunFailed) as error:
+            if isinstance(error.__cause__, urllib.error.HTTPError):
+                return error.__cause__.code
+            raise
 
     @contextmanager
     def answering(self) -> Iterator[None]:
         """Have a connection that fails within the block raise ``Unreachable``."""
         try:
             yield
-        except urllib.error.HTTPError:  # an answer, if not a good one
-            raise
         except http.client.HTTPException:
             raise Unreachable(f"what is at {self.url} does not speak HTTP") from None
         except OSError as error:
@@ -129,7 +117,9 @@ class DashboardHttp:
                 "head"
             )
         last_line = text.splitlines()[-1] if text else "no reason is given"
-        return RunFailed(f"the cluster at {self.url} answers with error {status}: {last_line}")
+        is_missing = status == 404 or (status == 500 and "file is not found" in text)  # a log file
+        kind = Missing if is_missing else RunFailed
+        return kind(f"the cluster at {self.url} answers with error {status}: {last_line}")
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

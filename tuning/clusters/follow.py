@@ -7,8 +7,8 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,8 @@ from tuning.record.events import EVENTS_FILE, SweepHistory
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
-_SECONDS_BETWEEN_LOOKS = 0.5
-_SECONDS_BETWEEN_QUESTIONS = 2.0  # to the cluster, how the job stands
+_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_FOR_THE_REST = 2.0  # that may be on its way when a job has ended
 _SECONDS_OF_SILENCE = 60.0  # of the cluster, before we give up
 
 
@@ -63,11 +63,8 @@ class Tail:
 
     def _read_stream(self) -> None:
         """Read until the connection ends, beginning after what has been seen."""
-        stream = self._dashboard.open_file(self._file, follow=True)
-        if stream is None:
-            return
         n_to_skip = self._n_seen
-        with stream:
+        with self._dashboard.open_file(self._file, follow=True) as stream:
             while not self._is_closed.is_set() and (some := self._dashboard.read_some(stream)):
                 new = some[n_to_skip:]
                 n_to_skip -= len(some) - len(new)
@@ -77,8 +74,8 @@ class Tail:
                     self._lines.put(line.decode(errors="replace"))
 
 
-class Follower:
-    """Follows one sweep, over as many jobs as it takes."""
+class _Display:
+    """What a view is told of a sweep on a cluster."""
 
     def __init__(self, dashboard: Dashboard, name: str, view: View) -> None:
         self._dashboard = dashboard
@@ -86,58 +83,21 @@ class Follower:
         self._view = view
         self._history: SweepHistory | None = None  # once it has begun
         self._events: Tail | None = None
-        self._answered = time.monotonic()
 
-    def follow(self) -> JobDetails:
-        """Show what happens until the sweep has ended; returns its last job.
-
-        Raises:
-            InputError: the cluster knows no such sweep.
-            RunFailed: the cluster is silent for a minute.
-        """
-        job = jobs_of(self._dashboard, self._name)[-1]
-        try:
-            while True:
-                self._follow_job(job)
-                newest = newest_job(self._dashboard, self._name)
-                if newest.submission_id == job.submission_id:
-                    return newest
-                job = newest
-        finally:
-            if self._events is not None:
-                self._events.close()
-            if self._history is not None:
-                self._view.end()
-
-    def _follow_job(self, job: JobDetails) -> None:
-        log = Tail(self._dashboard, log_file(job.submission_id))
-        try:
-            asked = -_SECONDS_BETWEEN_QUESTIONS
-            has_ended = False
-            while not has_ended:
-                if time.monotonic() - asked >= _SECONDS_BETWEEN_QUESTIONS:
-                    has_ended = self._ask(job)
-                    asked = time.monotonic()
-                self._show(log)
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
-            for _ in range(4):  # what is still on its way
-                self._show(log)
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
-        finally:
-            log.close()
-
-    def _ask(self, job: JobDetails) -> bool:
-        """Whether the job has ended; tries to begin, while that has not happened."""
-        try:
-            if self._history is None:
+    def look(self, new_lines: Iterable[str]) -> None:
+        """The driver's own words until the sweep has begun; then its events, and our supervisor."""
+        if self._history is None:
+            with suppress(Unreachable):  # whoever calls us again and again finds out
                 self._begin()
-            is_over = has_ended(self._dashboard, job)
-            self._answered = time.monotonic()
-            return is_over
-        except Unreachable:
-            if time.monotonic() - self._answered > _SECONDS_OF_SILENCE:
-                raise
-            return False
+        for line in new_lines:
+            is_wanted = self._history is None or line.startswith(PREFIX)
+            if is_wanted and not is_of_ray(line):
+                self._view.say(line)
+        if self._events is not None and self._history is not None:
+            for line in self._events.lines():
+                event = json.loads(line)
+                self._history.apply(event)
+                self._view.update(event)
 
     def _begin(self) -> None:
         with tempfile.TemporaryDirectory(prefix="thaw-follow-") as folder:
@@ -151,17 +111,23 @@ class Follower:
         n_whole = content.rfind(b"\n") + 1
         self._events = Tail(self._dashboard, shown(self._name, EVENTS_FILE), skip_bytes=n_whole)
 
-    def _show(self, log: Tail) -> None:
-        """The driver's own words until the sweep has begun; then its events, and our supervisor."""
-        for line in log.lines():
-            is_wanted = self._history is None or line.startswith(PREFIX)
-            if is_wanted and not is_of_ray(line):
-                self._view.say(line)
-        if self._events is not None and self._history is not None:
-            for line in self._events.lines():
-                event = json.loads(line)
-                self._history.apply(event)
-                self._view.update(event)
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+        if self._history is not None:
+            self._view.end()
+
+
+def follow_sweep(dashboard: Dashboard, name: str, view: View) -> None:
+    """Show what happens until the sweep has ended.
+
+    Raises:
+        InputError: the cluster knows no such sweep.
+        RunFailed: the cluster is silent for a minute.
+    """
+    with closing(_Display(dashboard, name, view)) as display:
+        for new_lines in _follow_jobs(dashboard, name, jobs_of(dashboard, name)[-1]):
+            display.look(new_lines)
 
 
 def print_log(dashboard: Dashboard, name: str, *, follow: bool) -> Iterator[str]:
@@ -169,24 +135,34 @@ def print_log(dashboard: Dashboard, name: str, *, follow: bool) -> Iterator[str]
 
     Raises:
         InputError: the cluster knows no such sweep.
+        RunFailed: the cluster is silent, when it is followed for a minute.
     """
     *earlier, newest = jobs_of(dashboard, name)
     for job in earlier if follow else [*earlier, newest]:
         yield from dashboard.log(job.submission_id)
-    while follow:
-        yield from _follow_log(dashboard, newest)
-        last, newest = newest, newest_job(dashboard, name)
-        if newest.submission_id == last.submission_id:
+    if follow:
+        for new_lines in _follow_jobs(dashboard, name, newest):
+            yield from new_lines
+
+
+def _follow_jobs(dashboard: Dashboard, name: str, job: JobDetails) -> Iterator[list[str]]:
+    """What a sweep's job and those after it print, every second, until the sweep has ended."""
+    while True:
+        with closing(Tail(dashboard, log_file(job.submission_id))) as log:
+            answered = time.monotonic()
+            is_over = False
+            while not is_over:
+                yield list(log.lines())
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                try:
+                    is_over = has_ended(dashboard, job)
+                    answered = time.monotonic()
+                except Unreachable:
+                    if time.monotonic() - answered > _SECONDS_OF_SILENCE:
+                        raise
+            time.sleep(_SECONDS_FOR_THE_REST)
+            yield list(log.lines())
+        newest = newest_job(dashboard, name)
+        if newest.submission_id == job.submission_id:
             return
-
-
-def _follow_log(dashboard: Dashboard, job: JobDetails) -> Iterator[str]:
-    tail = Tail(dashboard, log_file(job.submission_id))
-    try:
-        while not has_ended(dashboard, job):
-            yield from tail.lines()
-            time.sleep(1.0)
-        time.sleep(2.0)  # what is still on its way
-        yield from tail.lines()
-    finally:
-        tail.close()
+        job = newest

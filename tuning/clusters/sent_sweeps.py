@@ -16,7 +16,7 @@ from tuning.clusters.dashboard import Dashboard
 from tuning.clusters.jobs import STATE_FILE
 from tuning.clusters.submission import jobs_of, state_of, sweep_jobs
 from tuning.clusters.watcher import JOB_LINK, SHOWN, SWEEP_LINK
-from tuning.record.events import EVENTS_FILE, SweepHistory, TrialRecord, read_history
+from tuning.record.events import EVENTS_FILE, SweepHistory, read_history
 from tuning.record.standings import best_trial
 from tuning.record.sweep import SWEEP_FILE, Sweep
 from tuning.record.uris import is_uri
@@ -149,10 +149,9 @@ def fetch_sweep(dashboard: Dashboard, name: str, target: Path) -> dict[str, Any]
             best = _best(sweep, history)
             checkpoint = None
             if best is not None:
-                checkpoint = _fetch_checkpoint(dashboard, sweep, partial, best_key(best.number))
+                checkpoint = _fetch_checkpoint(dashboard, sweep, partial, best_key(best[0]))
             again = read_sweep(dashboard, name, partial)
-            assert again is not None
-            if _moment(sweep, best) == _moment(sweep, _best(*again)):
+            if again is not None and _best(*again) == best:
                 break
         else:
             raise RunFailed(
@@ -178,15 +177,13 @@ def _fetched(name: str, target: Path, checkpoint: Path | None) -> dict[str, Any]
     }
 
 
-def _best(sweep: Sweep, history: SweepHistory) -> TrialRecord | None:
+def _best(sweep: Sweep, history: SweepHistory) -> tuple[int, int | None] | None:
+    """The number of the best trial and its best epoch; None where there is none yet."""
     try:
-        return best_trial(sweep, history)
+        trial = best_trial(sweep, history)
     except InputError:
         return None
-
-
-def _moment(sweep: Sweep, best: TrialRecord | None) -> tuple[int, int | None] | None:
-    return None if best is None else (best.number, best.best_epoch(sweep.metric, sweep.mode))
+    return trial.number, trial.best_epoch(sweep.metric, sweep.mode)
 
 
 def _fetch_checkpoint(dashboard: Dashboard, sweep: Sweep, folder: Path, key: str) -> Path | None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -72,19 +72,13 @@ def _run(name: str, job_id: str, sent: Path | None) -> int:
                 preparing.wait(_SECONDS_TO_PREPARE)
 
 
-@contextmanager
-def _sole_supervisor(name: str) -> Iterator[None]:
+def _sole_supervisor(name: str) -> AbstractContextManager[Any]:
     """Be the only supervisor of a sweep on this head; the lock dies with the process."""
     jobs_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = FileLock(jobs_folder() / f".{name}.lock", timeout=0)
     try:
-        lock.acquire()
+        return FileLock(jobs_folder() / f".{name}.lock", timeout=0).acquire()
     except Timeout:
         raise InputError(f"another job runs sweep {name} already") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _take_in(record: JobRecord, sent: Path) -> Submitted:

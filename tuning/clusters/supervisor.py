@@ -52,10 +52,7 @@ class Supervisor:
         self._driver: subprocess.Popen | None = None
         self._is_stopping = False
         self._has_begun = False  # the sweep; later it may be out of reach for a while
-        folder = self._state.folder
-        if isinstance(self._sweeps_folder, Path):  # else it is known when the sweep has begun
-            folder = str(self._sweeps_folder / submitted.name)
-        self._note(folder=folder)
+        record.write_state(self._state)
 
     def run(self) -> int:
         """Drive the sweep to its end; returns the exit code that it ended with."""
@@ -99,13 +96,14 @@ class Supervisor:
         self._driver = driver
         if self._is_stopping:  # told so while there was none to tell
             driver.send_signal(signal.SIGTERM)
-        while True:
+        code = None
+        while code is None:
             with suppress(subprocess.TimeoutExpired):
                 code = driver.wait(_SECONDS_BETWEEN_LOOKS)
-                self._driver = None
-                return code
             if self._state.folder is None:
                 self._sweep()
+        self._driver = None
+        return code
 
     def _environment(self) -> dict[str, str]:
         environment = plain_environment()

@@ -121,27 +121,19 @@ def open_tunnel(
     command = ssh_command(cluster, "-o", "ExitOnForwardFailure=yes", "-L", forward)
     # The far end reads until we close our end, which the system does for us even if we are killed:
     # so no ssh stays behind. In a session of its own, because Ctrl-C is ours to answer.
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, f"echo {_READY}; exec cat >/dev/null"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
-    try:
-        _wait_until_ready(cluster, process)
-        yield Tunnel(port, process)
-    finally:
-        process.terminate()
+    ) as process:
         try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
+            _wait_until_ready(cluster, process)
+            yield Tunnel(port, process)
+        finally:
+            process.terminate()
 
 
 def _wait_until_ready(cluster: ClusterFile, process: subprocess.Popen[str]) -> None:

@@ -222,7 +222,7 @@ def show_commands(option: str, *commands: str) -> None:
 
 def _follow(cluster: Cluster, name: str, as_json: bool) -> None:
     """Show a sweep until it has ended, and exit as it did."""
-    from tuning.clusters.follow import Follower
+    from tuning.clusters.follow import follow_sweep
     from tuning.clusters.sent_sweeps import describe_sweep
     from tuning.command_line.cluster_tables import sweep_status
     from tuning.command_line.live_view import make_view
@@ -230,7 +230,7 @@ def _follow(cluster: Cluster, name: str, as_json: bool) -> None:
 
     print(f"submitted sweep {name}; Ctrl-C leaves it running", file=sys.stderr)
     try:
-        Follower(cluster.dashboard, name, make_view()).follow()
+        follow_sweep(cluster.dashboard, name, make_view())
     except KeyboardInterrupt:
         print(
             f"\nsweep {name} goes on; come back with\n"

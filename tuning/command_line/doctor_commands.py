@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -40,53 +41,47 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Find out what is wrong with this machine or a running cluster, and how to mend it."""
-    from tuning.doctor.findings import is_well, to_document
-
     if cluster is not None and address is not None:
         raise typer.BadParameter("--cluster and --address can not be combined")
     if mend and (cluster is not None or address is not None):
         raise typer.BadParameter("--mend is for this machine, without --cluster and --address")
-    if cluster is not None:
-        findings = _examine_file(cluster, sweeps_folder)
-    elif address is not None:
-        findings = _examine_address(address, sweeps_folder)
-    else:
-        findings = _examine_here(sweeps_folder, tracking_uri, mend)
+    findings = _examine(cluster, address, sweeps_folder, tracking_uri, mend)
     found = list(findings) if as_json else _show(findings)
+    is_well = all(finding.state != "wrong" for finding in found)
     if as_json:
-        print(json.dumps(to_document(found), indent=1))
-    if not is_well(found):
+        document = {"well": is_well, "findings": [asdict(finding) for finding in found]}
+        print(json.dumps(document, indent=1))
+    if not is_well:
         raise typer.Exit(1)
 
 
-def _examine_here(
-    sweeps_folder: str | None, tracking_uri: str | None, mend: bool
+def _examine(
+    cluster_file: Path | None,
+    address: str | None,
+    sweeps_folder: str | None,
+    tracking_uri: str | None,
+    mend: bool,
 ) -> Iterator[Finding]:
-    from tuning.doctor.machine import Examination, examine_machine
+    if cluster_file is None and address is None:
+        from tuning.doctor.machine import examine_machine
 
-    return examine_machine(Examination(sweeps_folder or "sweeps", tracking_uri, mend))
-
-
-def _examine_address(address: str, storage: str | None) -> Iterator[Finding]:
-    from tuning.clusters.cluster_doctor import Cluster, examine_cluster
-    from tuning.clusters.dashboard_http import dashboard_url
-    from tuning.doctor.auth_token import read_token
-
-    return examine_cluster(Cluster(dashboard_url(address), read_token(), storage=storage))
-
-
-def _examine_file(path: Path, storage: str | None) -> Iterator[Finding]:
+        yield from examine_machine(sweeps_folder or "sweeps", tracking_uri, mend=mend)
+        return
     from tuning.clusters.cluster_doctor import Cluster, examine_cluster
     from tuning.clusters.cluster_file import read_cluster_file
+    from tuning.clusters.dashboard_http import dashboard_url
     from tuning.clusters.tunnel import open_tunnel
     from tuning.doctor.auth_token import read_token
 
-    found = read_cluster_file(path)
+    if cluster_file is None:
+        url = dashboard_url(str(address))
+        yield from examine_cluster(Cluster(url, read_token(), storage=sweeps_folder))
+        return
+    found = read_cluster_file(cluster_file)
     with open_tunnel(found) as tunnel:
         yield Finding("SSH", "ok", f"the head of cluster {found.name} answers")
-        yield from examine_cluster(
-            Cluster(tunnel.url, read_token(), str(path), found.n_nodes, storage)
-        )
+        name, n_nodes = str(cluster_file), found.n_nodes
+        yield from examine_cluster(Cluster(tunnel.url, read_token(), name, n_nodes, sweeps_folder))
 
 
 def _show(findings: Iterable[Finding]) -> list[Finding]:

@@ -55,7 +55,3 @@ def make_token() -> bool:
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
     return True
-
-
-def readable_by_others(path: Path) -> bool:
-    return bool(path.stat().st_mode & 0o077)

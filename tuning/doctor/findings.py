@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 State = Literal["ok", "warning", "wrong"]
 
@@ -18,14 +17,3 @@ class Finding:
     what: str
     mend: str = ""
     node: str | None = None  # its address; None where it concerns no single node
-
-
-def is_well(findings: Iterable[Finding]) -> bool:
-    """Whether nothing is wrong; a warning is not."""
-    return all(finding.state != "wrong" for finding in findings)
-
-
-def to_document(findings: Iterable[Finding]) -> dict[str, Any]:
-    """The findings as one JSON document."""
-    found = list(findings)
-    return {"well": is_well(found), "findings": [asdict(finding) for finding in found]}

@@ -7,15 +7,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 
 from trainables.errors import InputError
-from tuning.doctor.auth_token import make_token, readable_by_others, token_file
+from tuning.doctor.auth_token import make_token, token_file
 from tuning.doctor.findings import Finding, State
 from tuning.doctor.mlflow_probe import examine_mlflow
 from tuning.record.resources import this_machine
@@ -29,32 +28,38 @@ from tuning.user_code.versions import LIBRARIES, installed_versions
 LEAST_FREE, LITTLE_FREE = 10**9, 10 * 10**9  # bytes; assumed: a few checkpoints, a data set
 
 
-@dataclass(frozen=True)
-class Examination:
-    """What to examine."""
+def examine_machine(
+    sweeps_folder: str, tracking_uri: str | None, *, mend: bool
+) -> Iterator[Finding]:
+    """Look at everything here that a sweep needs; each finding comes as soon as it is had.
 
-    sweeps_folder: str  # a path or URI
-    tracking_uri: str | None
-    mend: bool  # make what is missing here
+    Args:
+        sweeps_folder: a path or URI. Looking does not make a plain folder.
+        tracking_uri: of MLflow.
+        mend: make what is missing here.
+    """
+    yield _versions()
+    n_cpus, _ = this_machine()
+    memory = show_bytes(psutil.virtual_memory().total)
+    yield Finding("processors", "ok", f"{n_cpus:g} cores, {memory} of memory")
+    yield gpu_finding()
+    yield disk_finding("the cache", default_cache_folder())
+    if is_uri(sweeps_folder):
+        yield storage_finding(sweeps_folder)
+    else:
+        yield disk_finding("sweeps", Path(sweeps_folder))
+    yield _cache(default_cache_folder())
+    yield from _mlflow(tracking_uri)
+    yield _token(mend=mend)
 
 
-def examine_machine(examination: Examination) -> Iterator[Finding]:
-    """Look at everything here that a sweep needs; each finding comes as soon as it is had."""
-    for check in CHECKS:
-        yield from check(examination)
-
-
-def _versions(examination: Examination) -> Iterator[Finding]:
+def _versions() -> Finding:
     versions = installed_versions()
     shown = ", ".join(f"{name} {versions.get(name, 'missing')}" for name in ("python", *LIBRARIES))
-    wrong = list(_unmet_requirements())
-    if wrong:
-        yield Finding(
-            "versions", "wrong", f"{shown}; not as Thaw needs it: {', '.join(wrong)}",
-            "uv sync, or install what is named",
-        )  # fmt: skip
-    else:
-        yield Finding("versions", "ok", shown)
+    if wrong := ", ".join(_unmet_requirements()):
+        what = f"{shown}; not as Thaw needs it: {wrong}"
+        return Finding("versions", "wrong", what, "uv sync, or install what is named")
+    return Finding("versions", "ok", shown)
 
 
 def _unmet_requirements() -> Iterator[str]:
@@ -75,16 +80,6 @@ def _unmet_requirements() -> Iterator[str]:
             continue
         if not requirement.specifier.contains(version, prereleases=True):
             yield f"{requirement.name} is {version}, must be {requirement.specifier}"
-
-
-def _processors(examination: Examination) -> Iterator[Finding]:
-    n_cpus, _ = this_machine()
-    memory = show_bytes(psutil.virtual_memory().total)
-    yield Finding("processors", "ok", f"{n_cpus:g} cores, {memory} of memory")
-
-
-def _gpus(examination: Examination) -> Iterator[Finding]:
-    yield gpu_finding()
 
 
 def gpu_finding(of_ray: float | None = None) -> Finding:
@@ -125,12 +120,6 @@ def _torch_gpus() -> int:
     return int(result.stdout) if result.returncode == 0 else 0
 
 
-def _disk(examination: Examination) -> Iterator[Finding]:
-    yield disk_finding("the cache", default_cache_folder())
-    if not is_uri(examination.sweeps_folder):
-        yield disk_finding("sweeps", Path(examination.sweeps_folder))
-
-
 def disk_finding(name: str, folder: Path) -> Finding:
     """Whether the disk of a folder has enough room."""
     free = free_bytes(folder.absolute())
@@ -139,12 +128,6 @@ def disk_finding(name: str, folder: Path) -> Finding:
         return Finding("disk", "ok", what)
     state: State = "wrong" if free < LEAST_FREE else "warning"
     return Finding("disk", state, what, "make room there, or name another folder")
-
-
-def _storage(examination: Examination) -> Iterator[Finding]:
-    """Only for a URI: looking must not make a plain folder."""
-    if is_uri(examination.sweeps_folder):
-        yield storage_finding(examination.sweeps_folder)
 
 
 def storage_finding(storage: str) -> Finding:
@@ -172,53 +155,33 @@ def _write_error(place: str) -> str | None:
         return str(error)
 
 
-def _cache(examination: Examination) -> Iterator[Finding]:
-    folder = default_cache_folder()
+def _cache(folder: Path) -> Finding:
     if (error := _write_error(str(folder))) is None:
-        yield Finding("cache", "ok", f"{folder} can be written")
-    else:
-        what = f"{folder} can not be written: {error}"
-        yield Finding("cache", "wrong", what, "set THAW_CACHE to a folder that can")
+        return Finding("cache", "ok", f"{folder} can be written")
+    what = f"{folder} can not be written: {error}"
+    return Finding("cache", "wrong", what, "set THAW_CACHE to a folder that can")
 
 
-def _mlflow(examination: Examination) -> Iterator[Finding]:
+def _mlflow(tracking_uri: str | None) -> list[Finding]:
     try:
-        uri = resolve_tracking_uri(examination.tracking_uri)
+        uri = resolve_tracking_uri(tracking_uri)
     except InputError as error:
-        yield Finding("MLflow", "wrong", str(error), "give another --tracking-uri")
-        return
+        return [Finding("MLflow", "wrong", str(error), "give another --tracking-uri")]
     if uri.startswith(("http://", "https://")):
-        yield from examine_mlflow(uri)
-    else:
-        yield Finding("MLflow", "ok", f"{uri} can be written")
+        return examine_mlflow(uri)
+    return [Finding("MLflow", "ok", f"{uri} can be written")]
 
 
-def _token(examination: Examination) -> Iterator[Finding]:
+def _token(*, mend: bool) -> Finding:
     path = token_file()
-    if examination.mend:
+    if mend:
         made = make_token()
         path.chmod(0o600)
-        yield Finding("token", "ok", f"{path} {'was made' if made else 'is there'}, for you alone")
-    elif not path.exists():
-        yield Finding(
-            "token", "warning", f"{path} is not there; `ray up` needs it", "thaw doctor --mend"
-        )
-    elif readable_by_others(path):
-        yield Finding(
-            "token", "wrong", f"{path} can be read by others: it opens your clusters",
-            f"thaw doctor --mend, or chmod 600 {path}",
-        )  # fmt: skip
-    else:
-        yield Finding("token", "ok", f"{path} is there, for you alone")
-
-
-CHECKS: tuple[Callable[[Examination], Iterator[Finding]], ...] = (
-    _versions,
-    _processors,
-    _gpus,
-    _disk,
-    _storage,
-    _cache,
-    _mlflow,
-    _token,
-)
+        return Finding("token", "ok", f"{path} {'was made' if made else 'is there'}, for you alone")
+    if not path.exists():
+        what = f"{path} is not there; `ray up` needs it"
+        return Finding("token", "warning", what, "thaw doctor --mend")
+    if path.stat().st_mode & 0o077:
+        what = f"{path} can be read by others: it opens your clusters"
+        return Finding("token", "wrong", what, f"thaw doctor --mend, or chmod 600 {path}")
+    return Finding("token", "ok", f"{path} is there, for you alone")

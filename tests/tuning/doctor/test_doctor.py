@@ -28,7 +28,7 @@ from tuning.clusters.node_probe import (
 )
 from tuning.doctor import machine
 from tuning.doctor.auth_token import make_token
-from tuning.doctor.findings import Finding, is_well
+from tuning.doctor.findings import Finding
 from tuning.doctor.machine import disk_finding, gpu_finding, storage_finding
 from tuning.user_code.versions import installed_versions
 
@@ -162,7 +162,8 @@ def test_what_nodes_say_is_judged(changes, check, state):
 
 
 def test_python_may_differ_in_its_last_number():
-    assert is_well(judged(versions={**OURS, "python": OURS["python"].rpartition(".")[0] + ".99"}))
+    theirs = {**OURS, "python": OURS["python"].rpartition(".")[0] + ".99"}
+    assert {finding.state for finding in judged(versions=theirs)} == {"ok"}
 
 
 @pytest.mark.parametrize(
