@@ -128,9 +128,7 @@ AT_ONCE = [
     Wrong("unknown setting fixed", "sweep fixed.py", "unknown setting 'dat'; valid: data"),
     Wrong("range beyond the rule", "sweep range.py", "dropout = 1.5: must be less than 1"),
     Wrong("bounds swapped", "sweep bounds.py", "Float(0.5, 0.1)", "low must not be above high"),
-    Wrong(
-        "neither task nor train", "sweep no_train.py", "task None", "train(config, run)"
-    ),
+    Wrong("neither task nor train", "sweep no_train.py", "task None", "train(config, run)"),
     Wrong(
         "condition on nothing", "sweep condition.py", "domain dropout", "'colour'", "valid: none"
     ),

@@ -147,8 +147,8 @@ def job_record(name: str) -> JobRecord:
 
 
 def all_records() -> Iterator[JobRecord]:
-    """Every submitted sweep that the head keeps."""
-    with suppress(FileNotFoundError):
+    """Every submitted sweep that the head keeps; none where its disk can not be read now."""
+    with suppress(OSError):
         for folder in sorted(jobs_folder().iterdir()):
             if JobRecord(folder).exists and not folder.name.startswith("."):
                 yield JobRecord(folder)

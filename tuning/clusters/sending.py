@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,38 +44,36 @@ def pack(values: Mapping[str, Any], space: SearchSpace, package: Package) -> dic
     if colon:
         there["searcher"] = f"{package.add_code(Path(file).expanduser())}:{name}"
     row = None if space.task is None else task_row(space.task)
-    moved = _pack_fixed(space, row, package)
-    _pack_choices(space, row, package)
-    if settings := _with_settings(values.get("settings") or (), moved):
+    moved = _pack_files(space, row, package)
+    kept = [each for each in values.get("settings") or () if each.partition("=")[0] not in moved]
+    if settings := [*kept, *(f"{name}={place}" for name, place in moved.items())]:
         there["settings"] = settings
     return there
 
 
-def _pack_fixed(space: SearchSpace, row: TaskRow | None, package: Package) -> dict[str, str]:
-    """Take along the files that fixed settings name; returns those whose path changes."""
+def _pack_files(space: SearchSpace, row: TaskRow | None, package: Package) -> dict[str, str]:
+    """Take along the files that settings name; returns the fixed ones whose path changes.
+
+    Among the values to search they are known only for tasks that say which settings are paths.
+    """
+    named = [(name, value, True) for name, value in space.fixed.items()]
+    if row is not None:
+        choices = {n: each for n, each in space.domains.items() if isinstance(each, Choice)}
+        named += [(n, value, False) for n, each in choices.items() for value in each.options]
     moved = {}
-    for name, value in space.fixed.items():
-        path = _path_here(name, value, row)
-        if path is not None:
-            place = package.add_data(path, f"{name} = {str(value)!r}")
-            if not _means(value, place):
-                moved[name] = f"./{place}"  # so that it is no name and no number
+    for name, value, is_fixed in named:
+        if (path := _path_here(name, value, row)) is None:
+            continue
+        place = package.add_data(path, f"{name} = {str(value)!r}")
+        if _means(value, place):
+            continue
+        if not is_fixed:
+            raise InputError(
+                f"{name} = {value!r}: is one of the values to search, and would lie elsewhere "
+                "on the cluster; name it by a relative path below this folder"
+            )
+        moved[name] = f"./{place}"  # so that it is no name and no number
     return moved
-
-
-def _pack_choices(space: SearchSpace, row: TaskRow | None, package: Package) -> None:
-    """Take along the files among the values to search, for tasks that say which are paths."""
-    for name, domain in space.domains.items() if row is not None else ():
-        for value in domain.options if isinstance(domain, Choice) else ():
-            path = _path_here(name, value, row)
-            if path is None:
-                continue
-            place = package.add_data(path, f"{name} = {str(value)!r}")
-            if not _means(value, place):
-                raise InputError(
-                    f"{name} = {value!r}: is one of the values to search, and would lie elsewhere "
-                    "on the cluster; name it by a relative path below this folder"
-                )
 
 
 def _path_here(name: str, value: Any, row: TaskRow | None) -> Path | None:
@@ -98,8 +96,3 @@ def _path_here(name: str, value: Any, row: TaskRow | None) -> Path | None:
 def _means(value: object, place: str) -> bool:
     """Whether a setting's own words mean its place, in the folder that it is run from there."""
     return isinstance(value, str) and not Path(value).is_absolute() and Path(value) == Path(place)
-
-
-def _with_settings(settings: Sequence[str], moved: Mapping[str, str]) -> list[str]:
-    kept = [setting for setting in settings if setting.partition("=")[0] not in moved]
-    return [*kept, *(f"{name}={place}" for name, place in moved.items())]

@@ -6,23 +6,20 @@ import json
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from trainables.errors import InputError, RunFailed, unknown
-from tuning.clusters.dashboard import Dashboard, connect
+from tuning.clusters.dashboard import Dashboard
 from tuning.clusters.jobs import FILES, JOB_FILE, SWEEP_KEY, Submitted, next_job_id
 from tuning.clusters.package import Package
-from tuning.clusters.watcher import STOP_SECONDS, VERSIONS_FILE, entrypoint, job_environment
+from tuning.clusters.watcher import STOP_SECONDS, VERSIONS_FILE, start_job
 from tuning.user_code.versions import DECIDING, differing, installed_versions
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
-DEFAULT_CLUSTER_FILE = Path("cluster.yaml")
 _SECONDS_TO_PREPARE = 180.0
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_FOR_REVIVAL = 60.0  # of a job that is lost
@@ -32,42 +29,6 @@ _STATES = {"PENDING": "pending", "RUNNING": "running", "SUCCEEDED": "done", "STO
 # by exit code
 _FAILED_STATES: dict[int | None, str] = {1: "failed", 2: "wrong input", 130: "stopped"}
 LOST = "lost"  # its process ended without an exit code of ours: the watcher starts it again
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A cluster that answers, and how to name it on a command line."""
-
-    dashboard: Dashboard
-    option: str
-
-
-@contextmanager
-def reach(cluster_file: Path | None, address: str | None) -> Iterator[Cluster]:
-    """Connect to the cluster of a file, through SSH, or to the dashboard at an address.
-
-    With neither, to that of ``cluster.yaml`` in this folder.
-
-    Raises:
-        InputError: both are given, or there is neither, or the cluster does not let us in.
-    """
-    if cluster_file is not None and address is not None:
-        raise InputError("--cluster and --address can not be combined")
-    if address is not None:
-        yield Cluster(connect(address), f"--address {address}")
-        return
-    if cluster_file is None:
-        cluster_file = DEFAULT_CLUSTER_FILE
-        if not cluster_file.is_file():
-            raise InputError(
-                "no cluster is named: give --cluster FILE (its file for `ray up`) or --address URL "
-                f"(its dashboard); there is no {str(DEFAULT_CLUSTER_FILE)!r} here"
-            )
-    from tuning.clusters.cluster_file import read_cluster_file
-    from tuning.clusters.tunnel import open_tunnel
-
-    with open_tunnel(read_cluster_file(cluster_file)) as tunnel:
-        yield Cluster(connect(tunnel.url, "--cluster"), f"--cluster {cluster_file}")
 
 
 def check_versions(dashboard: Dashboard) -> str | None:
@@ -211,12 +172,7 @@ def submit(dashboard: Dashboard, submitted: Submitted, package: Package) -> str:
     with tempfile.NamedTemporaryFile(prefix="thaw-submit-", suffix=".zip") as archive:
         archive.write(package.archive({JOB_FILE: description}, below=FILES))
         archive.flush()
-        dashboard.submit(
-            job_id,
-            entrypoint(submitted.name, job_id, is_sent=True),
-            metadata={SWEEP_KEY: submitted.name},
-            runtime_env={"working_dir": archive.name, **job_environment()},
-        )
+        start_job(dashboard, submitted.name, job_id, archive.name)
     return job_id
 
 

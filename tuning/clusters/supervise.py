@@ -8,7 +8,6 @@ watcher.py.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from contextlib import AbstractContextManager, suppress
@@ -18,14 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from trainables.errors import InputError, RunFailed
-from tuning.clusters.jobs import (
-    JOB_FILE,
-    JobRecord,
-    Submitted,
-    job_record,
-    jobs_folder,
-    sweeps_folder_of,
-)
+from tuning.clusters.jobs import JobRecord, Submitted, job_record, jobs_folder, sweeps_folder_of
 from tuning.clusters.supervisor import (
     FAILED,
     WRONG_INPUT,
@@ -83,8 +75,8 @@ def _sole_supervisor(name: str) -> AbstractContextManager[Any]:
 
 def _take_in(record: JobRecord, sent: Path) -> Submitted:
     """Keep what was sent, because Ray deletes it when the job has ended."""
-    submitted = Submitted(**json.loads((sent / JOB_FILE).read_text()))
-    name, files = submitted.name, sent / record.files.name
+    submitted, files = JobRecord(sent).submitted(), JobRecord(sent).files
+    name = submitted.name
     found = find_sweep(name, sweeps_folder_of(submitted))
     is_resume = submitted.resume_arguments is not None
     if is_resume and record.exists:

@@ -1,4 +1,4 @@
-"""SSH to a cluster's head: runs commands, and opens tunnels that end with this process."""
+"""The way to a cluster: by its dashboard's address, or by SSH to its head."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from trainables.errors import InputError, RunFailed
-from tuning.clusters.cluster_file import ClusterFile, head_address, ssh_key
+from tuning.clusters.cluster_file import ClusterFile, head_address, read_cluster_file, ssh_key
+from tuning.clusters.dashboard import Dashboard, connect
 
+DEFAULT_CLUSTER_FILE = Path("cluster.yaml")
 DASHBOARD = ("127.0.0.1", 8265)  # as the head sees it
 _CONNECT_SECONDS = 15
 _READY = "thaw-tunnel-ready"
@@ -182,8 +185,6 @@ def find_mlflow(cluster: ClusterFile) -> ClusterMlflow:
     Raises:
         RunFailed: it can not be reached, or was not set up by our cluster files.
     """
-    from urllib.parse import urlsplit
-
     text = run_on_head(cluster, "cat ~/.thaw/cluster.env")
     values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     try:
@@ -203,3 +204,36 @@ def keep_password(cluster: ClusterFile, mlflow: ClusterMlflow) -> Path:
     path.touch(mode=0o600)
     path.write_text(mlflow.password + "\n")
     return path
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A cluster that answers, and how to name it on a command line."""
+
+    dashboard: Dashboard
+    option: str
+
+
+@contextmanager
+def reach(cluster_file: Path | None, address: str | None) -> Iterator[Reached]:
+    """Connect to the cluster of a file, through SSH, or to the dashboard at an address.
+
+    With neither, to that of ``cluster.yaml`` in this folder.
+
+    Raises:
+        InputError: both are given, or there is neither, or the cluster does not let us in.
+    """
+    if cluster_file is not None and address is not None:
+        raise InputError("--cluster and --address can not be combined")
+    if address is not None:
+        yield Reached(connect(address), f"--address {address}")
+        return
+    if cluster_file is None:
+        cluster_file = DEFAULT_CLUSTER_FILE
+        if not cluster_file.is_file():
+            raise InputError(
+                "no cluster is named: give --cluster FILE (its file for `ray up`) or --address URL "
+                f"(its dashboard); there is no {str(DEFAULT_CLUSTER_FILE)!r} here"
+            )
+    with open_tunnel(read_cluster_file(cluster_file)) as tunnel:
+        yield Reached(connect(tunnel.url, "--cluster"), f"--cluster {cluster_file}")

@@ -18,9 +18,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from trainables.errors import RunFailed
 from trainables.files import write_whole
 from tuning.clusters.dashboard import Dashboard
 from tuning.clusters.jobs import (
@@ -44,16 +42,23 @@ _MOST_FRUITLESS_REVIVALS = 5
 STOP_SECONDS = 300  # that a sweep has to end in order, before Ray kills it
 
 
-def entrypoint(name: str, job_id: str, *, is_sent: bool) -> str:
-    """The command of a job that drives a sweep. Names hold nothing that a shell would take."""
-    return f"exec python -m tuning.clusters.supervise run {name} '{job_id}'" + (
-        " sent" if is_sent else ""
+def start_job(dashboard: Dashboard, name: str, job_id: str, sent: str | None = None) -> None:
+    """Have a job of Ray's drive a sweep.
+
+    Args:
+        name: the sweep's. Names hold nothing that a shell would take.
+        sent: an archive of what was submitted; None where the head has kept that.
+    """
+    command = f"exec python -m tuning.clusters.supervise run {name} '{job_id}'"
+    dashboard.submit(
+        job_id,
+        command if sent is None else f"{command} sent",
+        metadata={SWEEP_KEY: name},
+        runtime_env={
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)},
+            **({} if sent is None else {"working_dir": sent}),
+        },
     )
-
-
-def job_environment() -> dict[str, Any]:
-    """What the runtime environments of all jobs have in common."""
-    return {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
 
 
 def prepare() -> None:
@@ -110,15 +115,15 @@ class Watcher:
 def _watch(logs: Path) -> None:
     dashboard = None
     while True:
-        try:
-            for record in all_records():
+        for record in all_records():
+            try:
                 show_sweep(record, logs)
-            dashboard = dashboard or _own_dashboard()
-            for record in all_records():
+                dashboard = dashboard or _own_dashboard()
                 look_after(record, dashboard)
-        except Exception as error:  # whatever it is, it may be over at the next look
-            print(f"thaw-watcher: {type(error).__name__}: {error}", flush=True)
-            dashboard = None
+            except Exception as error:  # whatever it is, it may be over at the next look
+                what = f"{type(error).__name__}: {error}"
+                print(f"thaw-watcher: sweep {record.folder.name}: {what}", flush=True)
+                dashboard = None
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
@@ -177,7 +182,7 @@ def look_after(record: JobRecord, dashboard: Dashboard) -> None:
     revived = _revived(record, state, is_known=job is not None)
     record.write_state(revived)
     if revived.phase == "running":
-        _resubmit(record, revived, dashboard)
+        start_job(dashboard, record.folder.name, revived.job_id)
 
 
 def _revived(record: JobRecord, state: State, *, is_known: bool) -> State:
@@ -196,18 +201,3 @@ def _revived(record: JobRecord, state: State, *, is_known: bool) -> State:
         n_fruitless_revivals=n_fruitless,
         n_epochs_then=n_now,
     )
-
-
-def _resubmit(record: JobRecord, state: State, dashboard: Dashboard) -> None:
-    name = record.folder.name
-    try:
-        dashboard.submit(
-            state.job_id,
-            entrypoint(name, state.job_id, is_sent=False),
-            metadata={SWEEP_KEY: name},
-            runtime_env=job_environment(),
-        )
-    except RunFailed as error:
-        raise RunFailed(
-            f"sweep {name}: its job is lost and can not be started yet: {error}"
-        ) from error

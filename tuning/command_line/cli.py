@@ -6,12 +6,13 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import typer
 
+from search_spaces.domains import SpaceError
+from trainables.errors import InputError, RunFailed
 from tuning.command_line import (
     cluster_commands,
     doctor_commands,
@@ -78,8 +79,22 @@ def console() -> NoReturn:
 def main() -> None:
     """Run the command line; wrong input ends with 2 and one clear message, never a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)
-    with _wrong_input_exits():
+    try:
         code = app(standalone_mode=False)  # else typer frames its messages and wraps them
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except _USAGE_ERROR as error:
+        print(_explain_usage(error), end="", file=sys.stderr)
+        code = WRONG_INPUT
+    except (BrokenPipeError, SystemExit) as error:
+        # The reader of our output, such as `head`, has had enough; typer and rich exit with 1.
+        if BrokenPipeError not in (type(error), type(error.__context__)):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = DONE
+    except (SpaceError, InputError, RunFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = FAILED if isinstance(error, RunFailed) else WRONG_INPUT
     if code == INTERRUPTED:
         print("interrupted", file=sys.stderr)
     if code:
@@ -89,36 +104,6 @@ def main() -> None:
 def _interrupt(signal_number: int, frame: Any) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would cut the orderly end short
     raise KeyboardInterrupt
-
-
-@contextmanager
-def _wrong_input_exits() -> Iterator[None]:
-    from search_spaces.domains import SpaceError
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except _USAGE_ERROR as error:
-        print(_explain_usage(error), end="", file=sys.stderr)
-        sys.exit(WRONG_INPUT)
-    except (BrokenPipeError, SystemExit) as error:
-        # The reader of our output, such as `head`, has had enough; typer and rich exit with 1.
-        if BrokenPipeError not in (type(error), type(error.__context__)):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(DONE)
-    except SpaceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(WRONG_INPUT)
-    except (ValueError, RuntimeError) as error:
-        from trainables.errors import InputError, RunFailed
-
-        if not isinstance(error, (InputError, RunFailed)):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(WRONG_INPUT if isinstance(error, InputError) else FAILED)
 
 
 def _explain_usage(error: Any) -> str:

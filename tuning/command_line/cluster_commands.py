@@ -29,7 +29,7 @@ from tuning.storage.disk import show_bytes
 if TYPE_CHECKING:
     from tuning.clusters.jobs import Submitted
     from tuning.clusters.package import Package
-    from tuning.clusters.submission import Cluster
+    from tuning.clusters.tunnel import Reached
     from tuning.record.sweep import Sweep
 
 _FAILED_CODES = {"failed": 1, "lost": 1, "wrong input": 2, "stopped": INTERRUPTED}
@@ -184,8 +184,9 @@ def _send(
     as_json: bool,
 ) -> None:
     """Compare versions, then send."""
-    from tuning.clusters.submission import check_versions, reach
+    from tuning.clusters.submission import check_versions
     from tuning.clusters.submission import submit as send_job
+    from tuning.clusters.tunnel import reach
 
     with reach(cluster_file, address) as cluster:
         if (note := check_versions(cluster.dashboard)) is not None:
@@ -220,7 +221,7 @@ def show_commands(option: str, *commands: str) -> None:
         print(f"  {thaw_command()} {command} {option}")
 
 
-def _follow(cluster: Cluster, name: str, as_json: bool) -> None:
+def _follow(cluster: Reached, name: str, as_json: bool) -> None:
     """Show a sweep until it has ended, and exit as it did."""
     from tuning.clusters.follow import follow_sweep
     from tuning.clusters.sent_sweeps import describe_sweep

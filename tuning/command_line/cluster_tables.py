@@ -6,13 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tuning.after.results import progress_line
-from tuning.command_line.printing import (
-    make_table,
-    near,
-    print_all,
-    settings_table,
-    thaw_command,
-)
+from tuning.command_line.printing import make_table, near, print_all, settings_table, thaw_command
 from tuning.storage.disk import show_bytes
 
 

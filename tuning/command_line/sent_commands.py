@@ -25,7 +25,7 @@ def status(
 ) -> None:
     """List the sweeps that were submitted to a cluster, or show how one of them stands."""
     from tuning.clusters.sent_sweeps import describe_sweep, list_sweeps
-    from tuning.clusters.submission import reach
+    from tuning.clusters.tunnel import reach
     from tuning.command_line.cluster_tables import submitted_table, sweep_status
 
     with reach(cluster, address) as reached:
@@ -46,7 +46,7 @@ def logs(
 ) -> None:
     """Print what a submitted sweep has printed on the cluster."""
     from tuning.clusters.follow import print_log
-    from tuning.clusters.submission import reach
+    from tuning.clusters.tunnel import reach
 
     if follow and as_json:
         raise typer.BadParameter("--follow and --json can not be combined")
@@ -67,7 +67,8 @@ def stop(
 ) -> None:
     """Stop a submitted sweep, losing nothing; `thaw submit --resume NAME` continues it."""
     from tuning.clusters.sent_sweeps import describe_sweep
-    from tuning.clusters.submission import reach, stop_sweep
+    from tuning.clusters.submission import stop_sweep
+    from tuning.clusters.tunnel import reach
     from tuning.command_line.cluster_tables import sweep_status
 
     with reach(cluster, address) as reached:
@@ -90,7 +91,7 @@ def fetch(
 ) -> None:
     """Copy a submitted sweep's record and best checkpoint to this machine."""
     from tuning.clusters.sent_sweeps import fetch_sweep
-    from tuning.clusters.submission import reach
+    from tuning.clusters.tunnel import reach
     from tuning.command_line.cluster_tables import fetched_table
 
     target = to or Path("sweeps") / name

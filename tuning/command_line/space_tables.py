@@ -6,12 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_spaces.domains import SearchSpace
-from tuning.command_line.printing import (
-    make_table,
-    print_all,
-    settings_table,
-    show,
-)
+from tuning.command_line.printing import make_table, print_all, settings_table, show
 from tuning.record.options import KEPT_NAMES
 from tuning.record.sweep import Sweep
 

@@ -27,11 +27,7 @@ if TYPE_CHECKING:
 
 
 @with_sweep_options
-def sweep(
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-    **options: Any,
-) -> None:
+def sweep(dry_run: DryRun = False, as_json: AsJson = False, **options: Any) -> None:
     """Search a space for the best configuration."""
     from tuning.before_start.options import resolve
     from tuning.before_start.space_checks import prepare_data
