@@ -21,7 +21,6 @@ from typing import Literal
 
 from trainables.errors import InputError
 from trainables.files import whole_folder, write_whole
-from tuning.clusters.package import make_archive
 
 JOB_FILE, STATE_FILE, FILES = "job.json", "state.json", "files"
 SWEEP_KEY = "thaw_sweep"  # in a Ray job's metadata: the sweep that it drives
@@ -127,12 +126,7 @@ class JobRecord:
 
     def _write(self, folder: Path, submitted: Submitted) -> None:
         if submitted.sends_data:
-            content = {
-                path.relative_to(folder / FILES).as_posix(): path
-                for path in (folder / FILES).rglob("*")
-                if path.is_file()
-            }
-            (folder / f"{FILES}.zip").write_bytes(make_archive(content, {}))
+            shutil.make_archive(str(folder / FILES), "zip", folder / FILES)
         write_whole(folder / JOB_FILE, json.dumps(asdict(submitted), indent=1))
 
 

@@ -78,11 +78,6 @@ class Package:
             "--set data=/shared/flowers or --set data=s3://bucket/flowers"
         )
 
-    def archive(self, more: Mapping[str, bytes], below: str = "files") -> bytes:
-        """A ZIP archive of the files, below a folder of that name, and of ``more``."""
-        content = {f"{below}/{place}": path for place, path in self.files.items()}
-        return make_archive(content, more)
-
     def _take(self, file: Path, place: str, what: str) -> None:
         try:
             n_bytes = file.stat().st_size

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 FETCHED_FILE = "fetched.json"  # in a fetched folder: where it came from
 SUMMARY_FILE = "summary.json"
-_SMALL_FILES = "*"  # of the sweep's own folder: its record, study and code
 _N_TRIES = 3  # at getting record and checkpoint of the same moment
 _N_LAST_LINES = 12
 
@@ -207,7 +206,7 @@ def _fetch_checkpoint(dashboard: Dashboard, sweep: Sweep, folder: Path, key: str
 
 def _fetch_small_files(dashboard: Dashboard, name: str, folder: Path) -> None:
     prefix = shown(name, "")
-    for pattern in (_SMALL_FILES, f"searcher/{_SMALL_FILES}"):
+    for pattern in ("*", "searcher/*"):  # its record, study and code
         for file in dashboard.files(shown(name, pattern)):
             place = folder / file.removeprefix(prefix)
             if not place.exists() and not place.name.endswith((".lock", "driver.json")):

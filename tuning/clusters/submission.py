@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from trainables.errors import InputError, RunFailed, unknown
 from tuning.clusters.dashboard import Dashboard
 from tuning.clusters.jobs import FILES, JOB_FILE, SWEEP_KEY, Submitted, next_job_id
-from tuning.clusters.package import Package
+from tuning.clusters.package import Package, make_archive
 from tuning.clusters.watcher import STOP_SECONDS, VERSIONS_FILE, start_job
 from tuning.user_code.versions import DECIDING, differing, installed_versions
 
@@ -168,9 +168,10 @@ def submit(dashboard: Dashboard, submitted: Submitted, package: Package) -> str:
     """
     package.check_size()
     job_id = _free_job_id(sweep_jobs(dashboard).get(submitted.name, []), submitted)
-    description = json.dumps(asdict(submitted)).encode()
+    description = {JOB_FILE: json.dumps(asdict(submitted)).encode()}
+    files = {f"{FILES}/{place}": path for place, path in package.files.items()}
     with tempfile.NamedTemporaryFile(prefix="thaw-submit-", suffix=".zip") as archive:
-        archive.write(package.archive({JOB_FILE: description}, below=FILES))
+        archive.write(make_archive(files, description))
         archive.flush()
         start_job(dashboard, submitted.name, job_id, archive.name)
     return job_id

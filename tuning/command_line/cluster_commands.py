@@ -214,11 +214,9 @@ def _show_submitted(document: Mapping[str, Any]) -> None:
 
 
 def show_commands(option: str, *commands: str) -> None:
-    from tuning.command_line.printing import thaw_command
+    from tuning.command_line.printing import print_next
 
-    print("\nnext")
-    for command in commands:
-        print(f"  {thaw_command()} {command} {option}")
+    print_next(*(f"{command} {option}" for command in commands))
 
 
 def _follow(cluster: Reached, name: str, as_json: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tuning.after.results import progress_line
-from tuning.command_line.printing import make_table, near, print_all, settings_table, thaw_command
+from tuning.command_line.printing import make_table, near, print_all, print_next, settings_table
 from tuning.storage.disk import show_bytes
 
 
@@ -53,4 +53,4 @@ def fetched_table(document: Mapping[str, Any]) -> None:
         commands.append(f"predict {near(checkpoint)} FILE…")
     else:
         print_all("there is no checkpoint: the cluster keeps none of the best trial")
-    print_all("", "next", *(f"  {thaw_command()} {command}" for command in commands))
+    print_next(*commands)

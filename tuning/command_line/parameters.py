@@ -57,6 +57,9 @@ DryRun = Annotated[
 AcceptChanges = Annotated[
     bool, typer.Option("--accept-changes", help="Go on although code or data have changed.")
 ]
+Space = Annotated[
+    str, typer.Argument(metavar="SPACE", help=OPTIONS["space"].help, show_default=False)
+]
 SweepName = Annotated[
     str, typer.Argument(metavar="NAME", help="A sweep's name, folder or URI.", show_default=False)
 ]
@@ -69,9 +72,7 @@ def with_sweep_options(command: Command) -> Command:
 
     A parameter of the command's own stands for the option of that name.
     """
-    space = typer.Argument(metavar="SPACE", help=OPTIONS["space"].help, show_default=False)
-    others = [_parameter(name) for name in OPTIONS if name != "space"]
-    return _with(command, [_keyword("space", Annotated[str, space]), *others])
+    return _with(command, [_parameter(name) for name in OPTIONS])
 
 
 def with_resume_options(command: Command) -> Command:
@@ -92,14 +93,10 @@ def _with(command: Command, declared: Sequence[inspect.Parameter]) -> Command:
 def _parameter(name: str, *, resume: bool = False) -> inspect.Parameter:
     info = _info(name, resume=resume, rich_help_panel=OPTIONS[name].panel)
     default = None if resume or _DEFAULTS[name] == () else _DEFAULTS[name]
-    return _keyword(name, Annotated[_type(name) | None, info], default)
-
-
-def _keyword(
-    name: str, annotation: Any, default: Any = inspect.Parameter.empty
-) -> inspect.Parameter:
     kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+    return inspect.Parameter(
+        name, kind, default=default, annotation=Annotated[_type(name) | None, info]
+    )
 
 
 def from_command_line(values: Mapping[str, Any]) -> SweepOptions:

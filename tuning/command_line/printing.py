@@ -53,6 +53,11 @@ def thaw_command() -> str:
     return "uv run thaw" if "UV_RUN_RECURSION_DEPTH" in os.environ else "thaw"
 
 
+def print_next(*commands: str) -> None:
+    """What to type next: commands of this program, without its name."""
+    print_all("", "next", *(f"  {thaw_command()} {command}" for command in commands))
+
+
 def near(path: str | Path | None) -> str:
     """A path as seen from here; a dash where there is none."""
     return "–" if path is None else seen_from_here(path)

@@ -13,6 +13,7 @@ from tuning.command_line.parameters import (
     AcceptChanges,
     AsJson,
     DryRun,
+    Space,
     SweepName,
     SweepsFolder,
     from_command_line,
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
 
 
 @with_sweep_options
-def sweep(dry_run: DryRun = False, as_json: AsJson = False, **options: Any) -> None:
+def sweep(space: Space, dry_run: DryRun = False, as_json: AsJson = False, **options: Any) -> None:
     """Search a space for the best configuration."""
     from tuning.before_start.options import resolve
     from tuning.before_start.space_checks import prepare_data
 
     with stdout_for_json_only():  # a user's file may print
-        resolved = resolve(from_command_line(options))
+        resolved = resolve(from_command_line({**options, "space": space}))
     if not dry_run:
         _run(resolved, as_json)
         return

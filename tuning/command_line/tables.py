@@ -21,6 +21,7 @@ from tuning.command_line.printing import (
     make_table,
     near,
     print_all,
+    print_next,
     settings_table,
     show,
     thaw_command,
@@ -61,7 +62,7 @@ def sweep_report(sweep: Sweep, result: SweepResult) -> None:
         commands = [f"trials {sweep.reference}", f"retrain {sweep.reference} --seeds 3"]
         if sweep.space.task is not None and best["checkpoint"] is not None:
             commands.append(f"predict {shlex.quote(near(best['checkpoint']))} FILE…")
-        print_all("", "next", *(f"  {thaw_command()} {command}" for command in [*commands, "ui"]))
+        print_next(*commands, "ui")
 
 
 def _confirmed_table(sweep: Sweep, confirmed: Sequence[Mapping[str, Any]]) -> None:
@@ -176,12 +177,8 @@ def champion_table(document: Mapping[str, Any]) -> None:
         )
     print_all(f"champion    seed {document['champion_seed']}, {near(document['checkpoint'])}")
     if document["model_uri"]:
-        print_all(
-            f"registered  {document['model_uri']}",
-            "",
-            "next",
-            f"  {thaw_command()} predict {document['model_uri']} FILE…",
-        )
+        print_all(f"registered  {document['model_uri']}")
+        print_next(f"predict {document['model_uri']} FILE…")
 
 
 def predictions_table(rows: Sequence[Mapping[str, Any]]) -> None:

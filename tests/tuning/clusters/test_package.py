@@ -64,8 +64,8 @@ def test_a_file_goes_with_what_it_imports_beside_it_and_nothing_else(tmp_path):
         "pieces/words.py", "pieces/vocabulary.json", "deep/down/thing.py",
     }  # fmt: skip
     assert set(package.files) == expected
-    archive = package.archive({"job.json": b"{}"})
-    assert names_in(archive) == {"job.json", *(f"files/{name}" for name in expected)}
+    archive = make_archive(package.files, {"job.json": b"{}"})
+    assert names_in(archive) == {"job.json", *expected}
     assert not package.has_data
 
 
