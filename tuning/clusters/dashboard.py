@@ -32,20 +32,15 @@ _READ_SECONDS = 86_400  # that the cluster may take to send a whole file
 _JOB_SECONDS = {"GET": 20.0, "DELETE": 20.0, "POST": 60.0, "PUT": 600.0}
 
 
-class Dashboard:
+class Dashboard(DashboardHttp):
     """The dashboard at one address. Use ``connect`` to get one that is known to answer.
 
     Every method may raise Unreachable, or RunFailed where the answer is an error.
     """
 
-    def __init__(self, url: str, token: str | None) -> None:
-        """Name it; nothing is asked yet. The token goes into the header of requests alone."""
-        self.url = url
-        self._http = DashboardHttp(url, token)
-
     def ray_version(self) -> str:
         """Ray's version on the cluster, within 5 seconds."""
-        answer = self._http.json("/api/version", seconds=_FIRST_ANSWER_SECONDS)
+        answer = self.json("/api/version", seconds=_FIRST_ANSWER_SECONDS)
         return str(answer["ray_version"])
 
     def jobs(self) -> list[JobDetails]:
@@ -96,7 +91,29 @@ class Dashboard:
 
     @cached_property
     def _client(self) -> JobSubmissionClient:
-        return _job_client(self.url, self._http.token)
+        """Ray's client of jobs, which asks at ``url`` alone and does not wait for ever."""
+        from ray.job_submission import JobSubmissionClient
+
+        logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
+
+        class Client(JobSubmissionClient):  # type: ignore[misc]
+            # A private name, for want of another: each request of Ray 2.60's client goes through it
+            # and may take what `requests` takes. test_dashboard.py says what breaks without.
+            def _do_request(self, method: str, endpoint: str, **more: Any) -> Any:
+                more |= {"timeout": _JOB_SECONDS[method], "allow_redirects": False}
+                return super()._do_request(method, endpoint, proxies={"no_proxy": "*"}, **more)
+
+        # A header of None is not sent, and keeps Ray from adding a token that nobody asked for.
+        headers = {"Authorization": None if self.token is None else f"Bearer {self.token}"}
+        # Ray would go to $RAY_ADDRESS whatever address it is given, but for this one before it.
+        before = os.environ.get("RAY_API_SERVER_ADDRESS")
+        os.environ["RAY_API_SERVER_ADDRESS"] = self.url
+        try:
+            return Client(headers=headers)
+        finally:
+            del os.environ["RAY_API_SERVER_ADDRESS"]
+            if before is not None:
+                os.environ["RAY_API_SERVER_ADDRESS"] = before
 
     @contextmanager
     def _asking_ray(self) -> Iterator[None]:
@@ -104,7 +121,7 @@ class Dashboard:
         from ray.exceptions import AuthenticationError
 
         try:
-            with self._http.answering():
+            with self.answering():
                 yield
         except RunFailed:
             raise
@@ -121,7 +138,7 @@ class Dashboard:
 
     def files(self, pattern: str) -> list[str]:
         """Names of files in the head's folder of logs that match a glob pattern."""
-        answer = self._http.json("/api/v0/logs", {"glob": pattern, "node_id": self._head})
+        answer = self.json("/api/v0/logs", {"glob": pattern, "node_id": self._head})
         found = answer["data"]["result"]
         return sorted(name for names in found.values() for name in names if name[-1:] != "/")
 
@@ -135,7 +152,7 @@ class Dashboard:
         Raises:
             Missing: there is none.
         """
-        return self._http.open(
+        return self.open(
             f"/api/v0/logs/{'stream' if follow else 'file'}",
             {"filename": name, "lines": "-1", "timeout": f"{_READ_SECONDS}", "node_id": self._head},
             _FOLLOW_SECONDS if follow else ANSWER_SECONDS,
@@ -147,7 +164,7 @@ class Dashboard:
         Raises:
             Unreachable: the connection is lost, or has been silent for too long.
         """
-        with self._http.answering():
+        with self.answering():
             return stream.read1(1 << 20)
 
     def read(self, name: str) -> bytes | None:
@@ -155,7 +172,7 @@ class Dashboard:
 
         The two can not be told apart: Ray's answer to a missing file is an error or an empty one.
         """
-        with suppress(Missing), self.open_file(name) as stream, self._http.answering():
+        with suppress(Missing), self.open_file(name) as stream, self.answering():
             return stream.read() or None
         return None
 
@@ -169,37 +186,12 @@ class Dashboard:
     @cached_property
     def _head(self) -> str:
         """The head's id, which requests for files must name."""
-        answer = self._http.json("/api/v0/nodes", {"limit": "10000"})
+        answer = self.json("/api/v0/nodes", {"limit": "10000"})
         nodes = answer["data"]["result"]["result"]
         heads = [n for n in nodes if n["is_head_node"] and n["state"] == "ALIVE"]
         if not heads:
             raise RunFailed(f"the cluster at {self.url} has no living head node")
         return str(heads[0]["node_id"])
-
-
-def _job_client(url: str, token: str | None) -> JobSubmissionClient:
-    """Ray's client of jobs, which asks at ``url`` alone and does not wait for ever."""
-    from ray.job_submission import JobSubmissionClient
-
-    logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
-
-    class Client(JobSubmissionClient):  # type: ignore[misc]
-        # A private name, for want of another: each request of Ray 2.60's client goes through it
-        # and may take what `requests` takes. test_dashboard.py says what breaks without.
-        def _do_request(self, method: str, endpoint: str, **more: Any) -> Any:
-            more |= {"timeout": _JOB_SECONDS[method], "allow_redirects": False}
-            return super()._do_request(method, endpoint, proxies={"no_proxy": "*"}, **more)
-
-    # Ray would go to $RAY_ADDRESS whatever address it is given, but for this one before it.
-    before = os.environ.get("RAY_API_SERVER_ADDRESS")
-    os.environ["RAY_API_SERVER_ADDRESS"] = url
-    try:
-        # A header of None is not sent, and keeps Ray from adding a token that nobody asked for.
-        return Client(headers={"Authorization": None if token is None else f"Bearer {token}"})
-    finally:
-        del os.environ["RAY_API_SERVER_ADDRESS"]
-        if before is not None:
-            os.environ["RAY_API_SERVER_ADDRESS"] = before
 
 
 def connect(address: str, option: str = "--address") -> Dashboard:
