@@ -17,7 +17,6 @@ from tuning.command_line import (
     cluster_commands,
     doctor_commands,
     listing_commands,
-    result_commands,
     sent_commands,
     sweep_commands,
 )
@@ -28,10 +27,10 @@ _USAGE_ERROR: Any = typer.BadParameter.__base__  # click's or typer's own, as ve
 COMMANDS = (
     sweep_commands.sweep,
     sweep_commands.resume,
-    result_commands.trials,
-    result_commands.best,
-    result_commands.retrain,
-    result_commands.predict,
+    sweep_commands.trials,
+    sweep_commands.best,
+    sweep_commands.retrain,
+    sweep_commands.predict,
     listing_commands.ui,
     listing_commands.spaces,
     listing_commands.tasks,

@@ -223,9 +223,9 @@ def _follow(cluster: Reached, name: str, as_json: bool) -> None:
     """Show a sweep until it has ended, and exit as it did."""
     from tuning.clusters.follow import follow_sweep
     from tuning.clusters.sent_sweeps import describe_sweep
-    from tuning.command_line.cluster_tables import sweep_status
     from tuning.command_line.live_view import make_view
     from tuning.command_line.printing import thaw_command
+    from tuning.command_line.tables import sweep_status
 
     print(f"submitted sweep {name}; Ctrl-C leaves it running", file=sys.stderr)
     try:

@@ -26,7 +26,7 @@ def status(
     """List the sweeps that were submitted to a cluster, or show how one of them stands."""
     from tuning.clusters.sent_sweeps import describe_sweep, list_sweeps
     from tuning.clusters.tunnel import reach
-    from tuning.command_line.cluster_tables import submitted_table, sweep_status
+    from tuning.command_line.tables import submitted_table, sweep_status
 
     with reach(cluster, address) as reached:
         if name is None:
@@ -69,7 +69,7 @@ def stop(
     from tuning.clusters.sent_sweeps import describe_sweep
     from tuning.clusters.submission import stop_sweep
     from tuning.clusters.tunnel import reach
-    from tuning.command_line.cluster_tables import sweep_status
+    from tuning.command_line.tables import sweep_status
 
     with reach(cluster, address) as reached:
         stop_sweep(reached.dashboard, name, lambda message: print(message, file=sys.stderr))
@@ -92,7 +92,7 @@ def fetch(
     """Copy a submitted sweep's record and best checkpoint to this machine."""
     from tuning.clusters.sent_sweeps import fetch_sweep
     from tuning.clusters.tunnel import reach
-    from tuning.command_line.cluster_tables import fetched_table
+    from tuning.command_line.tables import fetched_table
 
     target = to or Path("sweeps") / name
     with reach(cluster, address) as reached:
