@@ -23,14 +23,10 @@ _READY = "thaw-tunnel-ready"
 
 @dataclass(frozen=True)
 class Tunnel:
-    """An open tunnel: what this machine's ``port`` is there."""
+    """An open tunnel: what ``url`` on this machine is there."""
 
-    port: int
+    url: str
     process: subprocess.Popen[str]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
 
 def ssh_command(cluster: ClusterFile, *options: str) -> list[str]:
@@ -134,7 +130,7 @@ def open_tunnel(
     ) as process:
         try:
             _wait_until_ready(cluster, process)
-            yield Tunnel(port, process)
+            yield Tunnel(f"http://127.0.0.1:{port}", process)
         finally:
             process.terminate()
 
