@@ -46,6 +46,17 @@ DashboardAddress = Annotated[
     str | None,
     typer.Option("--address", metavar="URL", help="Its dashboard's address, instead of --cluster."),
 ]
+SpaceToSend = Annotated[
+    str | None,
+    typer.Argument(help="A built-in search space or a .py file; with --resume, a changed one."),
+]
+SweepToResume = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Continue a sweep that was submitted before.")
+]
+FilesToSend = Annotated[
+    list[Path] | None,
+    typer.Option(help="A further file or folder that training reads. May be repeated."),
+]
 
 _NOT_SENT = ("space", "address", "sweeps_folder")  # among the options that are sent as such
 
@@ -53,17 +64,9 @@ _NOT_SENT = ("space", "address", "sweeps_folder")  # among the options that are 
 @with_sweep_options
 def submit(
     context: typer.Context,
-    space: Annotated[
-        str | None,
-        typer.Argument(help="A built-in search space or a .py file; with --resume, a changed one."),
-    ] = None,
-    resume: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Continue a sweep that was submitted before.")
-    ] = None,
-    send: Annotated[
-        list[Path] | None,
-        typer.Option(help="A further file or folder that training reads. May be repeated."),
-    ] = None,
+    space: SpaceToSend = None,
+    resume: SweepToResume = None,
+    send: FilesToSend = None,
     cluster: ClusterFile = None,
     address: DashboardAddress = None,
     follow: Annotated[
