@@ -114,9 +114,9 @@ def _described(
 
     if values["space"] is None:
         raise InputError("SPACE is missing: give a built-in one, a .py file, or --resume NAME")
+    package = _package(send)
     with stdout_for_json_only():  # a user's file may print
         resolved = resolve(from_command_line(values), elsewhere=True)
-    package = _package(send)
     there = pack(given, resolved.space, package)
     package.check_size()
     sent = {n: v for n, v in there.items() if n not in _NOT_SENT} | {"name": resolved.name}
