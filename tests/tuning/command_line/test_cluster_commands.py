@@ -126,7 +126,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "sampler of a resume": (["--resume", "a", "--searcher", "tpe"], "--searcher: a resume can not"),
     "name of a resume": (["--resume", "a", "--name", "b"], "--name: a resume can not"),
     "number of a resume": (["--resume", "a", "--trials", "0"], "--trials = 0: must be at least 1"),
-    "two clusters": (["digits", "--cluster", "c.yaml"], "can not be combined"),
+    "two clusters": ([TOY_SPACE, *BASE, "--cluster", "c.yaml"], "can not be combined"),
 }
 
 
