@@ -18,7 +18,6 @@ from tuning.storage.code_archive import CODE_FILE, pack_code
 from tuning.storage.remote import RemoteError, RemoteFolder
 from tuning.storage.working_copy import Say, fetch, say_on_stderr, working_copy
 
-
 _FORMAT = 2  # raised when descriptions change so that older ones can not be read
 
 
