@@ -13,8 +13,8 @@ from tuning.storage.working_copy import at_home
 
 def retrain_sweep(sweep: Sweep, *, view: View, **choices: Any) -> dict[str, Any]:
     """As ``retrain``, with the sweep's home kept up to date; returns its document."""
-    with at_home(sweep.name, sweep.home, sweep.folder, view.say) as uploads:
-        uploads.start()
+    with at_home(sweep, view.say) as start_uploads:
+        start_uploads()
         record = Record(sweep.folder)
         document = retrain(sweep, record, view=view, **choices)
         record.close()

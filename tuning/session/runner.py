@@ -54,7 +54,7 @@ def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> Swee
     with (
         sole_driver(sweep.name, sweep.folder),
         farewell(last_word),
-        at_home(sweep.name, sweep.home, sweep.folder, view.say) as uploads,
+        at_home(sweep, view.say) as start_uploads,
     ):
         started = time.monotonic()
         sweep = use_users_file(sweep)
@@ -68,7 +68,7 @@ def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> Swee
             record = Record(sweep.folder)
             record.append("sitting_started", **sitting)
             save_sweep(sweep)
-            uploads.start()
+            start_uploads()
             result = _sit(sweep, record, engine, place, view, started)
         if result.mlflow_complete and not result.interrupted:
             complete = _log_best_model(sweep, record, view)

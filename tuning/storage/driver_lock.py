@@ -1,28 +1,39 @@
-"""One process at a time drives a sweep: a lock that dies with its process, and who holds it.
+"""One process at a time drives a sweep, whichever machine it is on; the others learn which it is.
 
-``flock`` is what refuses a second driver. Some network file systems do not carry it from one host
-to another, so the holder also renews the time of a file that names it.
+The driver keeps a file beside the sweep that names it, and renews that every few seconds; who finds
+one that was renewed just now stays away. In a folder ``flock`` refuses a second driver at once, and
+dies with its process, but some network file systems do not carry it from one host to another. At a
+URI there are no locks: two that start within the same second may both see no file, so each looks
+once more after it has written its own.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import FileLock, Timeout
 
 from trainables.errors import InputError
 from trainables.files import write_whole
+from tuning.storage.remote import RemoteFolder
+from tuning.storage.stores import FolderStore
 
 LOCK_FILE, HOLDER_FILE = "driver.lock", "driver.json"
 SECONDS_BETWEEN_SIGNS = 10.0
 SECONDS_UNTIL_GONE = 60.0  # without a sign, a driver on another host is taken for dead (assumed)
+_SECONDS_TO_SETTLE = 1.0
+
+Holder = Mapping[str, Any]
 
 
 @contextmanager
@@ -32,33 +43,46 @@ def sole_driver(name: str, folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds it; the message gives its host and process id.
     """
-    lock = _acquire(name, folder)
-    done = threading.Event()
-    threading.Thread(target=_give_signs, args=(folder, done), daemon=True).start()
-    try:
-        yield
-    finally:
-        done.set()
-        (folder / HOLDER_FILE).unlink(missing_ok=True)
-        lock.release()
-
-
-def _acquire(name: str, folder: Path) -> BaseFileLock:
+    store, file = FolderStore(folder), folder / HOLDER_FILE
     lock = FileLock(folder / LOCK_FILE, timeout=0)
+    with ExitStack() as stack:
+        stack.callback(lock.release)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            _refuse_if_alive(name, store.read(HOLDER_FILE), partial(_seconds_silent, folder))
+            write_whole(file, json.dumps(myself()))
+        except Timeout:
+            raise _driven_by(name, _parse(store.read(HOLDER_FILE))) from None
+        except OSError as error:
+            raise InputError(f"sweep folder {str(folder)!r} can not be written: {error}") from error
+        stack.callback(file.unlink, missing_ok=True)
+        stack.enter_context(_giving_signs(lambda: os.utime(file)))
+        yield
+
+
+@contextmanager
+def sole_driver_at(name: str, home: str) -> Iterator[None]:
+    """Be the driver of sweep ``name`` at the URI ``home``.
+
+    Raises:
+        InputError: another one gives signs of life; the message gives its host and process id.
+        RemoteError: the home can not be read or written.
+    """
+    remote = RemoteFolder(home)
+    _refuse_if_alive(name, remote.read(HOLDER_FILE), partial(_seconds_silent_at, remote))
+    mine = json.dumps({**myself(), "token": secrets.token_hex(8)}).encode()
+    remote.write(HOLDER_FILE, mine)
+    time.sleep(_SECONDS_TO_SETTLE)
+    if (found := remote.read(HOLDER_FILE)) != mine:
+        raise _driven_by(name, _parse(found))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-        _refuse_if_alive(name, folder)
-        write_whole(folder / HOLDER_FILE, json.dumps(myself()))
-        return lock
-    except Timeout:
-        raise driven_by(name, _holder(folder)) from None
-    except OSError as error:
-        lock.release()
-        raise InputError(f"sweep folder {str(folder)!r} can not be written: {error}") from error
-    except InputError:
-        lock.release()
-        raise
+        with _giving_signs(lambda: remote.write(HOLDER_FILE, mine)):
+            yield
+    finally:
+        with suppress(OSError):  # else it is known for ours as long as we live, and then for dead
+            if remote.read(HOLDER_FILE) == mine:
+                remote.delete(HOLDER_FILE)
 
 
 def myself() -> dict[str, Any]:
@@ -67,20 +91,26 @@ def myself() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": pid, "process_started": _process_start(pid)}
 
 
-def _give_signs(folder: Path, done: threading.Event) -> None:
-    while not done.wait(SECONDS_BETWEEN_SIGNS):
-        with suppress(OSError):
-            os.utime(folder / HOLDER_FILE)
+@contextmanager
+def _giving_signs(renew: Callable[[], None]) -> Iterator[None]:
+    """Renew the holder file again and again, in a thread, until the block ends."""
+    done = threading.Event()
 
+    def give_signs() -> None:
+        while not done.wait(SECONDS_BETWEEN_SIGNS):
+            with suppress(OSError):
+                renew()
 
-def _holder(folder: Path) -> dict[str, Any] | None:
+    thread = threading.Thread(target=give_signs, daemon=True)
+    thread.start()
     try:
-        return parse_holder((folder / HOLDER_FILE).read_bytes())
-    except OSError:
-        return None
+        yield
+    finally:
+        done.set()
+        thread.join(SECONDS_BETWEEN_SIGNS)
 
 
-def parse_holder(content: bytes | None) -> dict[str, Any] | None:
+def _parse(content: bytes | None) -> Holder | None:
     """What a holder file says; None where there is none, or it is damaged."""
     try:
         values: dict[str, Any] = json.loads(content or b"null") or {}
@@ -89,43 +119,54 @@ def parse_holder(content: bytes | None) -> dict[str, Any] | None:
         return None
 
 
-def _refuse_if_alive(name: str, folder: Path) -> None:
-    """With the lock in hand: is the one who held it last really gone?"""
-    holder = _holder(folder)
+def _refuse_if_alive(
+    name: str, content: bytes | None, seconds_silent: Callable[[Holder], float]
+) -> None:
+    """Raise InputError unless the one who held it last, if anybody, is really gone."""
+    holder = _parse(content)
     if holder is None:
         return
-    if holder["host"] == socket.gethostname():
-        if is_gone(holder) or holder["pid"] == os.getpid():
-            return
-        raise driven_by(name, holder)
-    refuse_if_recent(name, holder, _seconds_silent(folder))
+    if holder["host"] == socket.gethostname() and _is_gone(holder):
+        return
+    silent = seconds_silent(holder)
+    if silent < SECONDS_UNTIL_GONE:
+        sign = f", which gave a sign {silent:.0f} s ago"
+        advice = f"; if it is dead, try again in {SECONDS_UNTIL_GONE:.0f} s"
+        raise _driven_by(name, holder, sign + advice)
 
 
-def is_gone(holder: Mapping[str, Any]) -> bool:
-    """Whether a process of this host has ended, or its number is another process's now."""
+def _is_gone(holder: Holder) -> bool:
+    """Whether a process of this host has ended, or its number is another process's now.
+
+    What this process itself has left was at a home that did not answer when it had ended.
+    """
     started = _process_start(holder["pid"])
-    return started is None or started != holder.get("process_started")
+    is_another = started is None or started != holder.get("process_started")
+    return is_another or holder["pid"] == os.getpid()
 
 
-def _seconds_silent(folder: Path) -> float:
-    """By the file system's own clock: those of two hosts may differ."""
+def _seconds_silent(folder: Path, holder: Holder) -> float:
+    """By the file system's own clock: those of two hosts may differ. Here none is needed."""
+    if holder["host"] == socket.gethostname():
+        return 0.0
     (folder / LOCK_FILE).touch()
     now = (folder / LOCK_FILE).stat().st_mtime
     return now - (folder / HOLDER_FILE).stat().st_mtime
 
 
-def driven_by(name: str, holder: Mapping[str, Any] | None, more: str = "") -> InputError:
+def _seconds_silent_at(remote: RemoteFolder, holder: Holder) -> float:
+    """By the store's own clock: it may differ from this machine's."""
+    now = f".now-{secrets.token_hex(4)}"
+    remote.write(now, b"")
+    files = remote.files(recursive=False)
+    remote.delete(now)
+    return files[now].modified - files[HOLDER_FILE].modified
+
+
+def _driven_by(name: str, holder: Holder | None, more: str = "") -> InputError:
     """What to tell the second who wants to drive sweep ``name``."""
     who = "another process" if holder is None else f"process {holder['pid']} on {holder['host']}"
     return InputError(f"sweep {name} is being run by {who}{more}")
-
-
-def refuse_if_recent(name: str, holder: Mapping[str, Any], seconds_silent: float) -> None:
-    """Raise InputError unless the holder has been silent for so long that it must be dead."""
-    if seconds_silent < SECONDS_UNTIL_GONE:
-        sign = f", which gave a sign {seconds_silent:.0f} s ago"
-        advice = f"; if it is dead, try again in {SECONDS_UNTIL_GONE:.0f} s"
-        raise driven_by(name, holder, sign + advice)
 
 
 def _process_start(pid: int) -> float | None:

@@ -19,9 +19,9 @@ from pathlib import Path
 from trainables.errors import InputError
 from trainables.files import write_whole_bytes
 from tuning.record.events import EVENTS_FILE
+from tuning.record.sweep import Sweep
 from tuning.record.uris import split_uri
-from tuning.storage.driver_lock import HOLDER_FILE
-from tuning.storage.home_lock import sole_driver_at
+from tuning.storage.driver_lock import HOLDER_FILE, sole_driver_at
 from tuning.storage.remote import RemoteError, RemoteFolder, within_seconds
 from tuning.storage.stores import TRIALS
 
@@ -173,34 +173,29 @@ class Uploads:
             self._uploaded[path] = state
 
 
-class NoUploads:
-    """For a sweep whose home is its folder."""
-
-    def start(self) -> None:
-        """There is nothing to upload."""
-
-
 @contextmanager
-def at_home(name: str, home: str | None, folder: Path, say: Say) -> Iterator[Uploads | NoUploads]:
-    """Be the only process that works on sweep ``name``, and keep its home up to date.
+def at_home(sweep: Sweep, say: Say) -> Iterator[Callable[[], None]]:
+    """Be the only process that works on ``sweep``, and keep its home up to date.
 
-    The working copy is current when the block begins, and the home when it has ended. Nothing of
-    this is needed where the home is the folder itself.
+    The working copy is current when the block begins, and the home when it has ended: from when
+    what is yielded is called on, changes are uploaded. Nothing of this is needed where the home is
+    the folder itself.
 
     Raises:
         InputError: another process works on the sweep, or the home can not be read or written.
     """
-    if home is None:
-        yield NoUploads()
+    if sweep.home is None:
+        yield lambda: None
         return
     with ExitStack() as stack:
         try:
-            stack.enter_context(sole_driver_at(name, home))
-            fetch(home, folder, say)
+            stack.enter_context(sole_driver_at(sweep.name, sweep.home))
+            fetch(sweep.home, sweep.folder, say)
         except RemoteError as error:
-            raise InputError(f"sweep {name}: its home can not be used: {error}") from error
-        uploads = Uploads(home, folder, say)
+            message = f"sweep {sweep.name}: its home can not be used: {error}"
+            raise InputError(message) from error
+        uploads = Uploads(sweep.home, sweep.folder, say)
         try:
-            yield uploads
+            yield uploads.start
         finally:
             uploads.close()

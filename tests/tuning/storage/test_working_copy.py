@@ -24,7 +24,7 @@ from tuning.record.sweep import Sweep
 from tuning.record.uris import join_uri
 from tuning.session.runner import run_sweep
 from tuning.session.summary import checkpoint_of, fetch_checkpoint
-from tuning.storage import driver_lock, home_lock, uri_store, working_copy
+from tuning.storage import driver_lock, uri_store, working_copy
 from tuning.storage.driver_lock import HOLDER_FILE
 from tuning.storage.remote import RemoteFolder
 from tuning.storage.saved_sweeps import open_sweep
@@ -35,7 +35,7 @@ from tuning.storage.working_copy import Uploads, fetch
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(working_copy, "_SECONDS_BETWEEN_UPLOADS", 0.1)
-    monkeypatch.setattr(home_lock, "_SECONDS_TO_SETTLE", 0.0)
+    monkeypatch.setattr(driver_lock, "_SECONDS_TO_SETTLE", 0.0)
     monkeypatch.setattr(RemoteFolder, "_connect", connect_without_retries)
 
 
@@ -138,7 +138,7 @@ def test_the_command_line_takes_a_uri(thaw, home, tmp_path, monkeypatch):
 
 KILLED = """
 import os, signal, sys, time
-from tuning.storage import home_lock
+from tuning.storage import driver_lock
 from tuning.storage import working_copy
 from tuning.storage.remote import RemoteFolder
 from tuning.record.uris import join_uri
@@ -237,10 +237,10 @@ def test_two_that_start_at_once_do_not_both_go_on(home, monkeypatch):
     def settle(seconds: float) -> None:  # meanwhile, on another machine
         remote.write(HOLDER_FILE, json.dumps({"host": "quicker", "pid": 5}).encode())
 
-    monkeypatch.setattr(home_lock.time, "sleep", settle)
+    monkeypatch.setattr(driver_lock.time, "sleep", settle)
     with (
         pytest.raises(InputError, match="process 5 on quicker"),
-        home_lock.sole_driver_at("s", uri),
+        driver_lock.sole_driver_at("s", uri),
     ):
         pass
     assert b"quicker" in (remote.read(HOLDER_FILE) or b"")
@@ -401,8 +401,8 @@ def test_a_winner_at_a_uri_is_retrained(tiny_digits, run, view, bucket, workplac
     sweep = tiny_digits(sweeps_folder=bucket, trials=1)
     run(sweep)
     found = open_sweep("digits", bucket)
-    with working_copy.at_home(found.name, found.home, found.folder, view.say) as uploads:
-        uploads.start()
+    with working_copy.at_home(found, view.say) as start_uploads:
+        start_uploads()
         record = Record(found.folder)
         document = retrain(found, record, trial_number=None, n_workers=1, n_seeds=1, view=view)
         record.close()
