@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,21 @@ _MOST_TOLD = 5  # nodes: the others likely have the same trouble
 
 @dataclass(frozen=True)
 class _Look:
-    """What a worker is to look for. Plain values, so that it travels to any node."""
+    """What a worker is to look for."""
 
-    address: Mapping[str, Any]
+    address: StoreAddress
     task: str | None
     trainings: list[tuple[dict[str, Any], str | None]]  # configuration, its data's fingerprint
-    needs: Mapping[str, Any]
+    needs: Needs
+
+
+@dataclass
+class _Answer:
+    """What a worker has found."""
+
+    node: str
+    is_relayed: bool = False  # its checkpoints take the way through Ray
+    problem: str | None = None
 
 
 def needs_of(sweep: Sweep) -> Needs:
@@ -65,9 +74,9 @@ def check_nodes(sweep: Sweep, address: StoreAddress, needs: Needs, *, gpus: bool
 
     kind = "GPU" if gpus else "CPU"
     nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get(kind, 0) > 0]
-    look = _Look(address.to_json(), sweep.space.task, _trainings(sweep), needs.to_json())
-    answers = _ask(nodes, asdict(look), say)
-    problems = [answer["problem"] for answer in answers if answer["problem"] is not None]
+    look = _Look(address, sweep.space.task, _trainings(sweep), needs)
+    answers = _ask(nodes, look, say)
+    problems = [answer.problem for answer in answers if answer.problem is not None]
     if problems:
         more = f"\nand {len(problems) - _MOST_TOLD} more" if len(problems) > _MOST_TOLD else ""
         raise InputError("\n".join(problems[:_MOST_TOLD]) + more)
@@ -83,7 +92,7 @@ def _trainings(sweep: Sweep) -> list[tuple[dict[str, Any], str | None]]:
     return [(config, sweep.data_fingerprint(config)) for config in found.values()]
 
 
-def _ask(nodes: list[dict[str, Any]], look: dict[str, Any], say: Say) -> list[dict[str, Any]]:
+def _ask(nodes: list[dict[str, Any]], look: _Look, say: Say) -> list[_Answer]:
     """What each node's worker answers; nodes that are lost meanwhile are left out."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -109,23 +118,22 @@ def _ask(nodes: list[dict[str, Any]], look: dict[str, Any], say: Say) -> list[di
     return answers
 
 
-def _look_here(look: dict[str, Any]) -> dict[str, Any]:
+def _look_here(look: _Look) -> _Answer:
     """Runs in a worker: its node, how it reaches the sweep's checkpoints, and what is wrong."""
-    found = _Look(**look)
-    answer: dict[str, Any] = {"node": here(), "relayed": False, "problem": None}
+    answer = _Answer(here())
     try:
-        store = open_store(found.address)
-        answer["relayed"] = isinstance(store, RelayStore)
+        store = open_store(look.address)
+        answer.is_relayed = isinstance(store, RelayStore)
         key = f".probe-{secrets.token_hex(4)}"
-        store.put(f"{key}/probe", lambda folder: _write_probe(folder))
+        store.put(f"{key}/probe", _write_probe)
         store.clear(key)
-        for config, fingerprint in found.trainings:
-            cache_folder = Path(found.address["cache_folder"])
-            check_fitness(found.task, config, fingerprint, Needs(**found.needs), cache_folder)
+        for config, fingerprint in look.trainings:
+            cache_folder = Path(look.address.cache_folder)
+            check_fitness(look.task, config, fingerprint, look.needs, cache_folder)
     except Unfit as error:
-        answer["problem"] = str(error)
+        answer.problem = str(error)
     except OSError as error:
-        answer["problem"] = f"{here()}: checkpoints can not be written: {error}"
+        answer.problem = f"{here()}: checkpoints can not be written: {error}"
     return answer
 
 
@@ -133,9 +141,9 @@ def _write_probe(folder: Path) -> None:
     (folder / "probe").write_text("written to see whether it can be")
 
 
-def _tell_who_is_relayed(sweep: Sweep, answers: list[dict[str, Any]], say: Say) -> None:
+def _tell_who_is_relayed(sweep: Sweep, answers: list[_Answer], say: Say) -> None:
     """Say which nodes' checkpoints take the way through Ray."""
-    relayed = [answer["node"].removeprefix("node ") for answer in answers if answer["relayed"]]
+    relayed = [answer.node.removeprefix("node ") for answer in answers if answer.is_relayed]
     if relayed:
         names = ", ".join(relayed[:_MOST_TOLD]) + (" …" if len(relayed) > _MOST_TOLD else "")
         say(

@@ -45,7 +45,7 @@ class _Searcher(_Adapter, Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         assignment = self._controller.propose()
         if assignment is not None:
-            return assignment.to_json()
+            return dict(vars(assignment))
         return Searcher.FINISHED if self._controller.exhausted else None
 
     def on_trial_complete(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from trainables.metrics import Direction
 from trainables.task import Strategy
+from tuning.hosting.node_needs import Needs
 from tuning.record.events import TrialState
+from tuning.storage.open_store import StoreAddress
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Assignment:
     task: str | None
     train_file: str | None
     key: str  # the run's folder in the sweep's store
-    store: Mapping[str, Any]  # how to reach that, as StoreAddress has it
+    store: StoreAddress  # how to reach that
     cache_folder: str
     metric: str
     mode: Direction
@@ -36,7 +38,7 @@ class Assignment:
     data_fingerprint: str | None = None
     other_metrics: tuple[str, ...] = ()  # of further objectives
     # What the driver's machine has, and a worker's on another must have too. None: it is the same.
-    needs: Mapping[str, Any] | None = None
+    needs: Needs | None = None
     is_new: bool = False  # no process has run it before
     strategy: Strategy = "ddp"  # of several workers
 
@@ -44,9 +46,6 @@ class Assignment:
     def compared_by(self) -> tuple[str, ...]:
         """The metrics that each report must have."""
         return () if self.evaluates is not None else (self.metric, *self.other_metrics)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,6 @@ class Needs:
 
     code: str | None = None  # digest of the user's training file and the modules beside it
     digests: Mapping[str, str] = field(default_factory=dict)  # path but of the data -> digest
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def here() -> str:

@@ -12,7 +12,7 @@ from trainables.errors import DamagedCheckpoint, InputError, OutOfMemory, TrialI
 from trainables.task import EpochReport, TrainingRun
 from trainables.training.process_state import ProcessState
 from tuning.hosting.assignment import Assignment, EpochResult, Outcome, Place
-from tuning.hosting.node_needs import Needs, Unfit, check_fitness, here
+from tuning.hosting.node_needs import Unfit, check_fitness, here
 from tuning.hosting.reports import checked_metrics
 from tuning.hosting.testing import evaluate_checkpoint
 from tuning.storage.code_archive import train_file_here
@@ -149,7 +149,7 @@ class TrialHost:
                     assignment.task,
                     assignment.config,
                     assignment.data_fingerprint,
-                    Needs(**assignment.needs),
+                    assignment.needs,
                     cache_folder,
                 )
             train_file = self._train_file(store)
@@ -194,7 +194,7 @@ class TrialHost:
         assignment = self._assignment
         if assignment.train_file is None or assignment.needs is None:
             return assignment.train_file
-        digest = assignment.needs["code"]
+        digest = assignment.needs.code
         return train_file_here(assignment.train_file, digest, store, Path(assignment.cache_folder))
 
     def _take_trouble(self) -> str | None:

@@ -160,7 +160,7 @@ def _seconds_silent_at(remote: RemoteFolder, holder: Holder) -> float:
     remote.write(now, b"")
     files = remote.files(recursive=False)
     remote.delete(now)
-    return files[now].modified - files[HOLDER_FILE].modified
+    return float(files[now].mtime_ns - files[HOLDER_FILE].mtime_ns) / 1e9
 
 
 def _driven_by(name: str, holder: Holder | None, more: str = "") -> InputError:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import functools
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trainables.errors import InputError
 from tuning.record.sweep import Sweep
@@ -40,9 +39,6 @@ class StoreAddress:
     def has_other_nodes(self) -> bool:
         """Whether workers may be on machines that the driver knows nothing of."""
         return self.token is not None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def address_of(sweep: Sweep) -> StoreAddress:
@@ -93,22 +89,9 @@ def sees_folder(address: StoreAddress) -> bool:
         return False
 
 
-def open_store(values: Mapping[str, Any]) -> CheckpointStore:
-    """The store at an address, as this process reaches it; decided once per process.
-
-    Args:
-        values: a ``StoreAddress`` as JSON.
-    """
-    return _open(StoreAddress(**values))
-
-
-def store_of(sweep: Sweep) -> CheckpointStore:
-    """The store of a sweep on this machine."""
-    return _open(address_of(sweep))
-
-
 @functools.lru_cache(maxsize=8)
-def _open(address: StoreAddress) -> CheckpointStore:
+def open_store(address: StoreAddress) -> CheckpointStore:
+    """The store at an address, as this process reaches it; decided once per process."""
     staging = Staging(Path(address.cache_folder))
     if address.home is not None:
         return UriStore(RemoteFolder(address.home), staging)
@@ -117,3 +100,8 @@ def _open(address: StoreAddress) -> CheckpointStore:
     from tuning.storage.relay import RelayStore, find_relay
 
     return RelayStore(find_relay(address.relay), address.folder, staging)
+
+
+def store_of(sweep: Sweep) -> CheckpointStore:
+    """The store of a sweep on this machine."""
+    return open_store(address_of(sweep))

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +19,6 @@ from tuning.storage.staging import Staging
 from tuning.storage.stores import FolderStore, Save, contents_of
 
 _CHUNK_BYTES = 8 * 2**20
-_SECONDS_UNTIL_THERE = 60.0  # for the actor to start, at the beginning of a sweep
 _SECONDS_FOR_CALL = 120.0
 _N_AT_ONCE = 8  # calls; most of the time they wait for the disk
 
@@ -34,49 +31,40 @@ class Relay:
     def __init__(self, folder: str) -> None:
         self._root = Path(folder)
         self._store = FolderStore(self._root)
-        self._uploads: dict[str, tuple[str, Path]] = {}  # token -> key, what has come so far
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the folder's own store."""
         return getattr(self._store, method)(*arguments)
 
-    def begin(self, key: str, folders: list[str]) -> str:
-        """Begin to receive a checkpoint; returns the token to name it by."""
-        target = self._root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Under a name that `restore_folder` takes for a leftover, should nothing more come.
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        for name in folders:
-            (partial / name).mkdir(parents=True, exist_ok=True)
-        token = secrets.token_hex(8)
-        self._uploads[token] = key, partial
-        return token
-
-    def receive(self, token: str, name: str, offset: int, chunk: bytes) -> None:
-        """Write a piece of a file."""
-        path = self._uploads[token][1] / name
+    def receive(self, key: str, token: str, name: str, chunk: bytes) -> None:
+        """Add to a file of a checkpoint that comes under a token of its own."""
+        path = self._come(key, token) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        with path.open("r+b") as file:
-            file.seek(offset)
+        with path.open("ab") as file:
             file.write(chunk)
 
-    def commit(self, token: str, files: dict[str, int]) -> None:
+    def commit(self, key: str, token: str, files: dict[str, int], folders: list[str]) -> None:
         """Let what has come replace what the key had, if it is all that was sent."""
-        key, partial = self._uploads.pop(token)
+        come = self._come(key, token)
         try:
+            for name in ("", *folders):
+                (come / name).mkdir(parents=True, exist_ok=True)
             for name in files:  # an empty one had no piece
-                (partial / name).touch()
-            if contents_of(partial)[0] != files:
+                (come / name).touch()
+            if contents_of(come)[0] != files:
                 raise OSError(f"checkpoint {str(self._root / key)!r} did not come whole")
-            self._store.put(key, lambda folder: _move_all(partial, folder))
+            self._store.put(key, lambda folder: _move_all(come, folder))
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            self.abort(key, token)
 
-    def abort(self, token: str) -> None:
+    def abort(self, key: str, token: str) -> None:
         """Forget what has come."""
-        if token in self._uploads:
-            shutil.rmtree(self._uploads.pop(token)[1], ignore_errors=True)
+        shutil.rmtree(self._come(key, token), ignore_errors=True)
+
+    def _come(self, key: str, token: str) -> Path:
+        """Under a name that `restore_folder` takes for a leftover, should nothing more come."""
+        target = self._root / key
+        return target.with_name(f".{target.name}-{token}")
 
     def contents(self, key: str) -> tuple[dict[str, int], list[str]] | None:
         """The files of a checkpoint with their sizes, and its folders; None if there is none."""
@@ -116,20 +104,18 @@ class RelayStore:
         self.write = partial(call, "call", "write")
 
     def put(self, key: str, save: Save) -> None:
+        token = secrets.token_hex(8)
         with self._staging.folder() as folder:
             save(folder)
             files, folders = contents_of(folder)
-            token = self._relay("begin", key, folders)
             try:
                 for name in files:
-                    offset = 0
                     with (folder / name).open("rb") as source:
                         while chunk := source.read(_CHUNK_BYTES):
-                            self._relay("receive", token, name, offset, chunk)
-                            offset += len(chunk)
-                self._relay("commit", token, files)
+                            self._relay("receive", key, token, name, chunk)
+                self._relay("commit", key, token, files, folders)
             except BaseException:
-                self._relay("abort", token)
+                self._relay("abort", key, token)
                 raise
 
     def get(self, key: str) -> Path | None:
@@ -167,17 +153,8 @@ def start_relay(folder: Path) -> tuple[str, Any]:
 
     name = f"thaw-relay-{secrets.token_hex(8)}"
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = (
-        ray.remote(Relay)
-        .options(
-            name=name,
-            num_cpus=0,
-            scheduling_strategy=here,
-            max_concurrency=_N_AT_ONCE,
-            max_restarts=-1,
-        )
-        .remote(str(folder))
-    )
+    options = {"max_concurrency": _N_AT_ONCE, "max_restarts": -1, "scheduling_strategy": here}
+    actor = ray.remote(Relay).options(name=name, num_cpus=0, **options).remote(str(folder))
     return name, actor
 
 
@@ -190,7 +167,7 @@ def find_relay(name: str) -> Call:
     def call(method: str, *arguments: Any) -> Any:
         try:
             if not actors:
-                actors.append(_patiently(lambda: ray.get_actor(name)))
+                actors.append(ray.get_actor(name))
             return ray.get(getattr(actors[0], method).remote(*arguments), timeout=_SECONDS_FOR_CALL)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, OSError):
@@ -201,15 +178,3 @@ def find_relay(name: str) -> Call:
             raise OSError(f"the driver's node is not reached through Ray: {reason}") from error
 
     return call
-
-
-def _patiently(action: Callable[[], Any]) -> Any:
-    """Try until there is an actor of that name, for a while."""
-    give_up = time.monotonic() + _SECONDS_UNTIL_THERE
-    while True:
-        try:
-            return action()
-        except ValueError:  # of ray.get_actor
-            if time.monotonic() > give_up:
-                raise
-            time.sleep(0.5)

@@ -13,12 +13,12 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from trainables.errors import InputError
+from trainables.files import whole_file
 from tuning.record.uris import check_uri, join_uri
 
 _CHUNK_BYTES = 8 * 2**20
@@ -59,14 +59,6 @@ class RemoteError(OSError):
     may_pass = False  # whether it may be otherwise in a minute
 
 
-@dataclass(frozen=True)
-class RemoteFile:
-    """What a listing says of a file."""
-
-    n_bytes: int
-    modified: float  # by the store's own clock, in seconds since the Unix epoch
-
-
 def check_writable_uri(uri: str, option: str) -> None:
     """Raise InputError unless files below ``uri`` can be written, listed, read and deleted."""
     check_uri(uri, option)
@@ -103,16 +95,14 @@ class RemoteFolder:
         """Name the folder; nothing is asked of it yet."""
         self.uri = uri
         self._lock = threading.Lock()
-        self._connected: tuple[Any, str] | None = None
+        self._connected: Any = None
 
     def read(self, path: str) -> bytes | None:
         """A file's content; None if there is none."""
         with self._errors(path):
-            filesystem, base = self._connect()
             try:
-                with filesystem.open_input_stream(f"{base}/{path}") as stream:
-                    content: bytes = stream.read()
-                    return content
+                with self._connect().open_input_stream(path) as stream:
+                    return bytes(stream.read())
             except FileNotFoundError:
                 return None
 
@@ -124,56 +114,40 @@ class RemoteFolder:
     def upload(self, file: Path, path: str) -> None:
         """Copy a local file. If that fails half-way, there may be half of it."""
         with file.open("rb") as source, self._errors(path), self._output(path) as stream:
-            while chunk := source.read(_CHUNK_BYTES):
-                stream.write(chunk)
+            shutil.copyfileobj(source, stream, _CHUNK_BYTES)
 
     def download(self, path: str, file: Path) -> None:
         """Copy a file to a local one, whose folder is made."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        with self._errors(path):
-            filesystem, base = self._connect()
-            with (
-                filesystem.open_input_stream(f"{base}/{path}") as source,
-                file.open("wb") as target,
-            ):
-                shutil.copyfileobj(source, target, _CHUNK_BYTES)
+        with (
+            file.open("wb") as target,
+            self._errors(path),
+            self._connect().open_input_stream(path) as source,
+        ):
+            shutil.copyfileobj(source, target, _CHUNK_BYTES)
 
-    def files(self, path: str = "", *, recursive: bool = True) -> dict[str, RemoteFile]:
-        """The files below ``path``, by their paths relative to this folder."""
-        from pyarrow.fs import FileSelector, FileType
+    def files(self, path: str = "", *, recursive: bool = True) -> dict[str, Any]:
+        """The files below ``path``, by their paths relative to this folder.
 
-        with self._errors(path):
-            filesystem, base = self._connect()
-            selector = FileSelector(
-                f"{base}/{path}".rstrip("/"), recursive=recursive, allow_not_found=True
-            )
-            return {
-                info.path[len(base) + 1 :]: RemoteFile(info.size, info.mtime_ns / 1e9)
-                for info in filesystem.get_file_info(selector)
-                if info.type == FileType.File
-            }
+        Returns:
+            Of each what pyarrow knows: ``size`` and ``mtime_ns``, by the store's own clock.
+        """
+        return {info.path: info for info in self._list(path, recursive) if info.is_file}
 
     def folders(self) -> list[str]:
         """The names of the folders right here."""
-        from pyarrow.fs import FileSelector, FileType
-
-        with self._errors(""):
-            filesystem, base = self._connect()
-            found = filesystem.get_file_info(FileSelector(base, allow_not_found=True))
-            return sorted(info.base_name for info in found if info.type == FileType.Directory)
+        return sorted(info.path for info in self._list("", False) if not info.is_file)
 
     def delete(self, *paths: str) -> None:
         """Delete files; one that is not there is no error."""
         for path in paths:
             with self._errors(path), suppress(FileNotFoundError):
-                filesystem, base = self._connect()
-                filesystem.delete_file(f"{base}/{path}")
+                self._connect().delete_file(path)
 
     def delete_folder(self, path: str) -> None:
         """Delete all files below ``path``."""
         with self._errors(path), suppress(FileNotFoundError):
-            filesystem, base = self._connect()
-            filesystem.delete_dir(f"{base}/{path}")
+            self._connect().delete_dir(path)
 
     def probe(self) -> None:
         """Write, list, read and delete a file."""
@@ -183,35 +157,35 @@ class RemoteFolder:
             raise _told(self.uri, OSError("what is written there is not what is read"))
         self.delete(name)
 
-    def _connect(self) -> tuple[Any, str]:
-        """pyarrow's file system, and the path of this folder in it."""
-        from pyarrow.fs import FileSystem
+    def _connect(self) -> Any:
+        """pyarrow's file system, as it is below this folder."""
+        from pyarrow.fs import FileSystem, SubTreeFileSystem
 
         with self._lock:
             if self._connected is None:
                 filesystem, base = FileSystem.from_uri(_with_patience(self.uri))
-                self._connected = filesystem, base.rstrip("/")
+                self._connected = SubTreeFileSystem(base, filesystem)
             return self._connected
+
+    def _list(self, path: str, recursive: bool) -> Any:
+        from pyarrow.fs import FileSelector
+
+        with self._errors(path):
+            selector = FileSelector(path, recursive=recursive, allow_not_found=True)
+            return self._connect().get_file_info(selector)
 
     @contextmanager
     def _output(self, path: str) -> Iterator[Any]:
-        filesystem, base = self._connect()
-        target = f"{base}/{path}"
-        if filesystem.type_name != "local":
-            with filesystem.open_output_stream(target) as stream:
+        filesystem = self._connect()
+        if filesystem.base_fs.type_name != "local":
+            with filesystem.open_output_stream(path) as stream:
                 yield stream
             return
         # A disk has folders, and shows half-written files.
-        filesystem.create_dir(target.rpartition("/")[0], recursive=True)
-        partial = f"{target}.partial-{secrets.token_hex(4)}"
-        try:
-            with filesystem.open_output_stream(partial) as stream:
-                yield stream
-            filesystem.move(partial, target)
-        except BaseException:
-            with suppress(OSError):
-                filesystem.delete_file(partial)
-            raise
+        file = Path(filesystem.base_path, path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file) as stream:
+            yield stream
 
     @contextmanager
     def _errors(self, path: str) -> Iterator[None]:

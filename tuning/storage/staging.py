@@ -8,8 +8,10 @@ import socket
 import tempfile
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
 
 
 class Staging:
@@ -43,17 +45,9 @@ class Staging:
             host = socket.gethostname()  # the cache folder may be shared with others
             for path in self._parent.iterdir():
                 owner, process_id, _ = path.name.rsplit("-", 2)
-                if owner == host and not _is_alive(process_id):
+                if owner == host and not psutil.pid_exists(int(process_id)):
                     shutil.rmtree(path, ignore_errors=True)
             made = tempfile.mkdtemp(prefix=f"{host}-{os.getpid()}-", dir=self._parent)
             self._own = Path(made)
             weakref.finalize(self, shutil.rmtree, made, ignore_errors=True)  # when we end, too
         return self._own
-
-
-def _is_alive(process_id: str) -> bool:
-    with suppress(ValueError, ProcessLookupError):
-        with suppress(PermissionError):  # it is another user's
-            os.kill(int(process_id), 0)
-        return True
-    return False

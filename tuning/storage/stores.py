@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from trainables.files import restore_folder, whole_folder, write_whole_bytes
 from tuning.storage.disk import folder_bytes, free_bytes
@@ -117,14 +117,13 @@ class FolderStore:
         shutil.rmtree(self._root / key, ignore_errors=True)
 
     def clear(self, folder: str, keep: str | None = None) -> None:
-        if keep is not None:
-            restore_folder(self._root / keep)
-        with suppress(FileNotFoundError):
-            for path in (self._root / folder).iterdir():
-                if keep is None or path != self._root / keep:
-                    shutil.rmtree(path, ignore_errors=True)
         if keep is None:
             shutil.rmtree(self._root / folder, ignore_errors=True)
+            return
+        restore_folder(self._root / keep)
+        for path in (self._root / folder).glob("*"):
+            if path != self._root / keep:
+                shutil.rmtree(path, ignore_errors=True)
 
     def sizes(self) -> dict[str, int]:
         folders = (self._root / TRIALS).glob("*/*")
@@ -138,10 +137,9 @@ class FolderStore:
         return free_bytes(self._root)
 
     def read(self, path: str) -> bytes | None:
-        try:
+        with suppress(FileNotFoundError, NotADirectoryError):
             return (self._root / path).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        return None
 
     def write(self, path: str, content: bytes) -> None:
         target = self._root / path
@@ -151,7 +149,6 @@ class FolderStore:
 
 def contents_of(folder: Path) -> tuple[dict[str, int], list[str]]:
     """The files below ``folder`` with their sizes, and the folders: empty ones matter too."""
-    paths = sorted(folder.rglob("*"))
-    names: dict[str, Any] = {str(path.relative_to(folder)): path for path in paths}
+    names = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*"))}
     files = {name: path.stat().st_size for name, path in names.items() if path.is_file()}
     return files, [name for name, path in names.items() if path.is_dir()]

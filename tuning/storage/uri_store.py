@@ -8,19 +8,20 @@ import re
 import secrets
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from trainables.files import whole_folder
 from tuning.record.uris import join_uri
-from tuning.storage.remote import RemoteFile, RemoteFolder
+from tuning.storage.remote import RemoteFolder
 from tuning.storage.staging import Staging
 from tuning.storage.stores import TRIALS, Save, contents_of
 
 _SECONDS_BETWEEN_ATTEMPTS = 30.0  # to upload, once that has failed
 _COMMIT = ".whole.json"  # of a version: its files and their sizes; written last, deleted first
-_VERSION = re.compile(r"(?P<key>.+)@(?P<number>\d{6})-[0-9a-f]{8}")
+_FILE = re.compile(r"(?P<version>.+?@\d{6}-[0-9a-f]{8})/(?P<name>.+)")
 
 
 class UriStore:
@@ -34,7 +35,6 @@ class UriStore:
     def __init__(self, remote: RemoteFolder, staging: Staging) -> None:
         self._remote = remote
         self._staging = staging
-        self._fetched: dict[str, tuple[str, Path]] = {}  # key -> version, its copy here
         self._waiting: dict[str, Path] = {}  # key -> what could not be uploaded
         self._failed_at = -math.inf  # by time.monotonic()
 
@@ -67,23 +67,17 @@ class UriStore:
         self._forget(key)
 
     def _upload_version(self, key: str, folder: Path) -> None:
+        """Upload a folder. What is left of it where that fails goes with the next one, or later."""
         files, folders = contents_of(folder)
-        number = max(map(_number, self._versions(key)), default=0) + 1
+        older = self._versions(key)
+        number = max(map(_number, older), default=0) + 1
         version = f"{key}@{number:06d}-{secrets.token_hex(4)}"
-        uploaded = False  # any of it
-        try:
-            for name in files:
-                self._remote.upload(folder / name, f"{version}/{name}")
-                uploaded = True
-            whole = json.dumps({"files": files, "folders": folders}).encode()
-            self._remote.write(f"{version}/{_COMMIT}", whole)
-        except BaseException:
-            if uploaded:
-                with suppress(OSError):
-                    self._remote.delete_folder(version)
-            raise
+        for name in files:
+            self._remote.upload(folder / name, f"{version}/{name}")
+        whole = json.dumps({"files": files, "folders": folders}).encode()
+        self._remote.write(f"{version}/{_COMMIT}", whole)
         with suppress(OSError):  # what is older does no harm, and goes with the next one
-            self._delete_versions([v for v in self._versions(key) if _number(v) < number])
+            self._delete_versions(older)
 
     def _forget(self, key: str) -> None:
         """Drop what waits to be uploaded."""
@@ -94,18 +88,15 @@ class UriStore:
         version = self._newest(key)
         if version is None:
             return None
-        known = self._fetched.get(key)
-        if known is not None and known[0] == version and known[1].is_dir():
-            return known[1]
-        folder = self._staging.place(key)
-        fetch_whole(self._remote, version, folder)
-        self._fetched[key] = version, folder
+        folder = self._staging.place(version)
+        if not folder.is_dir():
+            fetch_whole(self._remote, version, folder)
         return folder
 
     def release(self, key: str) -> None:
-        _, folder = self._fetched.pop(key, (None, None))
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        copies = self._staging.place(key)
+        for copy in copies.parent.glob(f"{copies.name}@*"):
+            shutil.rmtree(copy, ignore_errors=True)
 
     def peek(self, key: str, name: str) -> bytes | None:
         version = self._newest(key)
@@ -136,17 +127,12 @@ class UriStore:
 
     def clear(self, folder: str, keep: str | None = None) -> None:
         kept = None if keep is None else self._newest(keep)
-        versions = {
-            version for path in self._remote.files(folder) if (version := _version_of(path))
-        }
-        self._delete_versions(version for version in versions if version != kept)
+        self._delete_versions(version for version in self._below(folder) if version != kept)
 
     def sizes(self) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for path, file in self._remote.files(TRIALS).items():
-            if version := _version_of(path):
-                key = _key(version)
-                found[key] = found.get(key, 0) + file.n_bytes
+        found: Counter[str] = Counter()
+        for version, files in self._below(TRIALS).items():
+            found[_key(version)] += sum(files.values())
         return found
 
     def free_bytes(self) -> float:
@@ -158,37 +144,31 @@ class UriStore:
     def write(self, path: str, content: bytes) -> None:
         self._remote.write(path, content)
 
-    def _versions(self, key: str) -> dict[str, dict[str, RemoteFile]]:
-        """The versions of ``key``, whole or not, with their files, oldest first."""
-        found: dict[str, dict[str, RemoteFile]] = {}
-        for path, file in self._remote.files(key.rpartition("/")[0]).items():
-            version = _version_of(path)
-            if version is not None and _key(version) == key:
-                found.setdefault(version, {})[path.removeprefix(f"{version}/")] = file
-        return dict(sorted(found.items()))
+    def _below(self, folder: str) -> dict[str, dict[str, int]]:
+        """The versions below ``folder``, whole or not, oldest first: files and their bytes."""
+        found: dict[str, dict[str, int]] = {}
+        for path, info in sorted(self._remote.files(folder).items()):
+            if match := _FILE.fullmatch(path):
+                found.setdefault(match["version"], {})[match["name"]] = info.size
+        return found
+
+    def _versions(self, key: str) -> dict[str, dict[str, int]]:
+        """Those of one key."""
+        below = self._below(key.rpartition("/")[0])
+        return {version: files for version, files in below.items() if _key(version) == key}
 
     def _newest(self, key: str) -> str | None:
         """The newest version that is whole."""
         for version, files in reversed(self._versions(key).items()):
-            if _COMMIT in files and (contents := self._remote.read(f"{version}/{_COMMIT}")):
-                wanted = json.loads(contents)["files"]
-                if all(name in files and files[name].n_bytes == wanted[name] for name in wanted):
-                    return version
+            content = self._remote.read(f"{version}/{_COMMIT}") if _COMMIT in files else None
+            if content and json.loads(content)["files"].items() <= files.items():
+                return version
         return None
 
     def _delete_versions(self, versions: Iterable[str]) -> None:
         for version in versions:
             self._remote.delete(f"{version}/{_COMMIT}")
             self._remote.delete_folder(version)
-
-
-def _version_of(path: str) -> str | None:
-    """The version that a file belongs to; None if to none."""
-    parts = path.split("/")
-    for n in range(1, len(parts)):
-        if _VERSION.fullmatch("/".join(parts[:n])):
-            return "/".join(parts[:n])
-    return None
 
 
 def _key(version: str) -> str:

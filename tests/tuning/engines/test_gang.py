@@ -141,7 +141,7 @@ def one_worker(sweep, config, n_epochs: int) -> dict[int, dict[str, float]]:
             task=sweep.space.task,
             train_file=None,
             key="alone",
-            store=address_of(sweep).to_json(),
+            store=address_of(sweep),
             cache_folder=str(sweep.cache_folder),
             metric="val_accuracy",
             mode="max",

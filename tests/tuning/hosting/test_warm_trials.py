@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -68,7 +70,7 @@ def assign(tmp_path: Path):
             "task": task,
             "train_file": None,
             "key": f"trials/{number}",
-            "store": StoreAddress(str(tmp_path), str(tmp_path / "cache")).to_json(),
+            "store": StoreAddress(str(tmp_path), str(tmp_path / "cache")),
             "cache_folder": str(tmp_path / "cache"),
             "metric": "val_loss",
             "mode": "min",
@@ -94,10 +96,10 @@ def run_to_end(assignment: Assignment, **options: Any) -> list[dict[str, float]]
 
 
 IN_A_FRESH_PROCESS = """
-import json, sys
-from tuning.hosting.assignment import Assignment, EpochResult
+import base64, json, pickle, sys
+from tuning.hosting.assignment import EpochResult
 from tuning.hosting.trial_host import TrialHost
-host = TrialHost(Assignment(**json.loads(sys.argv[1])), owns_process=True)
+host = TrialHost(pickle.loads(base64.b64decode(sys.argv[1])), owns_process=True)
 curve = []
 while isinstance(result := host.step(), EpochResult):
     curve.append(dict(result.metrics))
@@ -106,8 +108,9 @@ print(json.dumps(curve))
 
 
 def run_elsewhere(assignment: Assignment) -> list[dict[str, float]]:
+    pickled = base64.b64encode(pickle.dumps(assignment)).decode()
     result = subprocess.run(
-        [sys.executable, "-c", IN_A_FRESH_PROCESS, json.dumps(assignment.to_json())],
+        [sys.executable, "-c", IN_A_FRESH_PROCESS, pickled],
         capture_output=True,
         text=True,
         timeout=100,

@@ -78,7 +78,7 @@ def test_files_are_what_was_written(folder, tmp_path):
     folder.write("c", b"")
     (tmp_path / "large").write_bytes(os.urandom(20_000_000))
     folder.upload(tmp_path / "large", "a/large")
-    assert {name: file.n_bytes for name, file in folder.files().items()} == {
+    assert {name: file.size for name, file in folder.files().items()} == {
         "a/b": 5,
         "c": 0,
         "a/large": 20_000_000,

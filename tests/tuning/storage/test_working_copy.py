@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from helpers import TOY_SPACE, InterruptingView, RecordingView
-from pyarrow.fs import AwsStandardS3RetryStrategy, FileSystem, S3FileSystem
+from pyarrow.fs import AwsStandardS3RetryStrategy, FileSystem, S3FileSystem, SubTreeFileSystem
 
 from trainables.errors import InputError
 from tuning.record.events import EVENTS_FILE, Record, read_history
@@ -49,7 +49,7 @@ def connect_without_retries(remote: RemoteFolder):
             filesystem = S3FileSystem(
                 endpoint_override=endpoint, scheme="http", retry_strategy=once
             )
-        remote._connected = filesystem, base.rstrip("/")
+        remote._connected = SubTreeFileSystem(base, filesystem)
     return remote._connected
 
 
@@ -367,7 +367,7 @@ def test_a_budget_holds_at_a_uri(toy_sweep, run, home):
         checkpoint_budget_bytes=250_000,
     )
     run(sweep)
-    sizes = [file.n_bytes for path, file in RemoteFolder(sweep.home or "").files("trials").items()]
+    sizes = [file.size for path, file in RemoteFolder(sweep.home or "").files("trials").items()]
     assert 100_000 < sum(sizes) <= 250_000
 
 
@@ -376,7 +376,7 @@ def test_a_damaged_checkpoint_at_a_uri_costs_its_epochs_and_no_more(toy_sweep, v
     run_sweep(sweep, InterruptingView(after_epochs=3))
     remote = RemoteFolder(sweep.home or "")
     (state,) = [path for path in remote.files("trials") if path.endswith("/state.json")]
-    n_bytes = remote.files("trials")[state].n_bytes
+    n_bytes = remote.files("trials")[state].size
     remote.write(state, b"{" + b" " * (n_bytes - 1))
     result = run_sweep(open_sweep("toy", home), view)
     assert result.summary["trials"]["completed"] == 1
