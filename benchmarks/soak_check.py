@@ -13,7 +13,7 @@ from tuning.record.standings import best_trial
 from tuning.record.sweep import Sweep
 from tuning.search.study_storage import JOURNAL_FILE, open_storage
 from tuning.session.summary import fetch_checkpoint
-from tuning.storage.checkpoints import checkpoint_sizes
+from tuning.storage.stores import FolderStore
 from tuning.storage.trial_checkpoints import BEST
 from tuning.tracking.mlflow_tags import TRIAL_TAG
 
@@ -97,7 +97,8 @@ def check_study(sweep: Sweep) -> Faults:
 
 def check_disk(sweep: Sweep) -> Faults:
     """The best checkpoints and nothing else; the best one gives the value that was recorded."""
-    found = {(int(folder.parent.name), folder.name) for folder in checkpoint_sizes(sweep.folder)}
+    keys = [key.split("/") for key in FolderStore(sweep.folder).sizes()]
+    found = {(int(number), name) for _, number, name in keys}
     wrong = [f"disk: {name} of trial {number}" for number, name in sorted(found) if name != BEST]
     if len(found) != sweep.keep_checkpoints:
         wrong.append(f"disk: {len(found)} checkpoints, not {sweep.keep_checkpoints}")

@@ -148,7 +148,5 @@ SCHEDULERS = {
     "none": Scheduler("stops nothing", lambda epochs: _pruners().NopPruner()),
 }
 
-SEARCHER_NAMES = tuple(SEARCHERS)
-SCHEDULER_NAMES = tuple(SCHEDULERS)
 COST_AWARE_NAMES = tuple(name for name, row in SEARCHERS.items() if row.weighs_cost)
 OF_ONE_OBJECTIVE = tuple(name for name, row in SEARCHERS.items() if not row.several_objectives)

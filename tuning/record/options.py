@@ -17,11 +17,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 from trainables.task import STRATEGY_NAMES, Strategy
 from tuning.record import quantities
 from tuning.record.methods import (
-    COST_AWARE_NAMES,
-    OF_ONE_OBJECTIVE,
-    SCHEDULER_NAMES,
     SCHEDULERS,
-    SEARCHER_NAMES,
     SEARCHERS,
     Scheduler,
     Searcher,
@@ -52,63 +48,10 @@ class Option:
     choices: tuple[str, ...] = ()
     own_file: bool = False  # FILE.py:NAME is valid beside the choices
     is_logged: bool = False  # as a parameter of the sweep's MLflow run
-    # What is wrong with its value beside the other options; None if nothing is
-    conflict: Callable[[SweepOptions], str | None] | None = None
 
 
 def _in_words(table: Mapping[str, Searcher | Scheduler]) -> str:
     return "; ".join(f"{name}: {row.summary}" for name, row in table.items())
-
-
-def _cost_conflict(options: SweepOptions) -> str | None:
-    if options.cost_aware and options.searcher not in (None, *COST_AWARE_NAMES):
-        return (
-            f"--cost-aware: --searcher {options.searcher} can not weigh what a trial costs; "
-            f"valid: {', '.join(COST_AWARE_NAMES)}"
-        )
-    if options.cost_aware and len(options.metrics) > 1:
-        return (
-            f"--cost-aware: weighs the cost against one metric, and {len(options.metrics)} are "
-            "given by --metric; valid: one of them, or no --cost-aware"
-        )
-    return None
-
-
-def _searcher_conflict(options: SweepOptions) -> str | None:
-    if len(options.metrics) > 1 and options.searcher in OF_ONE_OBJECTIVE:
-        valid = ", ".join(name for name in SEARCHER_NAMES if name not in OF_ONE_OBJECTIVE)
-        return (
-            f"--searcher {options.searcher}: searches by one metric, and {len(options.metrics)} "
-            f"are given; valid for several: {valid}"
-        )
-    return None
-
-
-def _workers_conflict(options: SweepOptions) -> str | None:
-    if options.n_workers > 1 and options.engine == "inprocess":
-        return (
-            f"--workers = {options.n_workers}: --engine inprocess has one process; valid: 1, or "
-            "--engine ray"
-        )
-    return None
-
-
-def _strategy_conflict(options: SweepOptions) -> str | None:
-    if options.n_workers == 1 and options.strategy != "ddp":
-        return (
-            f"--strategy {options.strategy}: shares a model out over several workers, and "
-            "--workers = 1; valid: --workers 2 or more"
-        )
-    return None
-
-
-def _gpus_conflict(options: SweepOptions) -> str | None:
-    if options.n_workers > 1 and options.gpus_per_trial not in (None, 0, 1):
-        return (
-            f"--gpus-per-trial = {options.gpus_per_trial}: with --workers = {options.n_workers} it "
-            "counts for each worker, and workers of one trial can not share a GPU; valid: 0 or 1"
-        )
-    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,15 +62,15 @@ class KeptOptions:
     searcher: Annotated[str | None, Option(
         "How to propose configurations; default: curves, or tpe with several metrics. "
         f"{_in_words(SEARCHERS)}. FILE.py:NAME is a sampler of your own.",
-        SEARCH, choices=SEARCHER_NAMES, own_file=True, is_logged=True, conflict=_searcher_conflict,
+        SEARCH, choices=tuple(SEARCHERS), own_file=True, is_logged=True,
     )] = None
     scheduler: Annotated[str, Option(
         f"Which trials may go on. {_in_words(SCHEDULERS)}.",
-        SEARCH, choices=SCHEDULER_NAMES, is_logged=True,
+        SEARCH, choices=tuple(SCHEDULERS), is_logged=True,
     )] = "freeze-thaw"
     cost_aware: Annotated[bool, Option(
         "Prefer configurations that train fast, as learned from the trials so far.",
-        SEARCH, is_logged=True, conflict=_cost_conflict,
+        SEARCH, is_logged=True,
     )] = False
     seed: Annotated[int, Option(
         "Seed of the search and of every training.", SEARCH, at_least=0, is_logged=True,
@@ -180,11 +123,11 @@ class KeptOptions:
     )] = None
     n_workers: Annotated[int, Option(
         "Number of processes that train one trial together, each with its own GPU.",
-        PLACE, at_least=1, is_logged=True, conflict=_workers_conflict,
+        PLACE, at_least=1, is_logged=True,
     )] = 1
     strategy: Annotated[Strategy, Option(
         "How several workers share a model: with ddp each has all of it, with fsdp a part.",
-        PLACE, choices=STRATEGY_NAMES, is_logged=True, conflict=_strategy_conflict,
+        PLACE, choices=STRATEGY_NAMES, is_logged=True,
     )] = "ddp"
     cpus_per_trial: Annotated[float | None, Option(
         "CPUs for each trial; with several workers, for each of them.", PLACE, above=0,
@@ -193,7 +136,6 @@ class KeptOptions:
         "GPUs for each trial. 0.5 lets two trials share a GPU; auto lets as many share it as its "
         "memory allows. With several workers: 0 or 1 for each of them.",
         PLACE, read=quantities.gpus, metavar="NUMBER|auto", at_least=0, is_logged=True,
-        conflict=_gpus_conflict,
     )] = None
     epoch_timeout_seconds: Annotated[float | None, Option(
         "Count a trial as failed when an epoch takes longer than this.",

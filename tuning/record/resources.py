@@ -105,16 +105,11 @@ class Resources:
 
 def this_machine() -> tuple[int, int]:
     """CPUs and NVIDIA GPUs that this process may use on this machine, found without torch."""
-    n_cpus = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    has_affinity = hasattr(os, "sched_getaffinity")
+    n_cpus = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     n_gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        n_gpus = min(
-            n_gpus,
-            len([device for device in visible.split(",") if device.strip() not in ("", "-1")]),
-        )
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        n_gpus = min(n_gpus, sum(each.strip() not in ("", "-1") for each in visible.split(",")))
     return n_cpus, n_gpus
 
 
@@ -193,21 +188,10 @@ def _most_per_gpu(
 
 
 def _too_much(nodes: Sequence[Node], cpus: float, gpus: float, n_workers: int) -> str:
-    needs = f"{cpus:g} CPUs and {gpus:g} GPUs"
-    if n_workers == 1 and len(nodes) == 1:
-        return (
-            f"one trial needs {needs}, and there are {nodes[0].cpus:g} CPUs and "
-            f"{nodes[0].gpus:g} GPUs; lower --cpus-per-trial or --gpus-per-trial"
-        )
-    has = describe_nodes(nodes)
-    if n_workers == 1:
-        return (
-            f"one trial needs {needs} on one node, and there is {has}; "
-            "lower --cpus-per-trial or --gpus-per-trial"
-        )
+    who = "one trial needs" if n_workers == 1 else f"--workers = {n_workers}: each worker needs"
     largest = n_fitting(nodes, cpus, gpus)
     instead = f"the largest that fits is --workers {largest}" if largest else "not even one fits"
     return (
-        f"--workers = {n_workers}: each worker needs {needs} on one node, and there is {has}; "
-        f"{instead}, and less --cpus-per-trial or --gpus-per-trial makes room for more"
+        f"{who} {cpus:g} CPUs and {gpus:g} GPUs on one node, and there is {describe_nodes(nodes)}; "
+        f"{instead}; lower --cpus-per-trial or --gpus-per-trial"
     )

@@ -11,28 +11,16 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 
 from trainables.metrics import Direction
 from tuning.record.events import TrialRecord
 from tuning.record.ranking import Best
 from tuning.storage.disk import LEAST_FREE_BYTES, show_bytes
-from tuning.storage.stores import TRIALS, CheckpointStore, FolderStore, trial_key
+from tuning.storage.stores import TRIALS, CheckpointStore, trial_key
 from tuning.storage.trial_checkpoints import BEST
 
 _SECONDS_BETWEEN_LOOKS = 30.0  # at the disk; a look lists every trial's folder
 _SECONDS_BETWEEN_LOOKS_WITH_BUDGET = 5.0
-
-
-def trial_folder(sweep_folder: Path, number: int) -> Path:
-    """Where trial ``number`` of a sweep keeps its files, in the sweep's own folder."""
-    return sweep_folder / trial_key(number)
-
-
-def checkpoint_sizes(sweep_folder: Path) -> dict[Path, int]:
-    """The bytes of every checkpoint of a sweep's trials, unfinished and damaged ones included."""
-    sizes = FolderStore(sweep_folder).sizes()
-    return {sweep_folder / key: n_bytes for key, n_bytes in sizes.items()}
 
 
 def best_key(number: int) -> str:
@@ -129,14 +117,12 @@ class CheckpointKeeper:
     def _take_in(self, trial: TrialRecord) -> None:
         # The newest one, damaged ones, and what a killed process left half-written.
         self._clear(trial, keep=best_key(trial.number))
-        try:
+        with suppress(OSError):  # it does not answer: not known to be gone
             if self._store.find(best_key(trial.number)) is None:
                 return  # the disk did not take it, or it was not good enough to be saved
-        except OSError:
-            pass  # it does not answer: not known to be gone
         dropped = self._best.add(trial)
         if dropped is not None:
-            self._delete_best(dropped)
+            self._delete(dropped)
 
     def _make_room(self) -> None:
         """Drop the worst of the kept checkpoints until the others fit the budget and the disk."""
@@ -192,7 +178,7 @@ class CheckpointKeeper:
         trial = self._best.drop_worst()
         if trial is None:
             return None
-        self._delete_best(trial)
+        self._delete(trial)
         return sizes.get(best_key(trial.number), 0)
 
     def _warn_once(self, about: str, message: str) -> None:
@@ -200,12 +186,9 @@ class CheckpointKeeper:
             self._warned.add(about)
             self._warn(message)
 
-    def _delete_best(self, trial: TrialRecord) -> None:
-        self._delete(best_key(trial.number))
-
-    def _delete(self, key: str) -> None:
+    def _delete(self, trial: TrialRecord) -> None:
         with suppress(OSError):
-            self._store.delete(key)
+            self._store.delete(best_key(trial.number))
 
     def _clear(self, trial: TrialRecord, keep: str | None = None) -> None:
         with suppress(OSError):

@@ -18,27 +18,6 @@ _NAMES = (LAST, BEST)  # the first is gone on from where both are of one epoch
 _PROGRESS_FILE = "progress.json"  # beside a checkpoint's own files: epoch, value and curve
 
 
-def put_report(
-    store: CheckpointStore,
-    key: str,
-    report: EpochReport,
-    value: float,
-    curve: Mapping[int, Mapping[str, float]],
-) -> None:
-    """Save a report's state, whole or not at all, its epoch and value beside it.
-
-    Raises:
-        OSError: the store does not take it; what the key had is still there.
-    """
-
-    def save(folder: Path) -> None:
-        report.save(folder)
-        progress = {"epoch": report.epoch, "value": value, "curve": curve}
-        (folder / _PROGRESS_FILE).write_text(json.dumps(progress))
-
-    store.put(key, save)
-
-
 def save_share(report: EpochReport) -> None:
     """Take part in saving a model of which each worker has a share; the first one writes it."""
     with tempfile.TemporaryDirectory(prefix="thaw-share-") as unused:
@@ -89,8 +68,18 @@ class TrialCheckpoints:
     def save(
         self, name: str, report: EpochReport, value: float, curve: Mapping[int, dict[str, float]]
     ) -> None:
-        """Save a report's state under ``name``."""
-        put_report(self._store, self._key(name), report, value, curve)
+        """Save a report's state, whole or not at all, its epoch and value beside it.
+
+        Raises:
+            OSError: the store does not take it; what ``name`` had is still there.
+        """
+
+        def fill(folder: Path) -> None:
+            report.save(folder)
+            progress = {"epoch": report.epoch, "value": value, "curve": curve}
+            (folder / _PROGRESS_FILE).write_text(json.dumps(progress))
+
+        self._store.put(self._key(name), fill)
 
     def retry(self, *, is_last: bool = False) -> None:
         """Try again to save what could not be saved."""

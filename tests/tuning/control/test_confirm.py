@@ -24,8 +24,8 @@ from tuning.record.standings import best_trial
 from tuning.search.study_storage import JOURNAL_FILE, open_journal
 from tuning.session.runner import run_sweep
 from tuning.session.summary import describe_best
-from tuning.storage.checkpoints import trial_folder
 from tuning.storage.saved_sweeps import save_sweep
+from tuning.storage.stores import trial_key
 from tuning.storage.trial_checkpoints import BEST
 from tuning.tracking.mlflow_tags import CONFIRMED_TAG, CONFIRMS_TAG
 
@@ -92,7 +92,7 @@ def test_the_luckiest_trial_does_not_win(lucky, run, view):
     assert (Path(best["checkpoint"]) / "state.txt").read_text() == "2 0 3"
     runs = list(history.confirmations)
     assert runs == [FIRST_NUMBER + i for i in range(6)]
-    assert not any((trial_folder(sweep.folder, number) / BEST).exists() for number in runs)
+    assert not any((sweep.folder / trial_key(number) / BEST).exists() for number in runs)
     rows = {row["trial"]: row["confirmed"] for row in trial_rows(sweep, history)}
     assert rows == {by_x[0]: None, by_x[1]: second["mean"], by_x[2]: first["mean"], by_x[3]: None}
 

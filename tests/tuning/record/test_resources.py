@@ -86,7 +86,7 @@ def test_a_trial_is_never_larger_than_a_node():
 @pytest.mark.parametrize(
     ("nodes", "options", "parts"),
     [
-        ([Node(2)], {"cpus_per_trial": 3}, ["one trial needs 3 CPUs", "there are 2 CPUs"]),
+        ([Node(2)], {"cpus_per_trial": 3}, ["one trial needs 3 CPUs", "1 × node with 2 CPUs"]),
         ([Node(4)] * 2, {"cpus_per_trial": 6}, ["6 CPUs", "on one node", "2 × node with 4 CPUs"]),
         ([Node(8, 3)], {"n_workers": 4}, ["--workers = 4", "3 GPUs", "fits is --workers 3"]),
         (

@@ -18,8 +18,8 @@ from tuning.record.events import EVENTS_FILE, Record, read_history
 from tuning.record.standings import best_trial
 from tuning.session.runner import run_sweep
 from tuning.session.summary import summarize
-from tuning.storage.checkpoints import trial_folder
 from tuning.storage.saved_sweeps import save_sweep
+from tuning.storage.stores import trial_key
 from tuning.storage.trial_checkpoints import BEST, LAST
 
 
@@ -30,7 +30,7 @@ def test_a_sweep_finds_a_good_point_and_says_so(toy_sweep, run):
     assert summary["trials"] == {"completed": 20, "pruned": 0, "failed": 0, "infeasible": 0}
     assert summary["best"]["value"] > 0.93
     assert abs(summary["best"]["config"]["x"] - 0.3) < 0.1
-    assert (trial_folder(sweep.folder, summary["best"]["trial"]) / BEST / "state.json").exists()
+    assert (sweep.folder / trial_key(summary["best"]["trial"]) / BEST / "state.json").exists()
     assert summary["mlflow"]["parent_run_id"]
     assert summary["best"]["mlflow_run_id"]
     json.dumps(summary)
@@ -104,9 +104,9 @@ def test_only_the_best_checkpoints_stay(toy_sweep, run):
     history = read_history(sweep.folder)
     values = {number: trial.value("value", "max") for number, trial in history.trials.items()}
     best_two = sorted(values, key=lambda number: -values[number])[:2]
-    kept = [n for n in values if (trial_folder(sweep.folder, n) / BEST).exists()]
+    kept = [n for n in values if (sweep.folder / trial_key(n) / BEST).exists()]
     assert sorted(kept) == sorted(best_two)
-    assert not any((trial_folder(sweep.folder, n) / LAST).exists() for n in values)
+    assert not any((sweep.folder / trial_key(n) / LAST).exists() for n in values)
 
 
 def test_less_is_better_where_the_user_says_so(toy_sweep, run):
@@ -127,7 +127,7 @@ def test_a_failing_trial_does_not_take_the_sweep_down(toy_sweep, run, view, faul
     assert {len(trial.curve) for trial in wrong} == {1}
     assert all("epoch 2" in trial.error for trial in wrong)
     assert result.summary["best"]["config"]["x"] <= 0.5
-    assert not any((trial_folder(sweep.folder, t.number) / BEST).exists() for t in wrong)
+    assert not any((sweep.folder / trial_key(t.number) / BEST).exists() for t in wrong)
     if state == "failed":
         assert "Traceback" in wrong[0].error
         assert "toy_space.py" in wrong[0].error
@@ -182,7 +182,7 @@ def test_an_interrupted_sweep_is_resumed_without_losing_or_repeating_anything(to
 def test_a_resumed_trial_goes_on_from_its_checkpoint(toy_sweep, run):
     sweep = toy_sweep(trials=1)
     run_sweep(sweep, InterruptingView(after_epochs=3))
-    (trial_folder(sweep.folder, 0) / BEST / "mark").touch()
+    (sweep.folder / trial_key(0) / BEST / "mark").touch()
     lines_before = (sweep.folder / EVENTS_FILE).read_text().count('"epoch", ')
     run(reopened(sweep))
     lines_after = (sweep.folder / EVENTS_FILE).read_text().count('"epoch", ')
@@ -192,7 +192,7 @@ def test_a_resumed_trial_goes_on_from_its_checkpoint(toy_sweep, run):
 def test_a_damaged_checkpoint_costs_its_epochs_and_no_more(toy_sweep, run):
     sweep = toy_sweep(trials=1)
     run_sweep(sweep, InterruptingView(after_epochs=3))
-    best = trial_folder(sweep.folder, 0) / BEST
+    best = sweep.folder / trial_key(0) / BEST
     (best / "state.json").write_text("{")
     assert run(reopened(sweep)).summary["trials"]["completed"] == 1
     assert sorted(read_history(sweep.folder).trials[0].curve) == [1, 2, 3, 4]
@@ -207,7 +207,7 @@ def test_a_full_disk_is_told_and_does_not_end_a_trial(toy_sweep, run, view):
     notes = [event["note"] for event in view.events if event["event"] == "epoch"]
     assert len(notes) == 4
     assert all("was not written: [Errno 28] No space left" in note for note in notes)
-    assert str(trial_folder(sweep.folder, 0)) in notes[0]
+    assert str(sweep.folder / trial_key(0)) in notes[0]
 
 
 def test_a_finished_sweep_can_be_given_more_trials(toy_sweep, run):

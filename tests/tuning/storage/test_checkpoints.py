@@ -17,8 +17,8 @@ from trainables.files import restore_folder, whole_folder, write_whole
 from tuning.record.events import read_events
 from tuning.session.runner import run_sweep
 from tuning.storage import checkpoints, disk
-from tuning.storage.checkpoints import CheckpointKeeper, checkpoint_sizes, trial_folder
-from tuning.storage.stores import FolderStore
+from tuning.storage.checkpoints import CheckpointKeeper
+from tuning.storage.stores import FolderStore, trial_key
 from tuning.storage.trial_checkpoints import BEST, LAST
 
 
@@ -31,7 +31,7 @@ def test_a_keeper_deletes_what_is_not_among_the_best(tmp_path):
     bounds = []
     for trial in trials:
         for name in (BEST, LAST):
-            (trial_folder(tmp_path, trial.number) / name).mkdir(parents=True)
+            (tmp_path / trial_key(trial.number) / name).mkdir(parents=True)
         keeper.ended(trial)
         keeper.settle()
         bounds.append(keeper.save_beyond())
@@ -40,19 +40,20 @@ def test_a_keeper_deletes_what_is_not_among_the_best(tmp_path):
     left = {
         (trial.number, folder.name)
         for trial in trials
-        for folder in trial_folder(tmp_path, trial.number).iterdir()
+        for folder in (tmp_path / trial_key(trial.number)).iterdir()
     }
     assert left == {(2, BEST), (3, BEST)}
 
 
 def write_checkpoint(sweep_folder: Path, number: int, name: str, n_bytes: int) -> None:
-    folder = trial_folder(sweep_folder, number) / name
+    folder = sweep_folder / trial_key(number) / name
     folder.mkdir(parents=True)
     (folder / "weights").write_bytes(bytes(n_bytes))
 
 
 def kept(sweep_folder: Path) -> set[tuple[int, str]]:
-    return {(int(folder.parent.name), folder.name) for folder in checkpoint_sizes(sweep_folder)}
+    keys = [key.split("/") for key in FolderStore(sweep_folder).sizes()]
+    return {(int(number), name) for _, number, name in keys}
 
 
 def test_a_budget_keeps_fewer_and_never_touches_what_has_not_ended(tmp_path):
@@ -203,7 +204,7 @@ def test_a_disk_too_full_for_any_checkpoint_costs_no_trial_and_is_told(
 def test_a_damaged_checkpoint_is_told_with_its_path(toy_sweep, view):
     sweep = toy_sweep(trials=1)
     run_sweep(sweep, InterruptingView(after_epochs=3))
-    best = trial_folder(sweep.folder, 0) / BEST
+    best = sweep.folder / trial_key(0) / BEST
     (best / "state.json").write_text("{")
     assert run_sweep(reopened(sweep), view).summary["trials"]["completed"] == 1
     notes = [event.get("note") or event.get("message") for event in view.events]
