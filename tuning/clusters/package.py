@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trainables.errors import InputError
 from tuning.storage.disk import show_bytes
-from tuning.user_code.imports import imported_modules
+from tuning.user_code.loading import imported_modules
 from tuning.user_code.versions import ROOMS
 
 # Of all files together, before they are compressed: a minute on a slow line. Ray's dashboard takes

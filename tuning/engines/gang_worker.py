@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tuning.engines.gang_coordinator import BEGIN, CLOSE, END, STEP, Answer
+from tuning.engines.gang_coordinator import BEGIN, END, STEP, Answer
 from tuning.hosting.assignment import Assignment, Place
 from tuning.hosting.trial_host import TrialHost
 
@@ -32,12 +32,16 @@ def serve(settings: dict[str, Any]) -> None:
     if not ray.get(exchange.join.remote(gang, rank, None if group is None else group.id.hex())):
         return
     _end_when_told(exchange, gang, rank)
-    worker = _Worker(place)
+    host: TrialHost | None = None
     for number in itertools.count():
         command, content = ray.get(exchange.command.remote(gang, number))
+        answer: Answer = None
         if command == END:
             return
-        answer = worker.act(command, content)
+        if command == BEGIN:
+            host = TrialHost(Assignment(**content), owns_process=True, place=place)
+        elif host is not None:
+            answer = host.step() if command == STEP else host.close()
         ray.get(exchange.answer.remote(gang, rank, number, answer))
 
 
@@ -52,39 +56,17 @@ def name_network_interface() -> None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
-class _Worker:
-    """One of the processes that train a trial together."""
-
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._host: TrialHost | None = None
-
-    def act(self, command: str, content: Any) -> Answer:
-        if command == BEGIN:
-            self._host = TrialHost(Assignment(**content), owns_process=True, place=self._place)
-            return None
-        assert self._host is not None
-        return {STEP: self._host.step, CLOSE: self._host.close}[command]()
-
-
 def _place(device: str) -> Place:
     """Which worker this is; with connections to the others that are made already."""
+    import torch
     import torch.distributed as dist
     from ray import train
     from ray.train.torch import get_device
 
-    context = train.get_context()
     own = str(get_device()) if device == "cuda" else device
-    _connect(own)
-    return Place(context.get_world_rank(), dist.get_world_size(), own, sharing())
-
-
-def _connect(device: str) -> None:
-    """Open what the workers need to talk: a trial that did would seem to leave open files."""
-    import torch
-    import torch.distributed as dist
-
-    dist.all_reduce(torch.zeros(1, device=device))
+    # What the workers need to talk is opened now: a trial that did would seem to leave open files.
+    dist.all_reduce(torch.zeros(1, device=own))
+    return Place(train.get_context().get_world_rank(), dist.get_world_size(), own, sharing())
 
 
 def sharing() -> Callable[[Any], Any]:

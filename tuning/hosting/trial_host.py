@@ -19,12 +19,7 @@ from tuning.storage.code_archive import train_file_here
 from tuning.storage.open_store import open_store
 from tuning.storage.remote import RemoteError
 from tuning.storage.stores import CheckpointStore
-from tuning.storage.trial_checkpoints import (
-    BEST,
-    LAST,
-    TrialCheckpoints,
-    save_share,
-)
+from tuning.storage.trial_checkpoints import BEST, LAST, TrialCheckpoints, save_share
 from tuning.user_code.loading import training_function
 
 # Of a store that a trial is to go on from a checkpoint in, while it does not answer.
@@ -130,31 +125,21 @@ class TrialHost:
         Returns:
             What could not be put back, so that no other trial should run here; None if all was.
         """
-        close = getattr(self._generator, "close", None)
-        self._generator = None
-        if close is not None:
-            close()
+        generator, self._generator = self._generator, None
+        if generator is not None and hasattr(generator, "close"):
+            generator.close()
         if self._checkpoints is not None:
             self._checkpoints.release()
         state, self._process_state = self._process_state, None
         return None if state is None else state.restore()
 
     def _start(self) -> Iterator[EpochReport]:
-        assignment = self._assignment
-        cache_folder = Path(assignment.cache_folder)
+        assignment, place = self._assignment, self._place
         try:
             store = open_store(assignment.store)
-            if assignment.needs is not None:
-                check_fitness(
-                    assignment.task,
-                    assignment.config,
-                    assignment.data_fingerprint,
-                    assignment.needs,
-                    cache_folder,
-                )
-            train_file = self._train_file(store)
+            train_file = self._check_fitness(store)
             checkpoints = _patiently(lambda: self._look_for_checkpoints(store))
-            newest, self._curve = self._place.share((checkpoints.newest, checkpoints.newest_curve))
+            newest, self._curve = place.share((checkpoints.newest, checkpoints.newest_curve))
             self._resume_from = None
             if newest is not None:
                 self._resume_from = _patiently(lambda: checkpoints.fetch(newest))
@@ -166,10 +151,10 @@ class TrialHost:
         self._best = checkpoints.best_value
         self._replayed = sorted(self._curve.items())
         run = TrainingRun(
-            cache_folder=cache_folder,
-            device=self._place.device or assignment.device,
-            rank=self._place.rank,
-            world_size=self._place.world_size,
+            cache_folder=Path(assignment.cache_folder),
+            device=place.device or assignment.device,
+            rank=place.rank,
+            world_size=place.world_size,
             strategy=assignment.strategy,
             n_threads=assignment.n_threads,
             prefix_cache_bytes=assignment.prefix_cache_bytes,
@@ -180,6 +165,16 @@ class TrialHost:
             return evaluate_checkpoint(store, assignment.evaluates, run)
         return train(assignment.config, run)
 
+    def _check_fitness(self, store: CheckpointStore) -> str | None:
+        """See that this machine has what the driver's has; the user's training file here."""
+        run, cache_folder = self._assignment, Path(self._assignment.cache_folder)
+        if run.needs is None:
+            return run.train_file
+        check_fitness(run.task, run.config, run.data_fingerprint, run.needs, cache_folder)
+        if run.train_file is None:
+            return None
+        return train_file_here(run.train_file, run.needs.code, store, cache_folder)
+
     def _look_for_checkpoints(self, store: CheckpointStore) -> TrialCheckpoints:
         """The trial's checkpoints; the first worker knows which there are."""
         if self._checkpoints is None:
@@ -188,14 +183,6 @@ class TrialHost:
                 checkpoints.look()
             self._checkpoints = checkpoints
         return self._checkpoints
-
-    def _train_file(self, store: CheckpointStore) -> str | None:
-        """The user's own training file on this machine."""
-        assignment = self._assignment
-        if assignment.train_file is None or assignment.needs is None:
-            return assignment.train_file
-        digest = assignment.needs.code
-        return train_file_here(assignment.train_file, digest, store, Path(assignment.cache_folder))
 
     def _take_trouble(self) -> str | None:
         notes, self._trouble = self._trouble, []

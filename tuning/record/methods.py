@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 # A generation of the genetic algorithms. Optuna's 50 are meant for thousands of trials.
@@ -17,12 +17,29 @@ class Searcher:
     """What proposes points."""
 
     summary: str
-    make: Callable[[int], Any]  # from a seed, Optuna's sampler
+    sampler: str = "RandomSampler"  # Optuna's class
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # for it, besides the seed
+    # For what its model can not hold, one setting at a time: Optuna's class and its arguments
+    independent: tuple[str, Mapping[str, Any]] | None = None
+    needs: str | None = None  # a module that takes seconds to import, which Optuna does too late
     several_objectives: bool = True
     weighs_cost: bool = False  # can propose by expected improvement per second
     # Kinds of settings that its model can not hold ("conditional", "choices"); how it samples those
     cannot_model: tuple[str, ...] = ()
     samples_them: str = ""
+
+    def make(self, seed: int) -> Any:
+        """Optuna's sampler."""
+        from optuna import samplers
+
+        arguments = dict(self.arguments)
+        if self.independent is not None:
+            name, its_own = self.independent
+            arguments["independent_sampler"] = getattr(samplers, name)(seed=seed, **its_own)
+            arguments["warn_independent_sampling"] = False
+        if self.needs is not None:
+            importlib.import_module(self.needs)
+        return getattr(samplers, self.sampler)(seed=seed, **arguments)
 
 
 @dataclass(frozen=True)
@@ -42,89 +59,67 @@ def first_rung(epochs: int) -> int:
     return -(-epochs // 3)
 
 
-def _samplers() -> Any:
-    from optuna import samplers
-
-    return samplers
-
-
 def _pruners() -> Any:
     from optuna import pruners
 
     return pruners
 
 
-def _random(seed: int) -> Any:
-    return _samplers().RandomSampler(seed=seed)
-
-
-def _beside_tpe(name: str, seed: int) -> Any:
-    """A sampler that leaves what its model can not hold to TPE, one setting at a time."""
-    tpe = _samplers().TPESampler(seed=seed, multivariate=False, constant_liar=True)
-    make = getattr(_samplers(), name)
-    return make(seed=seed, independent_sampler=tpe, warn_independent_sampling=False)
-
-
-def _gp(seed: int) -> Any:
-    # Importing torch takes seconds. Optuna would do it at the first fit, while workers wait.
-    importlib.import_module("torch")
-    return _beside_tpe("GPSampler", seed)
-
-
-def _qmc(seed: int) -> Any:
-    # Scrambled: otherwise every seed would search the same points.
-    return _samplers().QMCSampler(
-        seed=seed,
-        scramble=True,
-        independent_sampler=_random(seed),
-        warn_independent_sampling=False,
-    )
-
-
+_BY_TPE = ("TPESampler", {"multivariate": False, "constant_liar": True})
 _CONDITIONAL = ("conditional",)
 SEARCHERS = {
     # curve_search.py proposes; the sampler only completes starting points.
     "curves": Searcher(
         "learns from whole learning curves of all trials",
-        _random,
         several_objectives=False,
         weighs_cost=True,
     ),
     "tpe": Searcher(
         "compares the settings of good trials with those of all others",
-        lambda seed: _samplers().TPESampler(seed=seed, multivariate=True, group=True),
+        "TPESampler",
+        {"multivariate": True, "group": True},
     ),
     "gp": Searcher(
         "a Gaussian process over the values at the end",
-        _gp,
+        "GPSampler",
+        independent=_BY_TPE,
+        needs="torch",  # else Optuna imports it at the first fit, while workers wait
         cannot_model=_CONDITIONAL,
         samples_them="by TPE",
     ),
     "cmaes": Searcher(
         "evolves a normal distribution over numbers",
-        lambda seed: _beside_tpe("CmaEsSampler", seed),
+        "CmaEsSampler",
+        independent=_BY_TPE,
         several_objectives=False,
         cannot_model=("conditional", "choices"),
         samples_them="by TPE",
     ),
     "nsga2": Searcher(
         "a genetic algorithm",
-        lambda seed: _samplers().NSGAIISampler(seed=seed, population_size=_POPULATION),
+        "NSGAIISampler",
+        {"population_size": _POPULATION},
         cannot_model=_CONDITIONAL,
         samples_them="at random",
     ),
     "nsga3": Searcher(
         "a genetic algorithm for three objectives or more",
-        lambda seed: _samplers().NSGAIIISampler(seed=seed, population_size=_POPULATION),
+        "NSGAIIISampler",
+        {"population_size": _POPULATION},
         cannot_model=_CONDITIONAL,
         samples_them="at random",
     ),
     "qmc": Searcher(
-        "random points, evenly spread", _qmc, cannot_model=_CONDITIONAL, samples_them="at random"
+        "random points, evenly spread",
+        "QMCSampler",
+        {"scramble": True},  # otherwise every seed would search the same points
+        independent=("RandomSampler", {}),
+        cannot_model=_CONDITIONAL,
+        samples_them="at random",
     ),
-    "random": Searcher("random points", _random),
+    "random": Searcher("random points"),
     # Its points are all queued, so the sampler is never asked.
-    "grid": Searcher("all combinations of a few values of each setting", _random),
+    "grid": Searcher("all combinations of a few values of each setting"),
 }
 
 SCHEDULERS = {

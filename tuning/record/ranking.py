@@ -1,9 +1,9 @@
-"""Trials in the order of what they reached, as the search has seen it."""
+"""Trials in the order of what they reached, by one objective or by several."""
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from trainables.metrics import Direction
 from tuning.record.events import TrialRecord
@@ -54,3 +54,30 @@ class Best:
     def drop_worst(self) -> TrialRecord | None:
         """Take out the worst and return it, but never the only one."""
         return self._ranked.pop()[1] if len(self._ranked) > 1 else None
+
+
+def pareto_front(
+    trials: Mapping[int, TrialRecord], objectives: Mapping[str, Direction]
+) -> list[TrialRecord]:
+    """The completed trials that none is better than: as good in all, and better in one.
+
+    Returns:
+        The best by the first objective first.
+    """
+    signs = [1.0 if direction == "min" else -1.0 for direction in objectives.values()]
+    points = []
+    for number, trial in trials.items():
+        values = trial.values(objectives) if trial.state == "completed" else None
+        if values is not None:
+            losses = tuple(sign * value for sign, value in zip(signs, values, strict=True))
+            points.append((losses, number))
+    front: list[tuple[tuple[float, ...], int]] = []
+    for losses, number in sorted(points):  # what comes later can not dominate what came before
+        if not any(_dominates(other, losses) for other, _ in front):
+            front.append((losses, number))
+    return [trials[number] for _, number in front]
+
+
+def _dominates(first: Sequence[float], second: Sequence[float]) -> bool:
+    no_worse = all(a <= b for a, b in zip(first, second, strict=True))
+    return no_worse and tuple(first) != tuple(second)

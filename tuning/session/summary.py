@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tuning.record.events import SweepHistory, TrialRecord
-from tuning.record.pareto import pareto_front
+from tuning.record.ranking import pareto_front
 from tuning.record.standings import Confirmed, best_trial, confirmed, count_states, standings
 from tuning.record.sweep import Sweep
 from tuning.storage.checkpoints import best_key

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tuning.record.moved_paths import Moved
 from tuning.record.sweep import Sweep
-from tuning.user_code.imports import imported_modules
+from tuning.user_code.loading import imported_modules
 
 Fingerprints = dict[str, dict[str, str]]  # kind -> what -> digest or version
 

@@ -1,7 +1,8 @@
-"""The user's own Python files: imported, and the training function in one."""
+"""The user's own Python files: what they import, and the training function in one."""
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
 import importlib.util
@@ -17,6 +18,29 @@ from trainables.errors import InputError
 from trainables.task import EpochReport, TrainingRun
 
 Train = Callable[[Mapping[str, Any], TrainingRun], Iterator[EpochReport]]
+
+
+def imported_modules(file: Path, folder: Path) -> Iterator[tuple[str, ...]]:
+    """The names, in parts, of all that may be a module in a file's import statements.
+
+    ``from a.b import c`` gives a, a.b and a.b.c. A relative import is told from ``folder`` on.
+    Nothing of a file that can not be read or parsed: whoever imports it is told.
+    """
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError, OSError):
+        return
+    for node in ast.walk(tree):
+        modules = []
+        if isinstance(node, ast.Import):
+            modules = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = file.relative_to(folder).parts[: -node.level] if node.level else ()
+            module = (*above, *(node.module or "").split("."))
+            modules = [(*module, alias.name) for alias in node.names]
+        for parts in modules:
+            parts = tuple(part for part in parts if part not in ("", "*"))
+            yield from (parts[:n] for n in range(1, len(parts) + 1))
 
 
 def import_file(path: Path, what: str = "search space file") -> ModuleType:

@@ -21,7 +21,7 @@ from tuning.before_start.spaces import load_space
 from tuning.command_line.tables import best_table, sweep_report, trials_table
 from tuning.record.events import TrialRecord, read_history
 from tuning.record.methods import OF_ONE_OBJECTIVE, SEARCHERS
-from tuning.record.pareto import pareto_front
+from tuning.record.ranking import pareto_front
 from tuning.search.plan import SearchPlan
 from tuning.search.samplers import search_notes
 from tuning.search.study import Study
