@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from trainables.task import TrainingRun
 from tuning.control.attempts import Attempts, MicroBatches
 from tuning.control.goals import UNFIT, Ending
 from tuning.control.gpu_packing import Packing
@@ -128,21 +129,23 @@ class Controller:
             config={**run.config, **changed},
             task=sweep.space.task,
             train_file=None if sweep.train_file is None else str(sweep.train_file),
-            cache_folder=str(sweep.cache_folder),
             metric=sweep.metric,
             mode=sweep.mode,
             other_metrics=tuple(sweep.other_metrics),
-            device="cuda" if slot.gpus else "cpu",
             cpus=slot.cpus,
             gpus=slot.gpus,
-            n_threads=slot.n_threads,
             seconds_between_checkpoints=_SECONDS_BETWEEN_CHECKPOINTS,
-            prefix_cache_bytes=sweep.prefix_cache_bytes,
-            data_fingerprint=sweep.data_fingerprint(run.config),
             store=self._address,
+            run=TrainingRun(
+                sweep.cache_folder,
+                "cuda" if slot.gpus else "cpu",
+                strategy=sweep.strategy,
+                n_threads=slot.n_threads,
+                prefix_cache_bytes=sweep.prefix_cache_bytes,
+                data_fingerprint=sweep.data_fingerprint(run.config),
+            ),
             needs=self._needs,
             is_new=is_new,
-            strategy=sweep.strategy,
             **asdict(orders),
         )
 

@@ -25,6 +25,7 @@ GRACE_SECONDS = 10.0
 _SECONDS_UNTIL_GONE = 6.0
 
 Command = tuple[str, Any]
+_State = Literal["starting", "idle", "busy", "leaving", "condemned", "gone"]
 Answer = EpochResult | Outcome | str | None  # the last two: what could not be put back, at CLOSE
 
 
@@ -34,7 +35,7 @@ class _Gang:
 
     n_workers: int
     # Condemned, its workers end themselves at once, in whatever they are; leaving, when they like.
-    state: Literal["starting", "idle", "busy", "leaving", "condemned", "gone"] = "starting"
+    state: _State = "starting"
     trial: int | None = None
     commands: list[Command] = field(default_factory=list)
     answers: list[dict[int, Answer]] = field(default_factory=list)  # in the order they came
@@ -55,6 +56,10 @@ class _Gang:
         """Of the workers that have answered, those that failed, the first to do so coming first."""
         answers = self.answers[-1].values()
         return [each for each in answers if isinstance(each, Outcome) and each.state != "completed"]
+
+    def tell(self, command: Command) -> None:
+        self.commands.append(command)
+        self.answers.append({})
 
     def is_anyone_dead(self) -> bool:
         """Whether a worker that owes an answer gives no more signs."""
@@ -116,10 +121,10 @@ class Exchange:
 
     async def begin(self, trial: int, assignment: dict[str, Any]) -> Outcome | None:
         """Have the next idle gang begin a trial; how it has ended, if it can not even begin."""
-        while (gang := self._idle()) is None or self._ends:
-            if self._ends:
-                return Outcome("failed", self._broken or "the sweep is over")
-            await self._until(lambda: self._idle() is not None or self._ends)
+        await self._until(lambda: self._idle() is not None or self._ends)
+        gang = self._idle()
+        if gang is None or self._ends:
+            return Outcome("failed", self._broken or "the sweep is over")
         gang.state, gang.trial = "busy", trial
         await self._ask(gang, (BEGIN, assignment))
         return None
@@ -133,12 +138,12 @@ class Exchange:
         answers, failures = gang.answers[-1], gang.failures
         if not gang.has_answered:
             lost = not gang.is_usable or not failures or gang.is_anyone_dead()
-            await self._condemn(gang)
+            await self._enter(gang, "condemned")
             return None if lost else _worst(failures)
         if failures:
             if len(failures) < gang.n_workers or _worst(failures).out_of_memory:
                 # The others have stopped in the middle of something, or memory is in pieces.
-                await self._condemn(gang)
+                await self._enter(gang, "condemned")
             return _worst(failures)
         result = answers[0]
         assert isinstance(result, (EpochResult, Outcome))
@@ -150,24 +155,17 @@ class Exchange:
         if gang is None:
             return
         await self._ask(gang, (CLOSE, None))
-        is_clean = gang.has_answered and not any(gang.answers[-1].values())
-        if not gang.is_usable:
-            return
-        gang.trial = None
-        if not is_clean:
-            await self._condemn(gang)
-            return
-        async with self._changed:
-            gang.state = "idle"
-            self._changed.notify_all()
+        if gang.is_usable:
+            is_clean = gang.has_answered and not any(gang.answers[-1].values())
+            gang.trial = None
+            await self._enter(gang, "idle" if is_clean else "condemned")
 
     # What the driver calls
 
     async def give_up(self, trial: int) -> None:
         """End the gang of a trial that is silent, or whose relay has died."""
-        gang = self._of(trial)
-        if gang is not None:
-            await self._condemn(gang)
+        if (gang := self._of(trial)) is not None:
+            await self._enter(gang, "condemned")
 
     async def ended(self, name: str) -> tuple[bool, str | None]:
         """Hear that a gang's workers have all ended.
@@ -198,8 +196,7 @@ class Exchange:
             for gang in self._gangs.values():
                 if gang.state == "idle":
                     gang.state = "leaving"
-                    gang.commands.append((END, None))
-                    gang.answers.append({})
+                    gang.tell((END, None))
                 elif gang.state == "busy":
                     gang.state = "condemned"
             self._changed.notify_all()
@@ -220,8 +217,7 @@ class Exchange:
     async def _ask(self, gang: _Gang, command: Command) -> None:
         """Send a command; return when all have answered, or when that can not be expected."""
         async with self._changed:
-            gang.commands.append(command)
-            gang.answers.append({})
+            gang.tell(command)
             self._changed.notify_all()
         await self._until(lambda: gang.has_answered or gang.failures or not gang.is_usable)
         deadline = time.monotonic() + self._grace_seconds
@@ -230,10 +226,10 @@ class Exchange:
                 return
             await asyncio.sleep(min(0.1, self._grace_seconds))
 
-    async def _condemn(self, gang: _Gang) -> None:
+    async def _enter(self, gang: _Gang, state: _State) -> None:
         async with self._changed:
             if gang.state != "gone":
-                gang.state = "condemned"
+                gang.state = state
             self._changed.notify_all()
 
     async def _until(self, condition: Callable[[], Any]) -> None:

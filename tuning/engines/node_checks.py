@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import InputError
+from trainables.files import write_whole
 from trainables.tasks.table import task_row
 from tuning.hosting.node_needs import (
     Needs,
@@ -125,7 +126,7 @@ def _look_here(look: _Look) -> _Answer:
         store = open_store(look.address)
         answer.is_relayed = isinstance(store, RelayStore)
         key = f".probe-{secrets.token_hex(4)}"
-        store.put(f"{key}/probe", _write_probe)
+        store.put(f"{key}/probe", lambda folder: write_whole(folder / "probe", "can it be?"))
         store.clear(key)
         for config, fingerprint in look.trainings:
             cache_folder = Path(look.address.cache_folder)
@@ -135,10 +136,6 @@ def _look_here(look: _Look) -> _Answer:
     except OSError as error:
         answer.problem = f"{here()}: checkpoints can not be written: {error}"
     return answer
-
-
-def _write_probe(folder: Path) -> None:
-    (folder / "probe").write_text("written to see whether it can be")
 
 
 def _tell_who_is_relayed(sweep: Sweep, answers: list[_Answer], say: Say) -> None:

@@ -95,25 +95,17 @@ def agents_may_start_slowly() -> Iterator[None]:
 
 def _init(**options: Any) -> None:
     with _own_sigterm():
-        ray.init(
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env=runtime_env(),
-            **options,
-        )
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        ray.init(runtime_env=runtime_env(), **quiet, **options)
 
 
 def alive_nodes() -> list[Node]:
     """What each living node of the cluster has; one without CPUs, as many a head, runs no trial."""
-    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [
-        Node(
-            each.get("CPU", 0.0),
-            each.get("GPU", 0.0),
-            "head" if "node:__internal_head__" in each else "node",
-        )
-        for each in resources
-    ]
+    nodes = []
+    for has in (node["Resources"] for node in ray.nodes() if node["Alive"]):
+        kind = "head" if "node:__internal_head__" in has else "node"
+        nodes.append(Node(has.get("CPU", 0.0), has.get("GPU", 0.0), kind))
+    return nodes
 
 
 def to_come(sweep: Sweep) -> list[Node]:

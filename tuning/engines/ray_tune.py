@@ -151,9 +151,8 @@ def run(controller: Controller) -> None:
     if controller.resources.n_workers == 1:
         _tune(controller, tune.with_resources(TrialActor, _resources_of), None)
         return
-    from tuning.engines.gang_pool import (
-        GangPool,  # imports torch, of which the driver needs nothing else
-    )
+    # Imports torch, of which the driver needs nothing else.
+    from tuning.engines.gang_pool import GangPool
 
     gangs = GangPool(controller.resources, most=controller.n_ahead)
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainables.metrics import Direction
-from trainables.task import Strategy
+from trainables.task import TrainingRun
 from tuning.hosting.node_needs import Needs
 from tuning.record.events import TrialState
 from tuning.storage.open_store import StoreAddress
@@ -23,24 +23,19 @@ class Assignment:
     train_file: str | None
     key: str  # the run's folder in the sweep's store
     store: StoreAddress  # how to reach that
-    cache_folder: str
+    run: TrainingRun  # as the only worker that trains from the start has it
     metric: str
     mode: Direction
-    device: str
     cpus: float
     gpus: float
-    n_threads: int
     seconds_between_checkpoints: float
     save_beyond: float | None = None  # a checkpoint not better than this would be deleted at once
     save_after: Sequence[int] = ()  # epochs after which the run may be frozen
     evaluates: str | None = None  # the key of a checkpoint to measure on the test split, once
-    prefix_cache_bytes: int | None = None  # this and the next as TrainingRun has them
-    data_fingerprint: str | None = None
     other_metrics: tuple[str, ...] = ()  # of further objectives
     # What the driver's machine has, and a worker's on another must have too. None: it is the same.
     needs: Needs | None = None
     is_new: bool = False  # no process has run it before
-    strategy: Strategy = "ddp"  # of several workers
 
     @property
     def compared_by(self) -> tuple[str, ...]:

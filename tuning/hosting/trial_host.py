@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from trainables.errors import DamagedCheckpoint, InputError, OutOfMemory, TrialInfeasible
-from trainables.task import EpochReport, TrainingRun
+from trainables.task import EpochReport
 from trainables.training.process_state import ProcessState
 from tuning.hosting.assignment import Assignment, EpochResult, Outcome, Place
 from tuning.hosting.node_needs import Unfit, check_fitness, here
@@ -150,15 +151,11 @@ class TrialHost:
             self._process_state = ProcessState(is_shared=not self._owns_process)
         self._best = checkpoints.best_value
         self._replayed = sorted(self._curve.items())
-        run = TrainingRun(
-            cache_folder=Path(assignment.cache_folder),
-            device=place.device or assignment.device,
+        run = replace(
+            assignment.run,
+            device=place.device or assignment.run.device,
             rank=place.rank,
             world_size=place.world_size,
-            strategy=assignment.strategy,
-            n_threads=assignment.n_threads,
-            prefix_cache_bytes=assignment.prefix_cache_bytes,
-            data_fingerprint=assignment.data_fingerprint,
             resume_from=self._resume_from,
         )
         if assignment.evaluates is not None:
@@ -167,13 +164,13 @@ class TrialHost:
 
     def _check_fitness(self, store: CheckpointStore) -> str | None:
         """See that this machine has what the driver's has; the user's training file here."""
-        run, cache_folder = self._assignment, Path(self._assignment.cache_folder)
-        if run.needs is None:
-            return run.train_file
-        check_fitness(run.task, run.config, run.data_fingerprint, run.needs, cache_folder)
-        if run.train_file is None:
+        asked, run = self._assignment, self._assignment.run
+        if asked.needs is None:
+            return asked.train_file
+        check_fitness(asked.task, asked.config, run.data_fingerprint, asked.needs, run.cache_folder)
+        if asked.train_file is None:
             return None
-        return train_file_here(run.train_file, run.needs.code, store, cache_folder)
+        return train_file_here(asked.train_file, asked.needs.code, store, run.cache_folder)
 
     def _look_for_checkpoints(self, store: CheckpointStore) -> TrialCheckpoints:
         """The trial's checkpoints; the first worker knows which there are."""
@@ -236,7 +233,7 @@ class TrialHost:
     def _save(self, report: EpochReport, target: str) -> str | None:
         """Save a report; a disk that refuses is a note, not the end."""
         if self._place.rank != 0:
-            if self._assignment.strategy == "fsdp":
+            if self._assignment.run.strategy == "fsdp":
                 save_share(report)
             return None
         assert self._checkpoints is not None

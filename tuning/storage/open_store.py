@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from trainables.errors import InputError
 from tuning.record.sweep import Sweep
@@ -99,7 +100,8 @@ def open_store(address: StoreAddress) -> CheckpointStore:
         return FolderStore(Path(address.folder))
     from tuning.storage.relay import RelayStore, find_relay
 
-    return RelayStore(find_relay(address.relay), address.folder, staging)
+    store = RelayStore(find_relay(address.relay), address.folder, staging)
+    return cast(CheckpointStore, store)  # whatever else it is asked, it passes on
 
 
 def store_of(sweep: Sweep) -> CheckpointStore:

@@ -91,17 +91,10 @@ class RelayStore:
         self._relay = call
         self._folder = folder
         self._staging = staging
-        # The folder's own store does these: little is sent to it, and little comes back.
-        self.peek = partial(call, "call", "peek")
-        self.find = partial(call, "call", "find")
-        self.set_aside = partial(call, "call", "set_aside")
-        self.recover = partial(call, "call", "recover")
-        self.delete = partial(call, "call", "delete")
-        self.clear = partial(call, "call", "clear")
-        self.sizes = partial(call, "call", "sizes")
-        self.free_bytes = partial(call, "call", "free_bytes")
-        self.read = partial(call, "call", "read")
-        self.write = partial(call, "call", "write")
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        """All else the folder's own store does: little is sent to it, and little comes back."""
+        return partial(self._relay, "call", method)
 
     def put(self, key: str, save: Save) -> None:
         token = secrets.token_hex(8)

@@ -119,7 +119,7 @@ def sweep(toy_sweep):
 def test_the_first_trial_measures_and_the_next_share_its_gpu(sweep):
     driver = Driver(sweep)
     (first,) = driver.propose_all()
-    assert (first.gpus, first.cpus, first.n_threads, first.device) == (1.0, 8.0, 8, "cuda")
+    assert (first.gpus, first.cpus, first.run.n_threads, first.run.device) == (1.0, 8.0, 8, "cuda")
     driver.report(0, 1, peak=15 * GIB)  # 19.5 GiB with all that comes on top
     assert driver.propose_all() == []  # it has the whole GPU until it ends
     driver.end(0)

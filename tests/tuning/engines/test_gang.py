@@ -13,6 +13,7 @@ import pytest
 from examples import image_example
 from helpers import BENCHMARKS, SUPPORT, sole_ray
 
+from trainables.task import TrainingRun
 from tuning.before_start.options import SweepOptions, resolve
 from tuning.engines import gang_coordinator
 from tuning.hosting.assignment import Assignment, EpochResult
@@ -142,14 +143,12 @@ def one_worker(sweep, config, n_epochs: int) -> dict[int, dict[str, float]]:
             train_file=None,
             key="alone",
             store=address_of(sweep),
-            cache_folder=str(sweep.cache_folder),
+            run=TrainingRun(sweep.cache_folder),
             metric="val_accuracy",
             mode="max",
             save_beyond=2.0,
-            device="cpu",
             cpus=1.0,
             gpus=0.0,
-            n_threads=1,
             seconds_between_checkpoints=1e9,
         )
     )

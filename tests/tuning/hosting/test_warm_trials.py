@@ -20,6 +20,7 @@ import pytest
 import torch
 from examples import EXAMPLES, TIMES
 
+from trainables.task import TrainingRun
 from trainables.tasks.table import TASKS
 from trainables.training.process_state import ProcessState
 from tuning.hosting.assignment import Assignment, EpochResult
@@ -71,14 +72,12 @@ def assign(tmp_path: Path):
             "train_file": None,
             "key": f"trials/{number}",
             "store": StoreAddress(str(tmp_path), str(tmp_path / "cache")),
-            "cache_folder": str(tmp_path / "cache"),
+            "run": TrainingRun(tmp_path / "cache"),
             "metric": "val_loss",
             "mode": "min",
             "save_beyond": -1e9,  # never
-            "device": "cpu",
             "cpus": 1.0,
             "gpus": 0.0,
-            "n_threads": 1,
             "seconds_between_checkpoints": 1e9,
         }
         return Assignment(**{**values, **changes})
@@ -251,13 +250,14 @@ def test_data_is_looked_for_once_in_a_process(assign, tmp_path, monkeypatch):
     row = TASKS[task]
     counted = replace(row, load=lambda: replace(row.load(), prepare=counting))
     monkeypatch.setitem(TASKS, task, counted)
-    known = {"data_fingerprint": prepared.info.fingerprint}
+    known = {"run": TrainingRun(tmp_path / "cache", data_fingerprint=prepared.info.fingerprint)}
     for _ in range(3):
         run_to_end(assign(task, config, **known))
     assert len(calls) == 1
     run_to_end(assign(task, config))  # without knowing what it should be, it looks
     assert len(calls) == 2
-    host = TrialHost(assign(task, config, data_fingerprint="other"))
+    other = TrainingRun(tmp_path / "cache", data_fingerprint="other")
+    host = TrialHost(assign(task, config, run=other))
     outcome = host.step()
     assert not isinstance(outcome, EpochResult)
     assert outcome.error is not None
