@@ -136,19 +136,15 @@ class CheckpointKeeper:
         """Returns the bytes that are left of the budget."""
         if self._budget_bytes is None:
             return math.inf
-        used = sum(sizes.values())
-        while used > self._budget_bytes:
-            freed = self._drop_worst(sizes)
-            if freed is None:
-                self._warn_once(
-                    "budget",
-                    f"checkpoints take {show_bytes(used)}, and --checkpoint-budget is "
-                    f"{show_bytes(self._budget_bytes)}; what is left is the best one and those of "
-                    "trials that have not ended, which are kept",
-                )
-                break
-            used -= freed
-        return self._budget_bytes - used
+        _, room = self._drop(sizes, self._budget_bytes - sum(sizes.values()))
+        if room < 0:
+            self._warn_once(
+                "budget",
+                f"checkpoints take {show_bytes(self._budget_bytes - int(room))}, and "
+                f"--checkpoint-budget is {show_bytes(self._budget_bytes)}; what is left is the "
+                "best one and those of trials that have not ended, which are kept",
+            )
+        return room
 
     def _fit_disk(self, sizes: dict[str, int]) -> float:
         """Leave room for each trial that has not ended to replace a checkpoint by a new one.
@@ -159,27 +155,27 @@ class CheckpointKeeper:
         n_unfinished = len({key.rpartition("/")[0] for key in sizes} - kept)
         needed = max(LEAST_FREE_BYTES, max(sizes.values(), default=0) * max(1, n_unfinished))
         free = self._store.free_bytes()
-        if free >= needed:
-            return free - needed
-        n_dropped = 0
-        while free < needed and (freed := self._drop_worst(sizes)) is not None:
-            free += freed
-            n_dropped += 1
-        self._warn_once(
-            "disk",
-            f"the disk of {self._store.name(TRIALS)!r} is nearly full: {show_bytes(int(free))} "
-            f"free, {show_bytes(needed)} wanted; {n_dropped} checkpoints that are not the best "
-            "were deleted, and training goes on",
-        )
-        return free - needed
+        n_dropped, room = self._drop(sizes, free - needed)
+        if free < needed:
+            self._warn_once(
+                "disk",
+                f"the disk of {self._store.name(TRIALS)!r} is nearly full: "
+                f"{show_bytes(int(room + needed))} free, {show_bytes(needed)} wanted; {n_dropped} "
+                "checkpoints that are not the best were deleted, and training goes on",
+            )
+        return room
 
-    def _drop_worst(self, sizes: dict[str, int]) -> int | None:
-        """Delete the worst kept checkpoint, never the best; its bytes, or None if there is none."""
-        trial = self._best.drop_worst()
-        if trial is None:
-            return None
-        self._delete(trial)
-        return sizes.get(best_key(trial.number), 0)
+    def _drop(self, sizes: dict[str, int], room: float) -> tuple[int, float]:
+        """Delete the worst kept checkpoints, never the best, until room is not negative.
+
+        Returns how many, and the room there is then.
+        """
+        n_dropped = 0
+        while room < 0 and (trial := self._best.drop_worst()) is not None:
+            self._delete(trial)
+            room += sizes.get(best_key(trial.number), 0)
+            n_dropped += 1
+        return n_dropped, room
 
     def _warn_once(self, about: str, message: str) -> None:
         if about not in self._warned:

@@ -138,11 +138,10 @@ class RemoteFolder:
         """The names of the folders right here."""
         return sorted(info.path for info in self._list("", False) if not info.is_file)
 
-    def delete(self, *paths: str) -> None:
-        """Delete files; one that is not there is no error."""
-        for path in paths:
-            with self._errors(path), suppress(FileNotFoundError):
-                self._connect().delete_file(path)
+    def delete(self, path: str) -> None:
+        """Delete a file; one that is not there is no error."""
+        with self._errors(path), suppress(FileNotFoundError):
+            self._connect().delete_file(path)
 
     def delete_folder(self, path: str) -> None:
         """Delete all files below ``path``."""

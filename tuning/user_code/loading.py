@@ -84,8 +84,7 @@ def training_function(task: str | None, train_file: str | None) -> Train:
     from trainables.tasks.table import task_row, train_task
 
     task_row(task).load()  # imports what it needs
-    name = task
-    return lambda values, run: train_task(name, values, run)
+    return functools.partial(train_task, task)
 
 
 @functools.lru_cache(maxsize=1)  # the trials of a process share the file as they share all modules

@@ -88,7 +88,8 @@ def test_files_are_what_was_written(folder, tmp_path):
     assert folder.folders() == ["a"]
     folder.download("a/large", tmp_path / "new" / "copy")
     assert (tmp_path / "new" / "copy").read_bytes() == (tmp_path / "large").read_bytes()
-    folder.delete("c", "c", "nothing")
+    folder.delete("c")
+    folder.delete("c")
     folder.delete_folder("a")
     folder.delete_folder("a")
     assert folder.files() == {}
