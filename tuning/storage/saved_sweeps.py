@@ -97,7 +97,7 @@ def open_sweep(name: str, sweeps_folder: Path | str, say: Say = say_on_stderr) -
         values = dict(json.loads(path.read_text()))
         if values.pop("format", 1) != _FORMAT:
             raise InputError(
-                f"sweep {name!r} was made by another version of Thaw, and this one can not read it: "
+                f"sweep {name!r} was made by another version of Thaw, which alone can read it: "
                 "use that version, or start the sweep anew"
             )
         return _from_json(values, folder, home)
