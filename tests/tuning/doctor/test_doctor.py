@@ -245,19 +245,13 @@ def ray_head(folder: Path, **environment: str) -> Iterator[str]:
     """
     for attempt in range(3):
         ports = dict(zip(RAY_PORT_OPTIONS, free_ports(len(RAY_PORT_OPTIONS)), strict=True))
-        temporary = str(folder / str(attempt))
         process = subprocess.Popen(
             [
                 RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1",
-                "--dashboard-host=127.0.0.1", f"--temp-dir={temporary}",
+                "--dashboard-host=127.0.0.1", f"--temp-dir={folder / str(attempt)}",
                 "--disable-usage-stats", *(f"{option}={port}" for option, port in ports.items()),
             ],
-            env={
-                **os.environ,
-                "RAY_TMPDIR": temporary,  # where the address is left, which `ray stop` would remove
-                "RAY_agent_register_timeout_ms": "120000",
-                **environment,
-            },
+            env={**os.environ, "RAY_agent_register_timeout_ms": "120000", **environment},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, start_new_session=True,
         )  # fmt: skip

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -45,6 +44,7 @@ print(json.dumps({"address": cluster.address, "raylets": pids}), flush=True)
 for line in sys.stdin:
     cluster.remove_node(nodes[int(line)], allow_graceful=False)
     print("removed", flush=True)
+cluster.shutdown()  # which deletes the address that it left for a plain `ray.init()`
 """
 
 TRAINING = """
@@ -122,9 +122,10 @@ class Apart:
         assert self._line() == "removed\n"
 
     def close(self) -> None:
-        self._process.send_signal(signal.SIGINT)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         try:
-            self._process.wait(30)
+            self._process.wait(60)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(10)
