@@ -26,6 +26,11 @@ class DataInfo:
     fingerprint: str = ""  # of the content of all splits
     summary: str = ""  # what is predicted, for a person: "10 classes"
 
+    @property
+    def n_outputs(self) -> int:
+        """Of a model for each item: one for each class, or one number."""
+        return len(self.classes) or 1
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -199,17 +199,12 @@ def class_answers(splits: Mapping[str, Sequence[Record]], config: Any) -> Answer
     return Answers(labels, summary(classes), classes)
 
 
-def _n_classes(info: DataInfo) -> int:
-    return len(info.classes)
-
-
 def meter(info: DataInfo) -> ClassificationMeter:
     """A meter that counts over the classes of ``info``."""
     return ClassificationMeter(len(info.classes))
 
 
 CLASSES = Target(
-    n_outputs=_n_classes,
     loss=loss,
     meter=meter,
     decode=decode,

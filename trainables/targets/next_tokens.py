@@ -159,12 +159,7 @@ def artifacts(evaluation: Evaluation, trained: Trained) -> dict[str, Any]:
     return {"samples.txt": "\n\n---\n\n".join(parts)}
 
 
-def _one_per_token(info: DataInfo) -> int:
-    return int(info.details["vocabulary_size"])
-
-
 NEXT_TOKENS = Target(
-    n_outputs=_one_per_token,
     loss=loss,
     meter=TextMeter,
     decode=decode,

@@ -161,12 +161,7 @@ def artifacts(evaluation: Evaluation, trained: Trained) -> dict[str, Any]:
     return {"predicted_and_true.png": figure}
 
 
-def _one(info: DataInfo) -> int:
-    return 1
-
-
 NUMBERS = Target(
-    n_outputs=_one,
     loss=loss,
     meter=NumberMeter,
     decode=decode,

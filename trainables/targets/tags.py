@@ -198,12 +198,7 @@ def artifacts(evaluation: Evaluation, trained: Trained) -> dict[str, Any]:
     return {"entities.json": evaluation.meter.by_type()}
 
 
-def _n_tags(info: DataInfo) -> int:
-    return len(info.classes)
-
-
 TAGS = Target(
-    n_outputs=_n_tags,
     loss=loss,
     meter=TagMeter,
     decode=decode,

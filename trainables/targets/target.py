@@ -30,7 +30,6 @@ class Answers:
 class Target:
     """The half of a ``Task`` that follows from what is predicted; its fields are as there."""
 
-    n_outputs: Callable[[DataInfo], int]  # of the model's head
     loss: Callable[[Any, Batch, Any], Tensor]
     meter: Callable[[DataInfo], Meter]
     decode: Callable[[Any, Batch, Sequence[Any], Trained], list[dict[str, Any]]]

@@ -64,13 +64,13 @@ def prepare(config: CausalLanguageModelingConfig, cache_folder: Path) -> Prepare
 
 def load() -> Task:
     """The task itself; imports torch."""
-    from trainables.modalities.texts.task import NEXT_TOKEN, text_task
+    from trainables.modalities.texts.task import text_task
 
     return text_task(
         "causal_language_modeling",
         prepare,
         next_tokens.NEXT_TOKENS,
-        NEXT_TOKEN,
+        "AutoModelForCausalLM",
         encode=packed_blocks.encode,
         labels=("input_ids", "length", "n_bytes"),
         units=next_tokens.n_predicted,

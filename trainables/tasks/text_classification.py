@@ -44,9 +44,10 @@ def prepare(config: TextClassificationConfig, cache_folder: Path) -> PreparedDat
 
 def load() -> Task:
     """The task itself; imports torch."""
-    from trainables.modalities.texts.task import CLASSES_OF_TEXTS, text_task
+    from trainables.modalities.texts.task import text_task
 
-    return text_task("text_classification", prepare, CLASSES, CLASSES_OF_TEXTS)
+    auto_class = "AutoModelForSequenceClassification"
+    return text_task("text_classification", prepare, CLASSES, auto_class)
 
 
 TASK = TaskRow(

@@ -39,9 +39,10 @@ def prepare(config: TextRegressionConfig, cache_folder: Path) -> PreparedData:
 
 def load() -> Task:
     """The task itself; imports torch."""
-    from trainables.modalities.texts.task import NUMBER_OF_A_TEXT, text_task
+    from trainables.modalities.texts.task import text_task
 
-    return text_task("text_regression", prepare, NUMBERS, NUMBER_OF_A_TEXT)
+    auto_class = "AutoModelForSequenceClassification"
+    return text_task("text_regression", prepare, NUMBERS, auto_class)
 
 
 TASK = TaskRow(

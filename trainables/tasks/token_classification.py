@@ -70,10 +70,16 @@ def prepare(config: TokenClassificationConfig, cache_folder: Path) -> PreparedDa
 
 def load() -> Task:
     """The task itself; imports torch."""
-    from trainables.modalities.texts.task import TAGS_OF_TOKENS, text_task
+    from trainables.modalities.texts.task import text_task
 
-    others = {"encode": tagged_words.encode, "units": tags.n_words}
-    return text_task("token_classification", prepare, tags.TAGS, TAGS_OF_TOKENS, **others)
+    return text_task(
+        "token_classification",
+        prepare,
+        tags.TAGS,
+        "AutoModelForTokenClassification",
+        encode=tagged_words.encode,
+        units=tags.n_words,
+    )
 
 
 TASK = TaskRow(

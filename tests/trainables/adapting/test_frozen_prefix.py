@@ -24,7 +24,7 @@ from trainables.adapting import frozen_prefix
 from trainables.adapting.prefix_cache import PrefixCache
 from trainables.config import check_config
 from trainables.modalities.texts.backbones import blocks as blocks_of_texts
-from trainables.modalities.texts.cut import cut as cut_texts
+from trainables.modalities.texts.task import cut as cut_texts
 from trainables.modalities.texts.task import forward as forward_texts
 from trainables.modalities.texts.task import model_inputs
 from trainables.task import TrainingRun
@@ -370,22 +370,20 @@ def test_every_text_model_can_be_cut_above_a_layer(name, head):
     if head != "CausalLM":
         about.num_labels = 3
     model = getattr(transformers, f"AutoModelFor{head}").from_config(about)
-    blocks = blocks_of_texts(model)
-    for k in range(2, len(blocks)):
-        check_that_texts_are_cut(model, blocks, k)
+    for k in range(2, len(blocks_of_texts(model))):
+        check_that_texts_are_cut(model, k)
 
 
-def check_that_texts_are_cut(model, blocks, k):
-    transform, forward = model_inputs, forward_texts
+def check_that_texts_are_cut(model, k):
     raw = {
         "input_ids": torch.randint(1, 100, (3, 48), dtype=torch.int32),
         "length": torch.tensor([40, 3, 21], dtype=torch.int32),
     }
-    cut = cut_texts(model, blocks, k, transform, forward)
-    assert cut is not None, (k, blocks)
-    inputs = transform(raw, None)
+    cut = cut_texts(model, k, None, None)
+    assert cut is not None, k
+    inputs = model_inputs(raw, None)
     with torch.no_grad():
-        whole = forward(model.eval(), inputs)
+        whole = forward_texts(model.eval(), inputs)
         parts = cut.suffix(cut.prefix(raw, 3, None), raw)
     if whole.dim() == 3:  # positions beyond a text's end do not count
         whole, parts = (part[inputs["attention_mask"].bool()] for part in (whole, parts))
@@ -396,9 +394,7 @@ def check_that_texts_are_cut(model, blocks, k):
 def test_frozen_modules_run_in_the_prefix_alone():
     torch.manual_seed(0)
     model = transformers.AutoModelForSequenceClassification.from_config(TEXT_MODELS["bert"])
-    blocks = blocks_of_texts(model)
-    transform, forward = model_inputs, forward_texts
-    cut = cut_texts(model, blocks, 3, transform, forward)
+    cut = cut_texts(model, 3, None, None)
     assert cut is not None
     raw = {
         "input_ids": torch.randint(1, 100, (2, 16), dtype=torch.int32),

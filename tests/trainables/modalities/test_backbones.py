@@ -65,16 +65,12 @@ def _one_thread() -> Any:
     torch.set_num_threads(before)
 
 
-def n_classes(info: DataInfo) -> int:
-    return len(info.classes)
-
-
 def config(**values: Any) -> ImageConfig:
     return ImageConfig(**{"data": "digits", "image_size": 32, **values})
 
 
 def made(**values: Any) -> nn.Module:
-    return build(config(**values), INFO, Path(), n_outputs=n_classes)
+    return build(config(**values), INFO, Path())
 
 
 def bare(**values: Any) -> nn.Module:
@@ -364,9 +360,7 @@ def test_the_same_model_is_built_where_the_weights_are_not(
     path = tmp_path / "w.pt"
     with_file = made(weights=save(resnet18.state_dict(), path), dropout=0.1)
     path.unlink()
-    without = build(
-        config(weights=str(path), dropout=0.1), INFO, Path(), False, n_outputs=n_classes
-    )
+    without = build(config(weights=str(path), dropout=0.1), INFO, Path(), False)
     without.load_state_dict(with_file.state_dict())
     assert repr(without) == repr(with_file)
 

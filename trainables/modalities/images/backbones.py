@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,13 @@ _SIZES = range(32, 1025, 32)  # of images, to be tried in place of one that a mo
 
 
 def build(
-    config: ImageConfig,
-    info: DataInfo,
-    assets: Path,
-    load_weights: bool = True,
-    *,
-    n_outputs: Callable[[DataInfo], int],
+    config: ImageConfig, info: DataInfo, assets: Path, load_weights: bool = True
 ) -> nn.Module:
     """The model ``config`` describes: float [n, 3, image_size, image_size] to [n, outputs].
 
     Args:
         load_weights: fill it with the weights that ``config`` names. Without, it is the same model
             with other values, and needs no file.
-        n_outputs: of the head, as the target has it.
 
     Raises:
         InputError: the model can not take images of this size or a small stem, or the weights do
@@ -46,7 +40,7 @@ def build(
     if load_weights:
         block_names(config)  # raises what is wrong, in words
     state = _weights(config) if load_weights else None
-    model = construct(config, n_outputs(info))
+    model = construct(config, info.n_outputs)
     small = wants_small_stem(model, config)
     if small:
         make_stem_small(model, config)

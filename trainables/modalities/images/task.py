@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 
+from trainables.adapting import cut as cutting
 from trainables.errors import InputError
 from trainables.modalities.images.augment import augment
 from trainables.modalities.images.backbones import build
 from trainables.modalities.images.blocks import blocks
-from trainables.modalities.images.cut import cut as cut_between_blocks
 from trainables.modalities.images.decode import encode
 from trainables.task import Column, Cut, Task
 
@@ -38,7 +38,7 @@ def image_task(name: str, prepare: Callable[[Any, Path], PreparedData], target: 
         name=name,
         prepare=prepare,
         encode=encode,
-        build=partial(build, n_outputs=target.n_outputs),
+        build=build,
         blocks=blocks,
         transform=transform,
         forward=forward,
@@ -94,10 +94,41 @@ def n_views(config: ImageConfig) -> int:
 
 
 def cut(model: nn.Module, k: int, config: ImageConfig, info: DataInfo) -> Cut | None:
-    """The model cut before block ``k``."""
-    return cut_between_blocks(
-        model, k, config, lambda raw, generator: transform(raw, config, info, generator), forward
-    )
+    """Cut before block ``k``; None if more than one tensor crosses there, or none of the images."""
+    frozen, late = blocks(model)[:k], blocks(model)[k:]
+    device: Any = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(2, 3, config.image_size, config.image_size, generator=generator).to(device)
+    parts = cutting.cut(model, frozen, late, forward, {"image": noise[:1]})
+    if parts is None:
+        return None
+    unseen = {"image": torch.zeros_like(noise[:1])}  # nothing of an image reaches the suffix
+
+    def prefix(raw: Batch, group: int, generators: Sequence[Generator] | None) -> Tensor:
+        if generators is None:
+            return parts.prefix(transform(raw, config, info, None))
+        # One by one: the changes to an image then never depend on which others are with it.
+        singles = [
+            transform({"image": raw["image"][i : i + 1]}, config, info, generator)["image"]
+            for i, generator in enumerate(generators)
+        ]
+        return parts.prefix({"image": torch.cat(singles)})
+
+    def suffix(activations: Tensor, raw: Batch | None) -> Any:
+        return parts.suffix(activations, unseen)
+
+    both = {"image": noise}
+    if not cutting.is_whole(model, forward, both, lambda: suffix(parts.prefix(both), None)):
+        return None
+    modules = [str(module) for block in frozen for module in block.modules(model)]
+    settings = (config.model, config.stem, config.image_size, config.weights == "none")
+    identity = f"{settings} {late[0].paths} {modules}"
+    return Cut(identity, _one_group, prefix, suffix, suffix_needs_inputs=False)
+
+
+def _one_group(inputs: Mapping[str, Any]) -> np.ndarray:
+    """All images of a split are of one size."""
+    return np.zeros(len(inputs["image"]), dtype=np.int64)
 
 
 def image_files(typed: Sequence[str]) -> list[tuple[str, Any]]:

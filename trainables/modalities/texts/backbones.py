@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,51 +21,42 @@ if TYPE_CHECKING:
 # Beside the layers, but run after the last of them: the final norm of ESM and of Megatron-BERT.
 _AFTER_LAYERS = {"emb_layer_norm_after", "ln"}
 
-
-@dataclass(frozen=True)
-class Head:
-    """What a text model ends in: a class of transformers, and what its configuration must say."""
-
-    auto_class: str
-    settings: Callable[[DataInfo], dict[str, Any]]
-    is_new: bool = True  # for each data set; False: the pretrained one is trained further
-
-
-def _auto_class(head: Head) -> Any:
-    import transformers
-
-    return getattr(transformers, head.auto_class)
+# Its pretrained head is trained further; those of other classes are new for each data set.
+NEXT_TOKEN = "AutoModelForCausalLM"
 
 
 def build(
-    config: TextConfig, info: DataInfo, assets: Path, load_weights: bool = True, *, head: Head
+    config: TextConfig, info: DataInfo, assets: Path, load_weights: bool = True, *, auto_class: str
 ) -> nn.Module:
-    """A model that ends in ``head``; untrained parts are drawn from torch's seed.
+    """A model of ``auto_class``; untrained parts are drawn from torch's seed.
 
     Args:
         load_weights: False leaves pretrained weights out, for a checkpoint's to take their place;
             only ``assets`` is needed then.
+        auto_class: of transformers; it says which head the model ends in.
 
     Raises:
         InputError: the weights can not be reached or read, or are not those of such a model.
     """
-    scratch, settings = scratch_model(config.model), head.settings(info)
-    from transformers import AutoConfig
+    import transformers
 
+    scratch, settings = scratch_model(config.model), _outputs(info, auto_class)
+    model_class = getattr(transformers, auto_class)
     model: nn.Module
     with pretrained.quiet():
         if scratch is not None:
-            settings = {"pad_token_id": info.details["pad_id"], **settings}
+            names = ("pad_token_id", "bos_token_id", "eos_token_id")
+            settings |= dict.fromkeys(names, info.details["pad_id"])
             n_tokens = info.details["vocabulary_size"]
-            about = scratch.configure(scratch, n_tokens, config.max_tokens, settings)
-            model = _auto_class(head).from_config(about)
+            about = scratch.configuration(n_tokens, config.max_tokens, **settings)
+            model = model_class.from_config(about)
         elif load_weights:
-            model = _load(pretrained.fetch(config.model), config.model, head, settings)
+            model = _load(pretrained.fetch(config.model), config.model, model_class, settings)
         else:
-            about = AutoConfig.from_pretrained(
+            about = transformers.AutoConfig.from_pretrained(
                 assets / "model", local_files_only=True, trust_remote_code=False, **settings
             )
-            model = _auto_class(head).from_config(about, dtype=torch.float32)
+            model = model_class.from_config(about, dtype=torch.float32)
     if config.dropout is not None:
         _set_head_dropout(model, config)
     final: Any = model.config
@@ -76,10 +66,19 @@ def build(
     return model
 
 
-def _load(folder: Path, name: str, head: Head, settings: Mapping[str, Any]) -> nn.Module:
+def _outputs(info: DataInfo, auto_class: str) -> dict[str, Any]:
+    """What a model's configuration must say of its outputs: the classes by name, or one number."""
+    if auto_class == NEXT_TOKEN:
+        return {}
+    labels = dict(enumerate(info.classes))
+    named = {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
+    return named if labels else {"num_labels": 1}
+
+
+def _load(folder: Path, name: str, model_class: Any, settings: Mapping[str, Any]) -> nn.Module:
     model: nn.Module
     try:
-        model, found = _auto_class(head).from_pretrained(
+        model, found = model_class.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,
@@ -92,7 +91,8 @@ def _load(folder: Path, name: str, head: Head, settings: Mapping[str, Any]) -> n
     except Exception as error:  # damaged files raise nearly anything
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"model = {name!r}: can not be loaded: {reason}") from error
-    own = blocks(model)[-1].parameters(model) if head.is_new else ()
+    is_new = model_class.__name__ != NEXT_TOKEN
+    own = blocks(model)[-1].parameters(model) if is_new else ()
     trained_anew = {parameter for parameter, _ in own}
     absent = {key for key in found["missing_keys"] if key in dict(model.named_parameters())}
     misfits = {key if isinstance(key, str) else key[0] for key in found["mismatched_keys"]}

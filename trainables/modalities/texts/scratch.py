@@ -14,40 +14,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-def _bert(
-    row: ScratchModel, n_tokens: int, n_positions: int, settings: dict[str, Any]
-) -> PretrainedConfig:
-    from transformers import BertConfig
-
-    return BertConfig(
-        vocab_size=n_tokens,
-        num_hidden_layers=row.n_layers,
-        hidden_size=row.width,
-        num_attention_heads=row.n_heads,
-        intermediate_size=4 * row.width,
-        max_position_embeddings=n_positions,
-        **settings,
-    )
-
-
-def _gpt2(
-    row: ScratchModel, n_tokens: int, n_positions: int, settings: dict[str, Any]
-) -> PretrainedConfig:
-    from transformers import GPT2Config
-
-    end = settings["pad_token_id"]
-    return GPT2Config(
-        vocab_size=n_tokens,
-        n_layer=row.n_layers,
-        n_embd=row.width,
-        n_head=row.n_heads,
-        n_positions=n_positions,
-        bos_token_id=end,
-        eos_token_id=end,
-        **settings,
-    )
-
-
 @dataclass(frozen=True)
 class ScratchModel:
     """A model that starts untrained, with a vocabulary learned from the training texts."""
@@ -58,8 +24,21 @@ class ScratchModel:
     n_tokens: int  # size of the vocabulary, at most
     model_type: str = "bert"  # as config.json calls it
     train_tokenizer: Callable[[Sequence[str], int, Path], None] = train_wordpiece
-    # (row, number of tokens, most positions, further settings) -> configuration of transformers
-    configure: Callable[[ScratchModel, int, int, dict[str, Any]], PretrainedConfig] = _bert
+
+    def configuration(self, n_tokens: int, n_positions: int, **settings: Any) -> PretrainedConfig:
+        """What transformers builds it from; it knows each setting by one name for all models."""
+        from transformers import AutoConfig
+
+        return AutoConfig.for_model(
+            self.model_type,
+            vocab_size=n_tokens,
+            num_hidden_layers=self.n_layers,
+            hidden_size=self.width,
+            num_attention_heads=self.n_heads,
+            intermediate_size=4 * self.width,
+            max_position_embeddings=n_positions,
+            **settings,
+        )
 
 
 # Shapes: Turc et al., "Well-Read Students Learn Better", arXiv:1908.08962; gpt2-mini has that of
@@ -69,8 +48,8 @@ SCRATCH: dict[str, ScratchModel] = {
     "bert-tiny": ScratchModel(n_layers=2, width=128, n_heads=2, n_tokens=8192),
     "bert-mini": ScratchModel(n_layers=4, width=256, n_heads=4, n_tokens=8192),
     "bert-small": ScratchModel(n_layers=4, width=512, n_heads=8, n_tokens=16384),
-    "gpt2-tiny": ScratchModel(2, 128, 2, 2048, "gpt2", train_byte_pairs, _gpt2),
-    "gpt2-mini": ScratchModel(4, 256, 4, 8192, "gpt2", train_byte_pairs, _gpt2),
+    "gpt2-tiny": ScratchModel(2, 128, 2, 2048, "gpt2", train_byte_pairs),
+    "gpt2-mini": ScratchModel(4, 256, 4, 8192, "gpt2", train_byte_pairs),
 }
 _SCRATCH = "scratch:"
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from trainables.modalities.texts.backbones import Head, blocks, build
-from trainables.modalities.texts.cut import cut as cut_between_layers
+from trainables.adapting import cut as cutting
+from trainables.modalities.texts.backbones import blocks, build
 from trainables.modalities.texts.text_data import encode
 from trainables.task import Column, Cut, Task
 
@@ -18,15 +19,19 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from trainables.modalities.texts.config import TextConfig
-    from trainables.prepared import Batch, DataInfo, PreparedData
+    from trainables.prepared import Array, Batch, DataInfo, PreparedData
     from trainables.targets.target import Target
+
+# Texts are padded to multiples of it in the prefix: fewer shapes, and few wasted positions.
+_TOKENS_PER_GROUP = 16
 
 
 def text_task(
     name: str,
     prepare: Callable[[Any, Path], PreparedData],
     target: Target,
-    head: Head,
+    auto_class: str,
+    encode: Callable[..., dict[str, Array]] = encode,
     **others: Any,
 ) -> Task:
     """The task ``name``: any model of transformers, on texts as ``prepare`` finds them.
@@ -34,49 +39,25 @@ def text_task(
     Args:
         prepare: gives splits with ``input_ids`` int32 [n, longest], ``length`` int32 [n], and the
             labels that ``target`` wants.
+        auto_class: of transformers, for the model.
         others: fields of ``Task`` that differ from what texts usually have.
     """
-    parts: dict[str, Any] = {
-        "encode": encode,
-        "column": Column("text", "string", texts_or_lines, example_text, target.answer),
-        "loss": target.loss,
-        "meter": target.meter,
-        "decode": target.decode,
-        "artifacts": target.artifacts,
-        **others,
-    }
     return Task(
         name=name,
         prepare=prepare,
-        build=partial(build, head=head),
+        encode=encode,
+        build=partial(build, auto_class=auto_class),
         blocks=blocks,
         transform=transform,
         forward=forward,
+        loss=target.loss,
+        meter=target.meter,
+        decode=target.decode,
+        artifacts=target.artifacts,
+        column=Column("text", "string", texts_or_lines, example_text, target.answer),
         cut=cut,
-        **parts,
+        **others,
     )
-
-
-def per_text(info: DataInfo) -> dict[str, Any]:
-    """A classifier's settings: its classes by name."""
-    labels = dict(enumerate(info.classes))
-    return {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
-
-
-def no_settings(info: DataInfo) -> dict[str, Any]:
-    """The model's own."""
-    return {}
-
-
-def one_number(info: DataInfo) -> dict[str, Any]:
-    """One output, without a name."""
-    return {"num_labels": 1}
-
-
-CLASSES_OF_TEXTS = Head("AutoModelForSequenceClassification", per_text)
-TAGS_OF_TOKENS = Head("AutoModelForTokenClassification", per_text)
-NEXT_TOKEN = Head("AutoModelForCausalLM", no_settings, is_new=False)
-NUMBER_OF_A_TEXT = Head("AutoModelForSequenceClassification", one_number)
 
 
 def transform(raw: Batch, config: TextConfig, info: DataInfo, generator: Generator | None) -> Batch:
@@ -109,9 +90,52 @@ def forward(model: nn.Module, batch: Batch) -> Tensor:
     return logits
 
 
-def cut(model: nn.Module, k: int, config: TextConfig, info: DataInfo) -> Cut | None:
-    """The model cut before block ``k``."""
-    return cut_between_layers(model, blocks(model), k, model_inputs, forward)
+def cut(model: Any, k: int, config: TextConfig, info: DataInfo) -> Cut | None:
+    """The model cut before block ``k``. The first block, the embeddings, runs in both parts.
+
+    None where the parts would not give what the whole model gives, or where no layer comes before
+    the cut.
+    """
+    if k < 2:
+        return None
+    own, raw = blocks(model), _two_texts(model)
+    parts = cutting.cut(model, own[1:k], own[k:], forward, model_inputs(raw, _TOKENS_PER_GROUP))
+    if parts is None:
+        return None
+
+    def prefix(raw: Batch, group: int, generators: Sequence[Generator] | None) -> Tensor:
+        return parts.prefix(model_inputs(raw, group * _TOKENS_PER_GROUP))
+
+    def suffix(activations: Tensor, raw: Batch | None) -> Any:
+        assert raw is not None
+        inputs = model_inputs(raw, None)
+        if activations.dim() == 3:  # else each text is one vector by then
+            activations = activations[:, : inputs["input_ids"].shape[1]]
+        return parts.suffix(activations, inputs)
+
+    inputs = model_inputs(raw, None)
+    counts = inputs["attention_mask"].bool()
+    if not cutting.is_whole(
+        model, forward, inputs, lambda: suffix(prefix(raw, 1, None), raw), counts
+    ):
+        return None
+    identity = f"{type(model).__name__} {own[k].paths} {model.config.to_json_string()}"
+    return Cut(identity, _groups, prefix, suffix, suffix_needs_inputs=True)
+
+
+def _groups(inputs: Mapping[str, Any]) -> np.ndarray:
+    groups: np.ndarray = -(-inputs["length"].astype(np.int64) // _TOKENS_PER_GROUP)
+    return groups
+
+
+def _two_texts(model: Any) -> Batch:
+    """Raw inputs of two texts that differ in length, and are both shorter than a group."""
+    device: Any = next(model.parameters()).device
+    ids = torch.arange(2 * _TOKENS_PER_GROUP, dtype=torch.int32) % model.config.vocab_size
+    return {
+        "input_ids": ids.view(2, _TOKENS_PER_GROUP).to(device),
+        "length": torch.tensor([_TOKENS_PER_GROUP // 2, 3], dtype=torch.int32, device=device),
+    }
 
 
 def texts_or_lines(typed: Sequence[str]) -> list[tuple[str, Any]]:
