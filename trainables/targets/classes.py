@@ -13,11 +13,11 @@ import numpy as np
 from pydantic import Field
 
 from trainables.config import Fraction, TrainingConfig
-from trainables.data.records import Record
+from trainables.data.records import Record, label
 from trainables.errors import InputError
 from trainables.metrics import Direction
 from trainables.prepared import Batch, DataInfo
-from trainables.targets.target import Answers, Target
+from trainables.targets.target import AnswerColumn, Answers, Target
 from trainables.task import Evaluation, Trained
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def class_names(
             f"{', '.join(map(repr, counts))}"
         )
     try:
-        return tuple(sorted(counts, key=lambda label: (int(label), label)))
+        return tuple(sorted(counts, key=lambda name: (int(name), name)))
     except ValueError:
         return tuple(sorted(counts))
 
@@ -204,6 +204,7 @@ def meter(info: DataInfo) -> ClassificationMeter:
     return ClassificationMeter(len(info.classes))
 
 
+CLASS_COLUMN = AnswerColumn("label_column", label, class_answers, stratify=True)
 CLASSES = Target(
     loss=loss,
     meter=meter,

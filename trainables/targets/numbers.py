@@ -14,11 +14,11 @@ import numpy as np
 from pydantic import Field
 
 from trainables.config import TrainingConfig
-from trainables.data.records import Record
+from trainables.data.records import Record, number
 from trainables.errors import InputError
 from trainables.metrics import Direction
 from trainables.prepared import Batch, DataInfo
-from trainables.targets.target import Answers, Target
+from trainables.targets.target import AnswerColumn, Answers, Target
 from trainables.task import Evaluation, Trained
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def decode(
     details = trained.info.details
     standardised = outputs.squeeze(1).cpu().double()  # in single precision a date loses minutes
     numbers = standardised * details["number_std"] + details["number_mean"]
-    return [{"number": number} for number in numbers.tolist()]
+    return [{"number": each} for each in numbers.tolist()]
 
 
 def artifacts(evaluation: Evaluation, trained: Trained) -> dict[str, Any]:
@@ -161,6 +161,7 @@ def artifacts(evaluation: Evaluation, trained: Trained) -> dict[str, Any]:
     return {"predicted_and_true.png": figure}
 
 
+NUMBER_COLUMN = AnswerColumn("number_column", number, number_answers)
 NUMBERS = Target(
     loss=loss,
     meter=NumberMeter,

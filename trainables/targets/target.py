@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from trainables.data.records import Kind
+from trainables.data.splits import Splits
 from trainables.prepared import Array, Batch, DataInfo
 from trainables.task import Evaluation, Meter, Trained, no_artifacts
 
@@ -24,6 +26,16 @@ class Answers:
     summary: str
     classes: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AnswerColumn:
+    """The column of a table that has what is predicted."""
+
+    setting: str  # that names it
+    kind: Kind  # what its values are turned into
+    answers: Callable[[Splits, Any], Answers]
+    stratify: bool = False  # cut missing splits in the same proportions of each answer
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -53,12 +54,7 @@ def prepare(config: CausalLanguageModelingConfig, cache_folder: Path) -> Prepare
     check(config)
     files = plain_texts.document_files(config)
     paths = [path for file in files.values() for path in plain_texts.documents_in(file)]
-
-    def read() -> tuple[packed_blocks.Documents, list[str]]:
-        rows, notes = plain_texts.read_document_splits(config, files)
-        texts = {name: [row[plain_texts.TEXT] for row in split] for name, split in rows.items()}
-        return texts, notes
-
+    read = partial(plain_texts.read_document_splits, config, files)
     return packed_blocks.prepare_blocks(config, paths, cache_folder, read)
 
 

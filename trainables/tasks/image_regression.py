@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import ClassVar
 
-from trainables.data.records import number
 from trainables.modalities.images import image_data, image_tables
 from trainables.modalities.images.image_tables import ImageTableConfig
-from trainables.prepared import PreparedData
-from trainables.targets.numbers import NUMBERS, NumbersConfig, number_answers
+from trainables.targets.numbers import NUMBER_COLUMN, NUMBERS, NumbersConfig
 from trainables.task import Task
 from trainables.tasks.row import TaskRow
 
@@ -21,27 +18,11 @@ class ImageRegressionConfig(ImageTableConfig, NumbersConfig):
     DATA_FIELDS: ClassVar[tuple[str, ...]] = (*ImageTableConfig.DATA_FIELDS, "number_column")
 
 
-def prepare(config: ImageRegressionConfig, cache_folder: Path) -> PreparedData:
-    """The images of each split, and ``label`` float32 [n].
-
-    Raises:
-        InputError: the files do not make splits, or all numbers are the same.
-    """
-    return image_tables.prepare(
-        config,
-        cache_folder,
-        answer="number_column",
-        kind=number,
-        answers=lambda splits: number_answers(splits, config),
-        stratify=False,
-    )
-
-
 def load() -> Task:
     """The task itself; imports torch."""
     from trainables.modalities.images.task import image_task
 
-    return image_task("image_regression", prepare, NUMBERS)
+    return image_task("image_regression", TASK.prepare, NUMBERS)
 
 
 TASK = TaskRow(
@@ -49,8 +30,8 @@ TASK = TaskRow(
     summary="images with a number each, named by a table; any torchvision classification model",
     config_type=ImageRegressionConfig,
     path_fields={"data": (), "weights": ("none", "default")},
-    check=partial(image_tables.check, answer="number_column"),
+    check=partial(image_tables.check, answer=NUMBER_COLUMN),
     fetch=image_data.fetch,
-    prepare=prepare,
+    prepare=partial(image_tables.prepare, answer=NUMBER_COLUMN),
     load=load,
 )

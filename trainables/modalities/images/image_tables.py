@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from trainables.data.prepare import file_identity, prepare_once
-from trainables.data.records import Kind, Reading, file_beside
+from trainables.data.records import Reading, file_beside
 from trainables.data.splits import Splits, columns_of, data_files, read_splits
 from trainables.data.tables import TABLES, check_answer, read_records
 from trainables.errors import InputError
@@ -19,7 +18,7 @@ from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.folder import decode_all, image_details, note_skipped, readable
 from trainables.modalities.images.image_data import check_model
 from trainables.prepared import DataInfo, PreparedData, Split
-from trainables.targets.target import Answers
+from trainables.targets.target import AnswerColumn
 
 
 class ImageTableConfig(ImageConfig):
@@ -43,33 +42,18 @@ class ImageTableConfig(ImageConfig):
     )
 
 
-def check(config: ImageTableConfig, *, answer: str) -> None:
+def check(config: ImageTableConfig, *, answer: AnswerColumn) -> None:
     """Find what is wrong in milliseconds, without torch, web access or reading images.
-
-    Args:
-        answer: the setting that names the column to be predicted.
 
     Raises:
         InputError: data, a column or the model is not there, or they do not go together.
     """
-    check_answer(config, "path_column", answer)
+    check_answer(config, "path_column", answer.setting)
     check_model(config)
 
 
-def prepare(
-    config: ImageTableConfig,
-    cache_folder: Path,
-    *,
-    answer: str,
-    kind: Kind,
-    answers: Callable[[Splits], Answers],
-    stratify: bool,
-) -> PreparedData:
-    """Each split's ``image``, uint8 [n, channels, size, size], and what ``answers`` makes.
-
-    Args:
-        kind: what a value of the column that ``answer`` names is turned into.
-        stratify: cut missing splits in the same proportions of each answer.
+def prepare(config: ImageTableConfig, cache_folder: Path, *, answer: AnswerColumn) -> PreparedData:
+    """Each split's ``image``, uint8 [n, channels, size, size], and what ``answer`` makes.
 
     Raises:
         InputError: as ``check``, or the files do not make a training and a validation split.
@@ -78,14 +62,15 @@ def prepare(
     files = data_files(config, TABLES)
 
     def read(path: Path) -> Reading:
-        kinds = {"path_column": file_beside(path), answer: kind}
+        kinds = {"path_column": file_beside(path), answer.setting: answer.kind}
         return read_records(path, columns_of(config), kinds)
 
-    rows, notes = read_splits(config, files, read, "path_column", answer, stratify)
+    how = ("path_column", answer.setting, answer.stratify)
+    rows, notes = read_splits(config, files, read, *how)
     images = [row["path_column"] for split in rows.values() for row in split]
     identity = {name: getattr(config, name) for name in config.DATA_FIELDS}
-    identity |= {"answer": answer, "files": file_identity([*files.values(), *images])}
-    make = partial(_make, config, rows, notes, answers)
+    identity |= {"answer": answer.setting, "files": file_identity([*files.values(), *images])}
+    make = partial(_make, config, rows, notes, answer)
     return prepare_once(cache_folder, identity, make)
 
 
@@ -93,7 +78,7 @@ def _make(
     config: ImageTableConfig,
     rows: Splits,
     notes: list[str],
-    answers: Callable[[Splits], Answers],
+    answer: AnswerColumn,
     assets: Path,
 ) -> tuple[DataInfo, dict[str, Split]]:
     skipped: list[tuple[Path, str]] = []
@@ -106,7 +91,8 @@ def _make(
     for name in ("train", "val"):
         if not len(kept[name]):
             raise InputError(f"data = {config.data!r}: no image of the {name} split is readable")
-    found = answers({name: [split[i] for i in kept[name]] for name, split in rows.items()})
+    used = {name: [split[i] for i in kept[name]] for name, split in rows.items()}
+    found = answer.answers(used, config)
     data = Path(config.data).expanduser()
     all_notes = (*note_skipped(skipped, data if data.is_dir() else data.parent), *notes)
     details: dict[str, Any] = {**image_details(images), **found.details}

@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from trainables.data.plain_texts import TEXT
+from trainables.data.splits import Splits
 from trainables.errors import InputError
 from trainables.modalities.texts import text_data, tokenization
 from trainables.modalities.texts.config import TextConfig
 from trainables.prepared import Array, DataInfo, PreparedData, Split
-
-Documents = Mapping[str, Sequence[str]]  # of each split
 
 
 def prepare_blocks(
     config: TextConfig,
     files: Iterable[Path],
     cache_folder: Path,
-    read: Callable[[], tuple[Documents, Sequence[str]]],
+    read: Callable[[], tuple[Splits, list[str]]],
 ) -> PreparedData:
     """``input_ids`` int32 [n, max_tokens] and ``length``, ``n_bytes`` int32 [n] of each split.
 
@@ -28,13 +28,16 @@ def prepare_blocks(
     adds, or else an end token; only the last block of a split may be shorter. ``n_bytes`` is how
     many bytes of text the tokens of a block behind its first stand for.
 
+    Args:
+        read: gives each split's documents, as ``read_document_splits`` does, and notes.
+
     Raises:
         InputError: the model can not be reached, or a split has too little text.
     """
 
     def make(assets: Path) -> tuple[DataInfo, Mapping[str, Split]]:
-        text_data.fetch(config)
-        documents, notes = read()
+        rows, notes = read()
+        documents = {name: [row[TEXT] for row in split] for name, split in rows.items()}
         details = text_data.make_tokenizer(config, documents["train"], assets)
         splits = {
             name: Split(_pack(texts, config, details, assets)) for name, texts in documents.items()

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from trainables.data.conll import TAGS, WORDS
+from trainables.data.splits import Splits
 from trainables.modalities.texts import text_data, tokenization
 from trainables.modalities.texts.config import TextConfig
 from trainables.modalities.texts.text_data import decode_text
@@ -21,7 +23,6 @@ from trainables.targets.tags import IGNORED, entities, tag_names
 # alone, as in the data that people tag. The joiner without width is part of words in Persian.
 _WORD = re.compile(r"[@#]?\w+(?:[-'’.\u200c\u200d]\w+)*|[^\w\s]")
 
-Tagged = Mapping[str, Sequence[Sequence[str]]]  # of each split, of each sentence: words, or tags
 Firsts = list[list[int | None]]  # the first token of each word of each text, if it has one
 Spans = list[tuple[int, int]]  # of each word in its text: first character, and behind the last
 
@@ -43,20 +44,23 @@ def prepare_tags(
     config: TextConfig,
     files: Iterable[Path],
     cache_folder: Path,
-    read: Callable[[], tuple[Tagged, Tagged, Sequence[str]]],
+    read: Callable[[], tuple[Splits, list[str]]],
 ) -> PreparedData:
     """Token ids of each split, and ``label`` int32 [n, longest]: a tag at each word's first token.
 
     Args:
-        read: gives the words of each split's sentences, their tags, and notes.
+        read: gives each split's sentences, as ``read_sentences`` does, and notes.
 
     Raises:
         InputError: the model can not be reached, or training lacks tags.
     """
 
     def make(assets: Path) -> tuple[DataInfo, dict[str, Split]]:
-        text_data.fetch(config)
-        words, tags, notes = read()
+        rows, notes = read()
+        words, tags = (
+            {name: [row[column] for row in split] for name, split in rows.items()}
+            for column in (WORDS, TAGS)
+        )
         index = {name: i for i, name in enumerate(tag_names(tags, config.data))}
         texts = {name: [joined(own) for own in sentences] for name, sentences in words.items()}
         details = text_data.make_tokenizer(config, [text for text, _ in texts["train"]], assets)

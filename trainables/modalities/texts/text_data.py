@@ -13,12 +13,10 @@ from trainables.errors import InputError
 from trainables.modalities.texts import pretrained, tokenization
 from trainables.modalities.texts.config import TextConfig
 from trainables.modalities.texts.scratch import scratch_model
-from trainables.prepared import SPLITS, Array, DataInfo, PreparedData, Split
+from trainables.prepared import Array, DataInfo, PreparedData, Split
 from trainables.strategies import check_block_numbers
-from trainables.targets.target import Answers
 
-# What a task has read: the texts of each split, what is to be predicted, and notes for a person.
-LabelledTexts = tuple[Mapping[str, Sequence[str]], Answers, Sequence[str]]
+Make = Callable[[Path], tuple[DataInfo, Mapping[str, Split]]]
 
 
 def check_model(config: TextConfig) -> None:
@@ -77,59 +75,28 @@ def _check_n_blocks(config: TextConfig, n_layers: int) -> None:
     check_block_numbers(config, ["embeddings", *layers, "head"])
 
 
-Make = Callable[[Path], tuple[DataInfo, Mapping[str, Split]]]
-
-
 def prepare_tokens(
     config: TextConfig, files: Iterable[Path], cache_folder: Path, make: Make
 ) -> PreparedData:
     """What ``make(assets)`` makes of ``files`` for the model of ``config``, once per machine.
 
     Imports neither torch nor transformers when the data is prepared already, or for scratch models.
+
+    Raises:
+        InputError: as ``fetch`` and ``make``.
     """
+
+    def fetch_and_make(assets: Path) -> tuple[DataInfo, Mapping[str, Split]]:
+        fetch(config)  # first, so that a model out of reach is said before the files are read
+        return make(assets)
+
     folder = None if scratch_model(config.model) else pretrained.local_folder(config.model)
     identity = {name: getattr(config, name) for name in config.DATA_FIELDS}
     identity["files"] = [file_identity([path]) for path in files]
     if folder is not None:
         model_files = [*pretrained.tokenizer_files(folder), folder / "config.json"]
         identity["model_files"] = file_identity(model_files)
-    return prepare_once(cache_folder, identity, make)
-
-
-def prepare_texts(
-    config: TextConfig,
-    files: Iterable[Path],
-    cache_folder: Path,
-    read: Callable[[], LabelledTexts],
-) -> PreparedData:
-    """Token ids of each split: ``input_ids`` int32 [n, longest], ``length`` int32 [n], and labels.
-
-    Raises:
-        InputError: as ``fetch`` and ``read``.
-    """
-
-    def make(assets: Path) -> tuple[DataInfo, Mapping[str, Split]]:
-        fetch(config)  # first, so that a model out of reach is said before the files are read
-        texts, answers, notes = read()
-        details = make_tokenizer(config, texts["train"], assets)
-        splits, n_cut = {}, 0
-        for name in SPLITS:
-            inputs, cut = tokenization.tokenise(
-                texts[name], assets, config.max_tokens, details["pad_id"]
-            )
-            n_cut += cut
-            splits[name] = Split({**inputs, **answers.labels[name]})
-        notes = [*notes, *_note_cut(n_cut, splits, config)]
-        details |= answers.details
-        return DataInfo(answers.classes, tuple(notes), details, summary=answers.summary), splits
-
-    return prepare_tokens(config, files, cache_folder, make)
-
-
-def _note_cut(n_cut: int, splits: Mapping[str, Split], config: TextConfig) -> list[str]:
-    n_texts = sum(len(split) for split in splits.values())
-    what = f"{n_cut} of {n_texts} texts have more than max_tokens = {config.max_tokens} tokens and"
-    return [f"{what} were cut"] if n_cut else []
+    return prepare_once(cache_folder, identity, fetch_and_make)
 
 
 def make_tokenizer(config: TextConfig, texts: Sequence[str], assets: Path) -> dict[str, Any]:
