@@ -151,11 +151,6 @@ def _picture(confusion: np.ndarray, classes: Sequence[str]) -> Any:
     return figure
 
 
-def summary(classes: Sequence[str]) -> str:
-    """What is predicted, for a person."""
-    return f"{len(classes)} classes"
-
-
 def class_names(
     splits: Mapping[str, Sequence[Record]], config: Any, setting: str = "label_column"
 ) -> tuple[str, ...]:
@@ -192,11 +187,18 @@ def class_answers(splits: Mapping[str, Sequence[Record]], config: Any) -> Answer
     """
     classes = class_names(splits, config)
     index = {name: i for i, name in enumerate(classes)}
-    labels = {
-        name: {"label": np.array([index[row["label_column"]] for row in rows], np.int64)}
-        for name, rows in splits.items()
-    }
-    return Answers(labels, summary(classes), classes)
+    return indexed_answers(
+        {name: [index[row["label_column"]] for row in rows] for name, rows in splits.items()},
+        classes,
+    )
+
+
+def indexed_answers(
+    splits: Mapping[str, Sequence[int] | np.ndarray], classes: tuple[str, ...]
+) -> Answers:
+    """The class of each sample, given as its index, as ``label``, int64 [n]."""
+    labels = {name: {"label": np.array(indices, np.int64)} for name, indices in splits.items()}
+    return Answers(labels, f"{len(classes)} classes", classes)
 
 
 def meter(info: DataInfo) -> ClassificationMeter:

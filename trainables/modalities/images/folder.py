@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -15,43 +15,80 @@ from trainables.data.class_folders import Item, Layout, relative, some
 from trainables.errors import InputError
 from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.decode import UNREADABLE, decode_image, reason
-from trainables.modalities.images.store import cut_splits, make_splits, statistics, store_images
+from trainables.modalities.images.store import as_splits, cut_splits, store_images
 from trainables.prepared import DataInfo, Split
-from trainables.targets.classes import summary
+from trainables.targets.classes import indexed_answers
+from trainables.targets.target import Answers
 
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _AT_ONCE = 512  # images decoded before they are written
 _N_THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes without the interpreter's lock
 
 Items = Mapping[str, Sequence[Item]]  # of each split
+Numbers = Mapping[str, Sequence[int]]  # of the items of each split
+Prepared = tuple[DataInfo, Mapping[str, Split]]
 T = TypeVar("T")
 
 
-def prepare_folder(
-    config: ImageConfig, layout: Layout, found: Items, scratch: Path
-) -> tuple[DataInfo, Mapping[str, Split]]:
-    """Decode every image of ``found`` that can be, and cut the splits that the folder lacks.
+def prepare_folder(config: ImageConfig, layout: Layout, found: Items, scratch: Path) -> Prepared:
+    """The images of class folders, with the splits cut that the folder lacks.
 
     A file that is found to be damaged only when it is decoded is missing from the split it fell to.
 
     Raises:
         InputError: a class has no readable image, or there are too few to cut the splits from.
     """
+    where = f"data = {str(layout.root)!r}"
+
+    def missing(targets: Container[int]) -> list[str]:
+        return [repr(name) for i, name in enumerate(layout.classes) if i not in targets]
+
+    def cut(items: Items) -> Items:
+        if empty := missing({target for _, target in items["train"]}):
+            raise InputError(
+                f"{where}: no readable image in class folder {some(empty)}; "
+                "remove the folder or add images to it"
+            )
+        return _cut(config, items)
+
+    def answers(targets: Numbers) -> Answers:
+        for name, lost in (("train", missing(targets["train"])), ("val", [])):
+            if lost or not targets[name]:
+                raise InputError(
+                    f"{where}: every file of {some(lost) or 'all classes'} that "
+                    f"fell to the {name} split is damaged; remove the damaged files"
+                )
+        return indexed_answers(targets, layout.classes)
+
+    return prepare_files(config, found, cut, answers, (layout.root, layout.notes), scratch)
+
+
+def prepare_files(
+    config: ImageConfig,
+    found: Items,
+    cut: Callable[[Items], Items],
+    answers: Callable[[Numbers], Answers],
+    said: tuple[Path, Sequence[str]],
+    scratch: Path,
+) -> Prepared:
+    """Decode every image of ``found`` that can be.
+
+    Args:
+        found: files of each split, each with a number.
+        cut: what makes the splits of those files whose headers say image.
+        answers: (the numbers of the images of each split) -> what is predicted of them.
+        said: where the files are, and notes on them.
+    """
     skipped: list[tuple[Path, str]] = []
-    files, grey = readable(found, skipped)
-    _check_every_class(layout, files["train"])
-    items = _cut(config, files)
-    images, targets = decode_all(items, grey, config.image_size, scratch, skipped)
-    for name in ("train", "val"):
-        _check_decoded(layout, name, targets[name])
-    notes = list(layout.notes)
-    notes = [*note_skipped(skipped, layout.root), *notes]
-    details = image_details(images)
-    info = DataInfo(layout.classes, tuple(notes), details, summary=summary(layout.classes))
-    return info, make_splits(images, targets)
+    files, grey = _readable(found, skipped)
+    images, numbers = _decode_all(cut(files), grey, config.image_size, scratch, skipped)
+    predicted, (root, notes) = answers(numbers), said
+    named = [f"{relative(path, root)} ({why})" for path, why in sorted(skipped)]
+    lost = [f"skipped, not readable as images: {some(named)}"] if named else []
+    return as_splits(images, predicted, [*lost, *notes])
 
 
-def readable(found: Items, skipped: list[tuple[Path, str]]) -> tuple[dict[str, list[Item]], bool]:
+def _readable(found: Items, skipped: list[tuple[Path, str]]) -> tuple[dict[str, list[Item]], bool]:
     """The items whose headers say image, and whether all of those are greyscale by format."""
     grey = True
     items: dict[str, list[Item]] = {}
@@ -74,63 +111,28 @@ def _mode(item: Item) -> tuple[str | None, str]:
         return None, reason(error) if item[0].stat().st_size else "empty file"
 
 
-def _check_every_class(layout: Layout, items: Sequence[Item]) -> None:
-    present = {target for _, target in items}
-    empty = [repr(name) for target, name in enumerate(layout.classes) if target not in present]
-    if empty:
-        raise InputError(
-            f"data = {str(layout.root)!r}: no readable image in class folder {some(empty)}; "
-            "remove the folder or add images to it"
-        )
-
-
-def _check_decoded(layout: Layout, split: str, targets: np.ndarray) -> None:
-    wanted = range(len(layout.classes)) if split == "train" else ()
-    missing = [repr(layout.classes[target]) for target in wanted if target not in targets]
-    if missing or len(targets) == 0:
-        raise InputError(
-            f"data = {str(layout.root)!r}: every file of {some(missing) or 'all classes'} that "
-            f"fell to the {split} split is damaged; remove the damaged files"
-        )
-
-
-def _cut(config: ImageConfig, items: Items) -> dict[str, Sequence[Item]]:
+def _cut(config: ImageConfig, items: Items) -> Items:
     wanted = {"val": config.val_fraction, "test": config.test_fraction}
     fractions = {name: fraction for name, fraction in wanted.items() if name not in items}
     train = items["train"]
     n_total = sum(len(split) for split in items.values())
     parts = cut_splits([target for _, target in train], fractions, n_total, config.split_seed)
-    cut: dict[str, Sequence[Item]] = {
-        name: [train[index] for index in part] for name, part in parts.items()
-    }
-    return {**items, **cut}
+    return {**items, **{name: [train[i] for i in part] for name, part in parts.items()}}
 
 
-def note_skipped(skipped: Sequence[tuple[Path, str]], root: Path) -> list[str]:
-    """Which files could not be used, in a line."""
-    named = [f"{relative(path, root)} ({why})" for path, why in sorted(skipped)]
-    return [f"skipped, not readable as images: {some(named)}"] if named else []
-
-
-def image_details(images: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What of ``DataInfo.details`` is about images: channels, size, mean and std."""
-    _, channels, size, _ = images["train"].shape
-    return {"channels": channels, "image_size": size, **statistics(images["train"])}
-
-
-def decode_all(
+def _decode_all(
     items: Items,
     grey: bool,
     image_size: int,
     scratch: Path,
     skipped: list[tuple[Path, str]],
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Images and targets of each split, without the files that turn out damaged.
+) -> tuple[dict[str, np.ndarray], Numbers]:
+    """Images and their numbers of each split, without the files that turn out damaged.
 
     Args:
         grey: all are greyscale by their format. If they prove to be, one channel is kept as well.
     """
-    images, targets = {}, {}
+    images, numbers = {}, dict[str, list[int]]()
     channels = 1 if grey else 3
 
     def decode(item: Item) -> np.ndarray | str:
@@ -140,20 +142,19 @@ def decode_all(
             return reason(error)
 
     def decoded(split: Sequence[Item], kept: list[int]) -> Iterator[np.ndarray]:
-        for (path, target), result in zip(split, _in_threads(decode, split), strict=True):
+        for (path, number), result in zip(split, _in_threads(decode, split), strict=True):
             if isinstance(result, str):
                 skipped.append((path, result))
             else:
-                kept.append(target)
+                kept.append(number)
                 yield result[None]
 
     for name, split in items.items():
-        kept: list[int] = []
+        kept = numbers[name] = []
         images[name] = store_images(decoded(split, kept), scratch, channels, image_size)
-        targets[name] = np.array(kept, np.int64)
     if not grey and all(_is_grey(split) for split in images.values()):
         images = {name: split[:, :1] for name, split in images.items()}
-    return images, targets
+    return images, numbers
 
 
 def _in_threads(function: Callable[[Item], T], items: Sequence[Item]) -> Iterator[T]:

@@ -13,7 +13,7 @@ from trainables.errors import InputError, valid_choices
 from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.folder import prepare_folder
 from trainables.modalities.images.known_sources import (
-    IDX_SOURCES,
+    KNOWN_IDX,
     find_idx,
     known_idx,
     prepare_digits,
@@ -25,7 +25,7 @@ from trainables.strategies import check_block_numbers, names_a_block
 
 Make = Callable[[Path], tuple[DataInfo, Mapping[str, Split]]]
 
-KNOWN_DATA = ("digits", *IDX_SOURCES)
+KNOWN_DATA = ("digits", *KNOWN_IDX)
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".tar", ".bin")
 
 
@@ -102,12 +102,8 @@ def prepare(config: ImageConfig, cache_folder: Path) -> PreparedData:
             what to do.
     """
     make, identity = _source(config, cache_folder)
-
-    def make_in(assets: Path) -> tuple[DataInfo, Mapping[str, Split]]:
-        return make(assets.parent)
-
     fields = {name: getattr(config, name) for name in config.DATA_FIELDS}
-    return prepare_once(cache_folder, {**fields, "files": identity}, make_in)
+    return prepare_once(cache_folder, {**fields, "files": identity}, make)
 
 
 def _source(config: ImageConfig, cache_folder: Path) -> tuple[Make, str]:
@@ -115,7 +111,7 @@ def _source(config: ImageConfig, cache_folder: Path) -> tuple[Make, str]:
     if config.data == "digits":
         return partial(prepare_digits, config), ""
     _check_data(config)
-    if config.data in IDX_SOURCES:
+    if config.data in KNOWN_IDX:
         paths = known_idx(config.data, cache_folder / "downloads" / config.data)
     else:
         folder = Path(config.data).expanduser()

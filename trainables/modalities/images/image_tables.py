@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from trainables.data.prepare import file_identity, prepare_once
 from trainables.data.records import Reading, file_beside
-from trainables.data.splits import Splits, columns_of, data_files, read_splits
+from trainables.data.splits import columns_of, data_files, read_splits
 from trainables.data.tables import TABLES, check_answer, read_records
 from trainables.errors import InputError
 from trainables.modalities.images.config import ImageConfig
-from trainables.modalities.images.folder import decode_all, image_details, note_skipped, readable
+from trainables.modalities.images.folder import Numbers, prepare_files
 from trainables.modalities.images.image_data import check_model
-from trainables.prepared import DataInfo, PreparedData, Split
-from trainables.targets.target import AnswerColumn
+from trainables.prepared import PreparedData
+from trainables.targets.target import AnswerColumn, Answers
 
 
 class ImageTableConfig(ImageConfig):
@@ -70,34 +69,21 @@ def prepare(config: ImageTableConfig, cache_folder: Path, *, answer: AnswerColum
     images = [row["path_column"] for split in rows.values() for row in split]
     identity = {name: getattr(config, name) for name in config.DATA_FIELDS}
     identity |= {"answer": answer.setting, "files": file_identity([*files.values(), *images])}
-    make = partial(_make, config, rows, notes, answer)
-    return prepare_once(cache_folder, identity, make)
 
+    def answers(numbers: Numbers) -> Answers:
+        for name in ("train", "val"):
+            if not numbers[name]:
+                raise InputError(
+                    f"data = {config.data!r}: no image of the {name} split is readable"
+                )
+        used = {name: [rows[name][i] for i in kept] for name, kept in numbers.items()}
+        return answer.answers(used, config)
 
-def _make(
-    config: ImageTableConfig,
-    rows: Splits,
-    notes: list[str],
-    answer: AnswerColumn,
-    assets: Path,
-) -> tuple[DataInfo, dict[str, Split]]:
-    skipped: list[tuple[Path, str]] = []
     listed = {
         name: [(row["path_column"], number) for number, row in enumerate(split)]
         for name, split in rows.items()
     }
-    items, grey = readable(listed, skipped)
-    images, kept = decode_all(items, grey, config.image_size, assets.parent, skipped)
-    for name in ("train", "val"):
-        if not len(kept[name]):
-            raise InputError(f"data = {config.data!r}: no image of the {name} split is readable")
-    used = {name: [split[i] for i in kept[name]] for name, split in rows.items()}
-    found = answer.answers(used, config)
     data = Path(config.data).expanduser()
-    all_notes = (*note_skipped(skipped, data if data.is_dir() else data.parent), *notes)
-    details: dict[str, Any] = {**image_details(images), **found.details}
-    info = DataInfo(found.classes, all_notes, details, summary=found.summary)
-    return info, {
-        name: Split({"image": np.asanyarray(each), **found.labels[name]})
-        for name, each in images.items()
-    }
+    said = (data if data.is_dir() else data.parent, notes)
+    make = partial(prepare_files, config, listed, lambda items: items, answers, said)
+    return prepare_once(cache_folder, identity, make)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
-import importlib.util
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,65 +19,22 @@ from trainables.data.download import download
 from trainables.errors import InputError
 from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.decode import square_array
-from trainables.modalities.images.store import cut_splits, make_splits, statistics, store_images
+from trainables.modalities.images.store import as_splits, cut_splits, store_images
 from trainables.prepared import DataInfo, Split
-from trainables.targets.classes import summary
+from trainables.targets.classes import indexed_answers
 
-_DIGIT_NAMES = tuple(str(digit) for digit in range(10))
-_FASHION_NAMES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
 _FASHION_LABELS_MD5 = "3236f6424fc25388b2834cb19942cf7e"  # of the 60,000 label bytes
 
+KNOWN_IDX = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}  # name -> torchvision's class
 IDX_FILES = {
-    ("train", "images"): "train-images-idx3-ubyte.gz",
-    ("train", "labels"): "train-labels-idx1-ubyte.gz",
-    ("t10k", "images"): "t10k-images-idx3-ubyte.gz",
-    ("t10k", "labels"): "t10k-labels-idx1-ubyte.gz",
+    (part, what): f"{part}-{what}-idx{n_dimensions}-ubyte.gz"
+    for part in ("train", "t10k")
+    for what, n_dimensions in (("images", 3), ("labels", 1))
 }
 _IDX_NAME = re.compile(r"(train|t10k)-(images|labels)[.-]idx[13]-ubyte(\.gz)?")
 
 IdxPaths = dict[tuple[str, str], Path]
-
-
-@dataclass(frozen=True)
-class IdxSource:
-    """Where four IDX files are published, and the MD5 of each in the order of ``IDX_FILES``."""
-
-    mirrors: tuple[str, ...]
-    md5: tuple[str, str, str, str]
-
-
-# Addresses and digests as torchvision.datasets has them.
-IDX_SOURCES: Mapping[str, IdxSource] = {
-    "mnist": IdxSource(
-        ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
-        (
-            "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-            "d53e105ee54ea40749a09fcbcd1e9432",
-            "9fb629c4189551a2d022fa330f9573f3",
-            "ec29112dd5afa0611ce80d1b7f02629c",
-        ),
-    ),
-    "fashion_mnist": IdxSource(
-        ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
-        (
-            "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-            "25c81989df183df01b3e8a0aad5dffbe",
-            "bef4ecab320f06d8554ea6380940ec79",
-            "bb300cfdad3c16e7a12a480ee83cd310",
-        ),
-    ),
-}
+Arrays = tuple[np.ndarray, np.ndarray]  # images uint8 [n, h, w], and their classes [n]
 
 
 def prepare_digits(config: ImageConfig, scratch: Path) -> tuple[DataInfo, Mapping[str, Split]]:
@@ -86,76 +43,61 @@ def prepare_digits(config: ImageConfig, scratch: Path) -> tuple[DataInfo, Mappin
     Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998. Read from
     the file that scikit-learn ships, because importing ``sklearn.datasets`` takes 3.6 s.
     """
-    spec = importlib.util.find_spec("sklearn")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    file = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
-    with gzip.open(file) as rows:
+    file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    with gzip.open(str(file)) as rows:
         table = np.loadtxt(rows, delimiter=",", dtype=np.int64)
     images = np.round(table[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
     targets = table[:, 64]
     fractions = {"val": config.val_fraction, "test": config.test_fraction}
     parts = cut_splits(targets, fractions, len(targets), config.split_seed)
-    stored = {
-        name: _resized(images[part], scratch, config.image_size) for name, part in parts.items()
-    }
-    return _info(_DIGIT_NAMES, (), stored, config), make_splits(
-        stored, {name: targets[part] for name, part in parts.items()}
-    )
+    arrays = {name: (images[part], targets[part]) for name, part in parts.items()}
+    return _prepared(config, arrays, tuple(map(str, range(10))), (), scratch)
 
 
 def prepare_idx(
     config: ImageConfig, paths: IdxPaths, scratch: Path
 ) -> tuple[DataInfo, Mapping[str, Split]]:
     """The official test files are the test split, as in published figures; the rest is cut."""
-    images = {part: read_idx(paths[part, "images"], 3) for part in ("train", "t10k")}
-    targets = {part: read_idx(paths[part, "labels"], 1) for part in ("train", "t10k")}
-    for part in images:
-        if len(images[part]) != len(targets[part]):
-            raise InputError(
-                f"{str(paths[part, 'images'])!r} holds {len(images[part])} images and "
-                f"{str(paths[part, 'labels'])!r} {len(targets[part])} labels: they must be as many"
-            )
-    n_total = len(targets["train"]) + len(targets["t10k"])
-    cut = cut_splits(targets["train"], {"val": config.val_fraction}, n_total, config.split_seed)
-    every_test = np.arange(len(targets["t10k"]))
-    parts = {
-        "train": ("train", cut["train"]),
-        "val": ("train", cut["val"]),
-        "test": ("t10k", every_test),
-    }
-    stored = {
-        name: _resized(images[part][index], scratch, config.image_size)
-        for name, (part, index) in parts.items()
-    }
+    (images, targets), test = (_read_pair(paths, part) for part in ("train", "t10k"))
+    n_total = len(targets) + len(test[1])
+    cut = cut_splits(targets, {"val": config.val_fraction}, n_total, config.split_seed)
+    arrays = {name: (images[part], targets[part]) for name, part in cut.items()} | {"test": test}
+    labels_md5 = hashlib.md5(targets.tobytes(), usedforsecurity=False).hexdigest()
+    if config.data == "fashion_mnist" or labels_md5 == _FASHION_LABELS_MD5:
+        classes = tuple(_torchvision_class("fashion_mnist").classes)
+    else:
+        classes = tuple(map(str, range(1 + max(int(targets.max()), int(test[1].max())))))
     notes = ("the test split is the data set's own; test_fraction is not used",)
-    splits = make_splits(
-        stored, {name: targets[part][index] for name, (part, index) in parts.items()}
-    )
-    return _info(_idx_classes(config, targets), notes, stored, config), splits
+    return _prepared(config, arrays, classes, notes, scratch)
 
 
-def _info(
+def _read_pair(paths: IdxPaths, part: str) -> Arrays:
+    images, labels = read_idx(paths[part, "images"], 3), read_idx(paths[part, "labels"], 1)
+    if len(images) != len(labels):
+        raise InputError(
+            f"{str(paths[part, 'images'])!r} holds {len(images)} images and "
+            f"{str(paths[part, 'labels'])!r} {len(labels)} labels: they must be as many"
+        )
+    return images, labels
+
+
+def _prepared(
+    config: ImageConfig,
+    arrays: Mapping[str, Arrays],
     classes: tuple[str, ...],
     notes: tuple[str, ...],
-    images: Mapping[str, np.ndarray],
-    config: ImageConfig,
-) -> DataInfo:
-    return DataInfo(
-        classes,
-        notes,
-        {"channels": 1, "image_size": config.image_size, **statistics(images["train"])},
-        summary=summary(classes),
-    )
+    scratch: Path,
+) -> tuple[DataInfo, Mapping[str, Split]]:
+    images = {name: _resized(own, scratch, config.image_size) for name, (own, _) in arrays.items()}
+    answers = indexed_answers({name: targets for name, (_, targets) in arrays.items()}, classes)
+    return as_splits(images, answers, notes)
 
 
-def _idx_classes(config: ImageConfig, targets: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    labels_md5 = hashlib.md5(targets["train"].tobytes(), usedforsecurity=False).hexdigest()
-    if config.data == "fashion_mnist" or labels_md5 == _FASHION_LABELS_MD5:
-        return _FASHION_NAMES
-    return tuple(
-        str(label) for label in range(1 + max(int(part.max()) for part in targets.values()))
-    )
+def _torchvision_class(name: str) -> Any:
+    """Addresses, digests and names of classes; torchvision takes seconds to import."""
+    from torchvision import datasets
+
+    return getattr(datasets, KNOWN_IDX[name])
 
 
 def _resized(images: np.ndarray, scratch: Path, image_size: int) -> np.ndarray:
@@ -225,11 +167,11 @@ def known_idx(name: str, folder: Path) -> IdxPaths:
     with contextlib.suppress(InputError):  # some are there: an earlier call broke off
         if found := find_idx(folder):
             return found
-    source = IDX_SOURCES[name]
+    source = _torchvision_class(name)
     reasons = []
     for mirror in source.mirrors:
         try:
-            for file, md5 in zip(IDX_FILES.values(), source.md5, strict=True):
+            for file, md5 in source.resources:
                 if not (folder / file).exists():
                     download(mirror + file, folder / file, f"md5:{md5}")
             break

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import re
 from contextlib import suppress
@@ -33,10 +32,8 @@ def model_names() -> tuple[str, ...]:
 
 @functools.cache
 def _registered_in(package: str) -> list[str]:
-    spec = importlib.util.find_spec(package)
-    assert spec is not None
-    assert spec.submodule_search_locations
-    files = (Path(spec.submodule_search_locations[0]) / "models").glob("[!_]*.py")
+    folder = importlib.metadata.distribution(package).locate_file(f"{package}/models")
+    files = Path(str(folder)).glob("[!_]*.py")
     found = (m for file in files for m in _REGISTERED.findall(file.read_text(encoding="utf-8")))
     return sorted(name or function for name, function in found)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from trainables.data.prepare import stratified_split
 from trainables.errors import InputError
-from trainables.prepared import Split
+from trainables.prepared import DataInfo, Split
+from trainables.targets.target import Answers
 
 
 def store_images(
@@ -88,9 +89,18 @@ def cut_splits(
     return parts
 
 
-def make_splits(images: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, Split]:
-    """Splits of images and class indices as the training loop takes them."""
-    return {
-        name: Split({"image": images[name], "label": targets[name].astype(np.int64)})
-        for name in images
+def as_splits(
+    images: Mapping[str, np.ndarray], answers: Answers, notes: Sequence[str]
+) -> tuple[DataInfo, dict[str, Split]]:
+    """Splits of ``images``, each uint8 [n, channels, size, size], and what is to be known of them.
+
+    ``details`` has ``channels``, ``image_size``, ``mean`` and ``std``, and those of ``answers``.
+    """
+    _, channels, size, _ = images["train"].shape
+    details = {"channels": channels, "image_size": size, **statistics(images["train"])}
+    details |= answers.details
+    info = DataInfo(answers.classes, tuple(notes), details, summary=answers.summary)
+    return info, {
+        name: Split({"image": np.asanyarray(each), **answers.labels[name]})
+        for name, each in images.items()
     }
