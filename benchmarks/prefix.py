@@ -27,7 +27,7 @@ from figures import Figure
 from trainables.config import check_config
 from trainables.task import TrainingRun
 from trainables.tasks.table import task_row
-from trainables.training import phases
+from trainables.training import running
 from trainables.training.loop import fit
 
 _THREADS = 2
@@ -74,12 +74,12 @@ def _texts(folder: Path, **changes: Any) -> tuple[str, dict[str, Any]]:
 @contextmanager
 def _whole_model() -> Iterator[None]:
     """Let the loop run the whole model, as one without a prefix cache does."""
-    freeze_prefix = phases.freeze_prefix
-    phases.freeze_prefix = lambda *arguments: (None, "measured without it")
+    freeze_prefix = running.freeze_prefix
+    running.freeze_prefix = lambda *arguments: (None, "measured without it")
     try:
         yield
     finally:
-        phases.freeze_prefix = freeze_prefix
+        running.freeze_prefix = freeze_prefix
 
 
 def _epoch_seconds(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -52,12 +52,6 @@ class EpochReport:
     metrics: Mapping[str, float]
     save: Callable[[Path], None]
     tags: Mapping[str, str] = field(default_factory=dict)  # said of the trial as a whole so far
-
-
-class TrainingFunction(Protocol):
-    """An ordinary PyTorch training that yields after each epoch. It knows nothing of its host."""
-
-    def __call__(self, config: Any, run: TrainingRun) -> Iterator[EpochReport]: ...
 
 
 class Meter(Protocol):

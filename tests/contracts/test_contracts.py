@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from block_checks import check_blocks
 from examples import (
     EXAMPLES,
     N_SPACES,
@@ -24,7 +25,6 @@ from examples import (
 
 from search_spaces.domains import SearchSpace
 from trainables.adapting.freezing import parts, set_training_mode, thaw, trainable
-from trainables.blocks import check_blocks
 from trainables.config import check_config
 from trainables.prepared import gather
 from trainables.setting_types import readable_types

@@ -13,7 +13,7 @@ from torch import nn
 from trainables.blocks import Block
 from trainables.data.prepare import prepare_once
 from trainables.prepared import DataInfo, PreparedData, Split
-from trainables.targets.classes import ClassesConfig, decode, loss, meter
+from trainables.targets.classes import ClassesConfig, ClassificationMeter, decode, loss
 from trainables.task import Column, Task, TrainingRun
 from trainables.training.loop import fit
 
@@ -70,7 +70,7 @@ TASK = Task(
     transform=transform,
     forward=lambda model, inputs: model(inputs["point"]),
     loss=loss,
-    meter=meter,
+    meter=ClassificationMeter,
     encode=encode,
     decode=decode,
     column=Column(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 import urllib.error
 import urllib.request
@@ -12,7 +13,6 @@ from pathlib import Path
 
 # Without any byte arriving; a name may stand for eight addresses, and each is tried for so long.
 _TIMEOUT_SECONDS = 6
-_CHUNK_BYTES = 1 << 20
 
 
 def download(url: str, path: Path, digest: str) -> None:
@@ -34,8 +34,14 @@ def download(url: str, path: Path, digest: str) -> None:
             os.fdopen(handle, "wb") as file,
             urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer,
         ):
-            actual = _copy(answer, file, digest.partition(":")[0])
-        if not actual.startswith(digest.partition(":")[2]):
+            shutil.copyfileobj(answer, file)
+        algorithm, _, expected = digest.partition(":")
+        with open(partial, "rb") as file:
+            content = hashlib.file_digest(
+                file, lambda: hashlib.new(algorithm, usedforsecurity=False)
+            )
+        actual = content.hexdigest()
+        if not actual.startswith(expected):
             raise ConnectionError(
                 f"the answer is not the expected file ({digest} expected, got {actual})"
             )
@@ -49,11 +55,3 @@ def download(url: str, path: Path, digest: str) -> None:
         ) from None
     finally:
         Path(partial).unlink(missing_ok=True)
-
-
-def _copy(answer: object, file: object, algorithm: str) -> str:
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    while chunk := answer.read(_CHUNK_BYTES):  # type: ignore[attr-defined]
-        digest.update(chunk)
-        file.write(chunk)  # type: ignore[attr-defined]
-    return digest.hexdigest()

@@ -66,8 +66,8 @@ def loss(logits: Tensor, batch: Batch, config: ClassesConfig) -> Tensor:
 class ClassificationMeter:
     """Accuracy, macro F1 and the confusion matrix, summed on the device the predictions are on."""
 
-    def __init__(self, n_classes: int) -> None:
-        self._n_classes = n_classes
+    def __init__(self, info: DataInfo) -> None:
+        self._n_classes = len(info.classes)
         self._counts: Any = 0
 
     def update(self, logits: Tensor, batch: Batch) -> None:
@@ -89,15 +89,13 @@ class ClassificationMeter:
 
         self._counts = torch.from_numpy(np.sum(states, axis=0).reshape(-1))
 
-    confusion = state
-
     def compute(self, loss: float) -> dict[str, float]:
         """``accuracy`` and ``macro_f1`` in [0, 1].
 
         Macro F1 is the plain mean over the classes that occur as a target or a prediction, as in
         ``sklearn.metrics.f1_score(average="macro")``.
         """
-        confusion = self.confusion()
+        confusion = self.state()
         hits = np.diag(confusion).astype(float)
         targets_plus_predictions = confusion.sum(axis=1) + confusion.sum(axis=0)
         seen = targets_plus_predictions > 0
@@ -122,7 +120,7 @@ def decode(
 
 def artifacts(evaluation: Evaluation, trained: Trained) -> dict[str, Any]:
     """The confusion matrix, as counts and as a picture."""
-    confusion, classes = evaluation.meter.confusion(), trained.info.classes
+    confusion, classes = evaluation.meter.state(), trained.info.classes
     return {
         "confusion_matrix.json": {"classes": list(classes), "counts": confusion.tolist()},
         "confusion_matrix.png": _picture(confusion, classes),
@@ -201,15 +199,10 @@ def indexed_answers(
     return Answers(labels, f"{len(classes)} classes", classes)
 
 
-def meter(info: DataInfo) -> ClassificationMeter:
-    """A meter that counts over the classes of ``info``."""
-    return ClassificationMeter(len(info.classes))
-
-
 CLASS_COLUMN = AnswerColumn("label_column", label, class_answers, stratify=True)
 CLASSES = Target(
     loss=loss,
-    meter=meter,
+    meter=ClassificationMeter,
     decode=decode,
     answer={"label": "a class", "probability": 0.5},
     artifacts=artifacts,

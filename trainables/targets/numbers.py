@@ -116,24 +116,19 @@ class NumberMeter:
 
         R² and the correlation are 0 where they are not defined: of numbers that are all the same.
         """
+        from scipy.stats import rankdata
+
         predicted, true = self.state()
         errors = predicted - true
         spread = float(((true - true.mean()) ** 2).sum())
         varies = spread > 0 and bool(np.ptp(predicted) > 0)
-        ranks = [_ranks(predicted), _ranks(true)]
+        ranks = [rankdata(predicted), rankdata(true)]
         return {
             "mae": float(np.abs(errors).mean()),
             "rmse": float(np.sqrt((errors**2).mean())),
             "r2": 1 - float((errors**2).sum()) / spread if spread > 0 else 0.0,
             "spearman": float(np.corrcoef(ranks)[0, 1]) if varies else 0.0,
         }
-
-
-def _ranks(numbers: np.ndarray) -> np.ndarray:
-    """Ranks from 1 [n]; equal numbers share the mean of theirs."""
-    _, index, counts = np.unique(numbers, return_inverse=True, return_counts=True)
-    means: np.ndarray = np.cumsum(counts) - (counts - 1) / 2
-    return means[index]
 
 
 def decode(

@@ -1,22 +1,29 @@
-"""A checkpoint as a model that predicts and can be measured."""
+"""A checkpoint as a model that predicts and can be measured, or that needs nothing beside it."""
 
 from __future__ import annotations
 
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from trainables.adapting.adapters import merge_adapters
 from trainables.config import check_config
 from trainables.prepared import gather
-from trainables.task import Column, Evaluation, Trained, TrainingRun
+from trainables.task import Column, Evaluation, Task, Trained, TrainingRun
 from trainables.tasks.table import task_row
 from trainables.torch_settings import n_threads
-from trainables.training.checkpoint import ASSETS, read_description
+from trainables.training.checkpoint import (
+    ASSETS,
+    CheckpointDescription,
+    read_description,
+    save_checkpoint,
+)
 from trainables.training.evaluation import evaluate
 from trainables.training.models import saved_model
 
@@ -32,13 +39,7 @@ class Predictor:
         Raises:
             DamagedCheckpoint: it is not whole, or not a checkpoint.
         """
-        description = read_description(folder)
-        row = task_row(description.task)
-        self._task = row.load()
-        config: Any = check_config(description.config, row.config_type)
-        info, assets = description.info, folder / ASSETS
-        built = saved_model(self._task, config, info, assets, folder, description)
-        self._trained = Trained(built.module.to(device).eval(), config, info, assets, device)
+        self._task, self._trained = _load(folder, read_description(folder), device)
 
     @property
     def column(self) -> Column:
@@ -77,6 +78,40 @@ class Predictor:
         """What is worth keeping of an evaluation, as files: name -> content."""
         found = self._task.artifacts(evaluation, self._trained)
         return {name: _content(name, value) for name, value in found.items()}
+
+
+def self_contained(folder: Path, place: Path) -> Path:
+    """A checkpoint that holds the whole model, to predict with.
+
+    Args:
+        place: where one is written if the checkpoint in ``folder`` holds adapters alone; their
+            sums with the base's weights are in it.
+
+    Returns:
+        ``folder`` or ``place``.
+
+    Raises:
+        DamagedCheckpoint: it is not whole, or not of the base that the configuration names now.
+        InputError: the base's weights can not be read.
+        OSError: ``place`` can not be written.
+    """
+    description = read_description(folder)
+    if description.base is None:
+        return folder
+    _, trained = _load(folder, description)
+    merge_adapters(trained.model)
+    save_checkpoint(place, replace(description, base=None), trained.model, {}, trained.assets)
+    return place
+
+
+def _load(
+    folder: Path, description: CheckpointDescription, device: str = "cpu"
+) -> tuple[Task, Trained]:
+    row = task_row(description.task)
+    task, info, assets = row.load(), description.info, folder / ASSETS
+    config: Any = check_config(description.config, row.config_type)
+    model = saved_model(task, config, info, assets, folder, description).module
+    return task, Trained(model.to(device).eval(), config, info, assets, device)
 
 
 def _content(name: str, value: Any) -> bytes:

@@ -15,7 +15,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,20 +65,12 @@ def save_checkpoint(
     except RuntimeError as error:  # how torch.save reports a full disk
         raise OSError(f"checkpoint {str(folder)!r} can not be written: {error}") from error
     shutil.copytree(assets, folder / ASSETS)
-    content = {
-        "task": description.task,
-        "config": dict(description.config),
-        "info": description.info.to_json(),
-        "epoch": description.epoch,
-        "metrics": dict(description.metrics),
-        "history": dict(description.history),
-        "base": description.base,
-        "files": {
-            str(path.relative_to(folder)): _digest(path)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        },
+    files = {
+        str(path.relative_to(folder)): _digest(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }
+    content = {**asdict(description), "files": files}
     (folder / DESCRIPTION).write_text(json.dumps(content, indent=1))
 
 
@@ -102,16 +94,9 @@ def read_description(folder: Path, *, verify: bool = True) -> CheckpointDescript
     path = folder / DESCRIPTION
     try:
         content = json.loads(path.read_text())
-        files = content["files"]
-        description = CheckpointDescription(
-            task=content["task"],
-            config=content["config"],
-            info=DataInfo.from_json(content["info"]),
-            epoch=content["epoch"],
-            metrics=content["metrics"],
-            history=content["history"],
-            base=content["base"],
-        )
+        files = content.pop("files")
+        info = DataInfo.from_json(content["info"])
+        description = CheckpointDescription(**{**content, "info": info})
     except FileNotFoundError:
         raise DamagedCheckpoint(
             f"{str(folder)!r} is not a checkpoint: it has no {DESCRIPTION}"

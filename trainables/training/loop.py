@@ -29,8 +29,7 @@ from trainables.training.checkpoint import (
 )
 from trainables.training.evaluation import evaluate
 from trainables.training.parallel import share_buffers
-from trainables.training.phases import prefix_tags, thaw_for
-from trainables.training.running import Training
+from trainables.training.running import Training, prefix_tags, thaw_for
 from trainables.training.start import check_precision, start_training
 from trainables.training.steps import train_epoch
 

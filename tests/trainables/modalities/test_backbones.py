@@ -13,10 +13,11 @@ import safetensors.torch
 import timm
 import torch
 import torchvision
+from block_checks import check_blocks
 from torch import Tensor, nn
 
 from trainables.adapting.freezing import set_training_mode
-from trainables.blocks import Block, check_blocks
+from trainables.blocks import Block
 from trainables.errors import InputError
 from trainables.modalities.images import model_names as names
 from trainables.modalities.images import weight_files

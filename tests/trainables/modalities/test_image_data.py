@@ -76,6 +76,7 @@ def sizes(prepared: PreparedData) -> dict[str, int]:
 
 
 def test_checking_and_preparing_import_no_torch(tmp_path: Path) -> None:
+    check(config())  # the first check of a model on a machine makes it
     script = f"""
 import sys
 from pathlib import Path

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from block_checks import check_blocks
 from huggingface_hub import HfApi, constants
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
-from trainables.blocks import check_blocks
 from trainables.config import check_config
 from trainables.errors import InputError
 from trainables.modalities.texts import pretrained, text_data

@@ -16,6 +16,7 @@ from sklearn.metrics import f1_score
 from toy import TASK, TIMES, ToyConfig, curve
 
 from trainables.errors import DamagedCheckpoint, Diverged, InputError, OutOfMemory
+from trainables.prepared import DataInfo
 from trainables.targets.classes import ClassificationMeter
 from trainables.task import TrainingRun
 from trainables.training import evaluation
@@ -269,8 +270,8 @@ def test_evaluation_covers_every_sample(run, monkeypatch):
     whole = evaluation.evaluate(TASK, model, config, data, "val", run)
     monkeypatch.setattr(evaluation, "_EVALUATION_BATCH", 7)
     pieces = evaluation.evaluate(TASK, model, config, data, "val", run)
-    assert whole.meter.confusion().sum() == len(data.splits["val"]) == 40
-    assert (whole.meter.confusion() == pieces.meter.confusion()).all()
+    assert whole.meter.state().sum() == len(data.splits["val"]) == 40
+    assert (whole.meter.state() == pieces.meter.state()).all()
     assert pieces.metrics["loss"] == pytest.approx(whole.metrics["loss"])
 
 
@@ -279,7 +280,7 @@ def test_evaluation_covers_every_sample(run, monkeypatch):
 def test_metrics_agree_with_scikit_learn(pairs):
     targets = torch.tensor([target for target, _ in pairs])
     predictions = torch.tensor([prediction for _, prediction in pairs])
-    meter = ClassificationMeter(5)
+    meter = ClassificationMeter(DataInfo(tuple("abcde")))
     for start in range(0, len(pairs), 16):
         logits = torch.nn.functional.one_hot(predictions[start : start + 16], 5).float()
         meter.update(logits, {"label": targets[start : start + 16]})

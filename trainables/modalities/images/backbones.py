@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -238,12 +239,12 @@ def _takes(config: ImageConfig, image_size: int, stem: str) -> bool:
 
 def _smallest(config: ImageConfig, sizes: Sequence[int]) -> int | None:
     """A size above the configured one that the model takes; None if it takes none of ``sizes``."""
-    refused = config.image_size
     taken = next((size for size in sizes if _takes(config, size, config.stem)), None)
-    while taken is not None and taken - refused > 1:
-        middle = (taken + refused) // 2
-        if _takes(config, middle, config.stem):
-            taken = middle
-        else:
-            refused = middle
-    return taken
+    if taken is None:
+        return None
+    above = range(config.image_size + 1, taken)
+    return (
+        taken
+        - len(above)
+        + bisect_left(above, True, key=lambda size: _takes(config, size, config.stem))
+    )
