@@ -7,7 +7,7 @@ one string, so that they survive pickling between processes.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -39,8 +39,18 @@ def valid_choices(value: object, choices: Iterable[str], limit: int = 12) -> str
     names = list(choices)
     close = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
     ordered = close + [name for name in names if name not in close]
-    more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
-    return ", ".join(ordered[:limit]) + more
+    return some(ordered, limit)
+
+
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """The first few of ``names``, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def unknown(kind: str, value: object, choices: Iterable[str]) -> str:

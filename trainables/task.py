@@ -123,26 +123,6 @@ class Column:
     answer: Mapping[str, Any]  # an example of the row that ``decode`` gives for one item
 
 
-def one_per_sample(split: Split) -> np.ndarray | None:
-    """Each sample counts once in the loss."""
-    return None
-
-
-def no_artifacts(evaluation: Evaluation, trained: Trained) -> dict[str, Any]:
-    """Nothing is worth keeping but the metrics."""
-    return {}
-
-
-def one_view(config: Any) -> int:
-    """Inputs are not augmented."""
-    return 1
-
-
-def never_cut(model: nn.Module, k: int, config: Any, info: DataInfo) -> Cut | None:
-    """What frozen blocks output is not kept."""
-    return None
-
-
 @dataclass(frozen=True)
 class Task:
     """What is trained, as a value: ``fit`` turns it into a training function.
@@ -174,10 +154,10 @@ class Task:
     column: Column
     # The arrays that are labels: all that the loss needs beside the outputs.
     labels: tuple[str, ...] = ("label",)
-    # (split) -> how often each sample counts in the loss [n], such as its tokens; None: once
-    units: Callable[[Split], np.ndarray | None] = one_per_sample
+    # (split) -> how often each sample counts in the loss [n], such as its tokens; else it does once
+    units: Callable[[Split], np.ndarray] | None = None
     # (evaluation, trained) -> name -> what is worth keeping of it: a figure, a text, JSON
-    artifacts: Callable[[Evaluation, Trained], dict[str, Any]] = no_artifacts
+    artifacts: Callable[[Evaluation, Trained], dict[str, Any]] | None = None
     # (model, batch) -> summed loss, for models that compute it themselves while they train; then
     # ``loss`` is None, and validation measures what the meter does.
     step: Callable[[nn.Module, Batch], Tensor] | None = None
@@ -186,8 +166,8 @@ class Task:
     # (config) -> samples measured at once, where the usual number might not fit in memory
     evaluation_batch: Callable[[Any], int] | None = None
     # (config) -> how many versions of a sample ``transform`` makes: 1 where it does not augment, 0
-    # where each epoch gets new ones.
-    n_views: Callable[[Any], int] = one_view
+    # where each epoch gets new ones. None: it does not augment.
+    n_views: Callable[[Any], int] | None = None
     # (model, k, config, info) -> the model cut before block k; None where it can not be, or where
     # nothing worth keeping comes before.
-    cut: Callable[[nn.Module, int, Any, DataInfo], Cut | None] = never_cut
+    cut: Callable[[nn.Module, int, Any, DataInfo], Cut | None] | None = None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trainables.adapting.freezing import parts, trainable, weights_digest
 from trainables.blocks import Block
 from trainables.config import TrainingConfig
-from trainables.errors import InputError
+from trainables.errors import InputError, some
 from trainables.strategies import strategy_of
 from trainables.torch_settings import seeded
 
@@ -112,9 +112,8 @@ def check_gradients(model: nn.Module) -> None:
         if ".lora_" in name and parameter.requires_grad and parameter.grad is None
     }
     if idle:
-        more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
         raise InputError(
-            f"freezing = 'lora': the adapters of {', '.join(sorted(idle)[:3])}{more} get no "
+            f"freezing = 'lora': the adapters of {some(sorted(idle), 3)} get no "
             f"gradient, so they would never train: {type(model).__name__} does not call those "
             "layers in its forward pass; choose another strategy, or a lora_from_block above them"
         )

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from trainables.blocks import Block
 
@@ -93,13 +94,9 @@ def cut(
     model.eval()
     frozen = (module for block in skipped for module in block.modules(model))
     later = [module for block in late for module in block.modules(model)]
-    handles = [m.register_forward_hook(watch, with_kwargs=True) for m in frozen]
-    try:
-        with torch.no_grad(), _hooked(later, enter):
-            _run(forward, model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    watching = [m.register_forward_hook(watch, with_kwargs=True) for m in frozen]
+    with torch.no_grad(), _removed(watching), _hooked(later, enter):
+        _run(forward, model, inputs)
     return Parts(model, forward, entries[0], stand_ins) if entries else None
 
 
@@ -190,10 +187,16 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-@contextmanager
-def _hooked(modules: Sequence[nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
+def _hooked(modules: Sequence[nn.Module], hook: Callable[..., Any]) -> AbstractContextManager[None]:
     """Call ``hook(module, args, kwargs)`` before each of ``modules`` runs."""
-    handles = [m.register_forward_pre_hook(hook, with_kwargs=True, prepend=True) for m in modules]
+    return _removed(
+        [m.register_forward_pre_hook(hook, with_kwargs=True, prepend=True) for m in modules]
+    )
+
+
+@contextmanager
+def _removed(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Remove hooks when the block ends."""
     try:
         yield
     finally:

@@ -241,10 +241,10 @@ def freeze_prefix(
         return None, "nothing is frozen"
     if run.world_size > 1:
         return None, "several workers train together"
-    n_views = task.n_views(config)
+    n_views = 1 if task.n_views is None else task.n_views(config)
     if n_views == 0:
         return None, "augmentation gives the frozen blocks new inputs each epoch (cached_views = 0)"
-    cut = task.cut(model, k, config, data.info)
+    cut = None if task.cut is None else task.cut(model, k, config, data.info)
     if cut is None:
         return None, f"{config.model} can not be cut before its block {blocks[k].name}"
     prefix = FrozenPrefix(cut, n_views, config, run, data)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -140,14 +140,13 @@ class PrefixCache:
         try:
             with self._room(expected_bytes):
                 partial.mkdir()
-                file = os.open(partial / _DATA, os.O_CREAT | os.O_RDWR, 0o644)
+                file = (partial / _DATA).open("wb")
                 with suppress(OSError):  # where the file system can not reserve, writing will tell
-                    os.posix_fallocate(file, 0, expected_bytes)
-            try:
-                layout, dtype, n_bytes = _write_chunks(file, sizes, chunks)
-                os.ftruncate(file, n_bytes)
-            finally:
-                os.close(file)
+                    os.posix_fallocate(file.fileno(), 0, expected_bytes)
+            with file:
+                layout, dtype = _write_chunks(file, sizes, chunks)
+                n_bytes = file.tell()
+                file.truncate()
             meta = {
                 "groups": layout,
                 "dtype": str(dtype).removeprefix("torch."),
@@ -208,21 +207,18 @@ class PrefixCache:
 
 
 def _write_chunks(
-    file: int, sizes: Mapping[int, int], chunks: Iterable[tuple[int, Tensor]]
-) -> tuple[dict[int, list[int]], torch.dtype, int]:
-    """Write group after group; shape of each, their type, and the bytes in all."""
+    file: BinaryIO, sizes: Mapping[int, int], chunks: Iterable[tuple[int, Tensor]]
+) -> tuple[dict[int, list[int]], torch.dtype]:
+    """Write group after group; shape of each, and their type."""
     layout: dict[int, list[int]] = {}
-    dtype, offset = torch.float32, 0
+    dtype = torch.float32
     for group, chunk in chunks:
         dtype = chunk.dtype
         layout.setdefault(group, [sizes[group], *chunk.shape[1:]])
         raw = chunk.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        content: memoryview = raw.numpy().data
         # A write, not a mapping: where the disk is full, that one kills the process.
-        while len(content):
-            written = os.pwrite(file, content, offset)
-            content, offset = content[written:], offset + written
-    return layout, dtype, offset
+        file.write(raw.numpy().data)
+    return layout, dtype
 
 
 def _map(path: Path, meta: Mapping[str, Any]) -> dict[int, Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.errors import InputError
+from trainables.errors import InputError, some
 
 _SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -15,7 +15,6 @@ _SPLIT_FOLDERS = {
     "test": ("test", "testing"),
 }
 _HIDDEN = (".", "__MACOSX", "Thumbs.db", "desktop.ini")  # what operating systems leave behind
-_NAMED_AT_MOST = 5
 
 Item = tuple[Path, int]  # an image file and its class
 
@@ -149,9 +148,3 @@ def relative(path: Path, root: Path) -> str:
     """Below ``root`` if it lies there, printable even where the file's name is not."""
     shown = path.relative_to(root) if path.is_relative_to(root) else path
     return os.fsencode(shown).decode("utf-8", "replace")
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few of ``names``, and how many more there are."""
-    more = f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
-    return ", ".join(names[:_NAMED_AT_MOST]) + more

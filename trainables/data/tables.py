@@ -15,7 +15,7 @@ from trainables.data.paths import read_bytes
 from trainables.data.records import Kind, Reading, Record, column_word, label, text
 from trainables.data.splits import columns_of, data_files
 from trainables.data.text_encoding import decode
-from trainables.errors import InputError, valid_choices
+from trainables.errors import InputError, first_line, valid_choices
 
 JSON_LINES = (".jsonl", ".json-lines", ".ndjson")
 # How each kind of file names its columns.
@@ -199,5 +199,5 @@ def _parquet(path: Path) -> Iterator[Any]:
         with ParquetFile(path) as file:
             yield file
     except (OSError, pyarrow.ArrowException) as error:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise InputError(f"data: {path.name} can not be read as Parquet: {reason}") from None

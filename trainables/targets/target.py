@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trainables.data.records import Kind
 from trainables.data.splits import Splits
 from trainables.prepared import Array, Batch, DataInfo
-from trainables.task import Evaluation, Meter, Trained, no_artifacts
+from trainables.task import Evaluation, Meter, Trained
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,4 +46,4 @@ class Target:
     meter: Callable[[DataInfo], Meter]
     decode: Callable[[Any, Batch, Sequence[Any], Trained], list[dict[str, Any]]]
     answer: Mapping[str, Any]  # an example of a decoded row
-    artifacts: Callable[[Evaluation, Trained], dict[str, Any]] = no_artifacts
+    artifacts: Callable[[Evaluation, Trained], dict[str, Any]] | None = None

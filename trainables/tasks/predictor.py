@@ -76,6 +76,8 @@ class Predictor:
 
     def artifacts(self, evaluation: Evaluation) -> dict[str, bytes]:
         """What is worth keeping of an evaluation, as files: name -> content."""
+        if self._task.artifacts is None:
+            return {}
         found = self._task.artifacts(evaluation, self._trained)
         return {name: _content(name, value) for name, value in found.items()}
 

@@ -32,8 +32,7 @@ def labels_of(task: Task, split: Split) -> dict[str, Any]:
 
 def units_of(task: Task, split: Split) -> np.ndarray:
     """How often each sample of a split counts in the loss [n]."""
-    units = task.units(split)
-    return np.ones(len(split), np.int64) if units is None else units
+    return np.ones(len(split), np.int64) if task.units is None else task.units(split)
 
 
 def evaluate(

@@ -15,7 +15,6 @@ import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -29,123 +28,108 @@ from trainables.task import Strategy, TrainingRun
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
 class Parallelism:
-    """What the training loop asks of a strategy. All but the flag are called in every worker."""
+    """One worker that trains alone. All but the flag are called in every worker."""
 
     # Running the model takes part in a collective operation, so all workers run it equally often.
-    runs_in_step: bool
-    # (model, the same in every worker; its blocks; run) -> it, on the device, to be optimised
-    place: Callable[[nn.Module, Sequence[Block], TrainingRun], nn.Module]
-    # (model, device) -> what to run in training, as long as the same parameters are trained
-    replicate: Callable[[nn.Module, torch.device], nn.Module]
-    # (replica, whether it is a step's last micro-batch): gradients need be averaged after that only
-    accumulate: Callable[[nn.Module, bool], AbstractContextManager[Any]]
-    # without gradients
-    evaluation: Callable[[], AbstractContextManager[Any]]
-    # (model, the most that the norm of all gradients together may be)
-    clip_gradients: Callable[[nn.Module, float], None]
-    # (model) -> it, or its weights by name; the first worker's are whole and on the CPU
-    whole_weights: Callable[[nn.Module], nn.Module | dict[str, Tensor]]
-    # (optimiser) -> the first worker's is what one worker alone would have
-    whole_state: Callable[[torch.optim.Optimizer], dict[str, Any]]
-    # (optimiser, what ``whole_state`` gave)
-    load_state: Callable[[torch.optim.Optimizer, dict[str, Any]], None]
+    runs_in_step = False
 
+    def place(self, model: nn.Module, blocks: Sequence[Block], run: TrainingRun) -> nn.Module:
+        """The model, which is the same in every worker, on the device, to be optimised."""
+        return model.to(run.device)
 
-def _clip(model: nn.Module, max_norm: float) -> None:
-    nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    def replicate(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """What to run in training, as long as the same parameters are trained."""
+        return model
 
-
-ALONE = Parallelism(
-    runs_in_step=False,
-    place=lambda model, blocks, run: model.to(run.device),
-    replicate=lambda model, device: model,
-    accumulate=lambda replica, is_last: contextlib.nullcontext(),
-    evaluation=torch.inference_mode,
-    clip_gradients=_clip,
-    whole_weights=lambda model: model,
-    whole_state=lambda optimizer: optimizer.state_dict(),
-    load_state=lambda optimizer, state: optimizer.load_state_dict(state),
-)
-
-
-def _replicate(model: nn.Module, device: torch.device) -> nn.Module:
-    device_ids = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids)
-
-
-def _accumulate(replica: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
-    if is_last:
+    def accumulate(self, replica: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
+        """Around a micro-batch; gradients need be averaged after a step's last one only."""
         return contextlib.nullcontext()
-    return cast(AbstractContextManager[Any], replica.no_sync())  # type: ignore[operator]
+
+    def evaluation(self) -> AbstractContextManager[Any]:
+        """Without gradients."""
+        return torch.inference_mode()
+
+    def clip_gradients(self, model: nn.Module, max_norm: float) -> None:
+        """Let the norm of all gradients together be at most ``max_norm``."""
+        nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+
+    def whole_weights(self, model: nn.Module) -> nn.Module | dict[str, Tensor]:
+        """The model, or its weights by name; the first worker's are whole and on the CPU."""
+        return model
+
+    def whole_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The optimiser's state; the first worker's is what one worker alone would have."""
+        return optimizer.state_dict()
+
+    def load_state(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Take what ``whole_state`` gave."""
+        optimizer.load_state_dict(state)
 
 
-REPLICATED = replace(
-    ALONE,
-    runs_in_step=True,  # in SyncBatchNorm
-    place=lambda model, blocks, run: _synchronise_batch_norm(model.to(run.device), run),
-    replicate=_replicate,
-    accumulate=_accumulate,
-)
+class _Replicated(Parallelism):
+    runs_in_step = True  # in SyncBatchNorm
+
+    def place(self, model: nn.Module, blocks: Sequence[Block], run: TrainingRun) -> nn.Module:
+        return _synchronise_batch_norm(model.to(run.device), run)
+
+    def replicate(self, model: nn.Module, device: torch.device) -> nn.Module:
+        device_ids = [device] if device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=device_ids)
+
+    def accumulate(self, replica: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
+        if is_last:
+            return contextlib.nullcontext()
+        return cast(AbstractContextManager[Any], replica.no_sync())  # type: ignore[operator]
 
 
-def _shard(model: nn.Module, blocks: Sequence[Block], run: TrainingRun) -> nn.Module:
-    from torch.distributed.fsdp import fully_shard
+class _Sharded(Parallelism):
+    # Gradients are averaged after every micro-batch: to keep the whole of them until the last would
+    # take the memory that sharding is to save.
+    runs_in_step = True
 
-    # Not the whole model at once: `fully_shard` moves it to the device block by block.
-    model = _synchronise_batch_norm(model, run)
-    # Resharded after each forward, the parameters that a model names are always the shares: those
-    # that the optimiser has, and that are frozen and thawed.
-    mesh = _mesh(torch.device(run.device).type)
-    shard = functools.partial(fully_shard, mesh=mesh, reshard_after_forward=True)
-    for block in blocks:
-        for module in block.modules(model):
-            if _can_be_sharded(module):
-                shard(module)
-    shard(model)
-    return model
+    def place(self, model: nn.Module, blocks: Sequence[Block], run: TrainingRun) -> nn.Module:
+        from torch.distributed.fsdp import fully_shard
+
+        # Not the whole model at once: `fully_shard` moves it to the device block by block.
+        model = _synchronise_batch_norm(model, run)
+        # Resharded after each forward, the parameters that a model names are always the shares:
+        # those that the optimiser has, and that are frozen and thawed.
+        mesh = _mesh(torch.device(run.device).type)
+        shard = functools.partial(fully_shard, mesh=mesh, reshard_after_forward=True)
+        for block in blocks:
+            for module in block.modules(model):
+                if _can_be_sharded(module):
+                    shard(module)
+        shard(model)
+        return model
+
+    def evaluation(self) -> AbstractContextManager[Any]:
+        return torch.no_grad()  # weights gathered in inference mode could not be trained with
+
+    def clip_gradients(self, model: nn.Module, max_norm: float) -> None:
+        parameters = [each for each in model.parameters() if each.grad is not None]
+        norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, _whole(norm))
+
+    def whole_weights(self, model: nn.Module) -> dict[str, Tensor]:
+        return {name: _gather(each) for name, each in model.state_dict().items()}
+
+    def whole_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        return _map_state(optimizer.state_dict(), lambda number, each: _gather(each))
+
+    def load_state(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        shares = _map_state(state, lambda number, each: _share_like(parameters[number], each))
+        optimizer.load_state_dict(shares)
 
 
-def _clip_shares(model: nn.Module, max_norm: float) -> None:
-    parameters = [each for each in model.parameters() if each.grad is not None]
-    norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
-    nn.utils.clip_grads_with_norm_(parameters, max_norm, _whole(norm))
-
-
-def _gather_weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: _gather(each) for name, each in model.state_dict().items()}
-
-
-def _gather_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    return _map_state(optimizer.state_dict(), lambda number, each: _gather(each))
-
-
-def _load_shares(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    parameters = [each for group in optimizer.param_groups for each in group["params"]]
-    shares = _map_state(state, lambda number, each: _share_like(parameters[number], each))
-    optimizer.load_state_dict(shares)
-
-
-# Gradients are averaged after every micro-batch: to keep the whole of them until the last would
-# take the memory that sharding is to save.
-SHARDED = replace(
-    ALONE,
-    runs_in_step=True,
-    place=_shard,
-    evaluation=torch.no_grad,  # weights gathered in inference mode could not be trained with
-    clip_gradients=_clip_shares,
-    whole_weights=_gather_weights,
-    whole_state=_gather_state,
-    load_state=_load_shares,
-)
-
-STRATEGIES: dict[Strategy, Parallelism] = {"ddp": REPLICATED, "fsdp": SHARDED}
+STRATEGIES: dict[Strategy, Parallelism] = {"ddp": _Replicated(), "fsdp": _Sharded()}
 
 
 def parallelism(run: TrainingRun) -> Parallelism:
     """How the workers of ``run`` train together."""
-    return STRATEGIES[run.strategy] if run.world_size > 1 else ALONE
+    return STRATEGIES[run.strategy] if run.world_size > 1 else Parallelism()
 
 
 def fail_together(run: TrainingRun, attempt: Callable[[], _T]) -> _T:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import warnings
 from bisect import bisect_left
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 from trainables.modalities.images.blocks import blocks, head_layers
 from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.model_names import TIMM, block_names
@@ -79,10 +78,9 @@ def _weights(config: ImageConfig) -> State | None:
     try:
         return _construct_by_timm(config, pretrained=True).state_dict()
     except Exception as error:  # the hub's client passes on whatever its transport raises
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"weights = 'default': timm's weights of {config.model} are not in the cache of the "
-            f"Hugging Face hub and could not be fetched: {reason}. Give a file with "
+            f"Hugging Face hub and could not be fetched: {first_line(error)}. Give a file with "
             "--set weights=PATH"
         ) from None
 
@@ -206,9 +204,9 @@ def examine(model: str, image_size: int, stem: Any, untrained: bool) -> list[str
     except InputError as error:
         return str(error)
     except Exception as error:  # whatever a model raises for a size that it can not take
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
     valid = []
-    if size := _smallest(config, [size for size in _SIZES if size > image_size]):
+    if size := _smallest(config):
         valid.append(f"image_size={size}")
     if config.stem != "small" and _takes(config, image_size, "small"):
         valid.append("stem=small")
@@ -237,14 +235,13 @@ def _takes(config: ImageConfig, image_size: int, stem: str) -> bool:
     return True
 
 
-def _smallest(config: ImageConfig, sizes: Sequence[int]) -> int | None:
-    """A size above the configured one that the model takes; None if it takes none of ``sizes``."""
-    taken = next((size for size in sizes if _takes(config, size, config.stem)), None)
-    if taken is None:
+def _smallest(config: ImageConfig) -> int | None:
+    """A size above the configured one that the model takes; None if it takes none of ``_SIZES``."""
+
+    def taken(size: int) -> bool:
+        return _takes(config, size, config.stem)
+
+    enough = next((size for size in _SIZES if size > config.image_size and taken(size)), None)
+    if enough is None:
         return None
-    above = range(config.image_size + 1, taken)
-    return (
-        taken
-        - len(above)
-        + bisect_left(above, True, key=lambda size: _takes(config, size, config.stem))
-    )
+    return config.image_size + bisect_left(range(config.image_size, enough), True, 1, key=taken)

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 from trainables.modalities.images.config import ImageConfig
 from trainables.prepared import Array, DataInfo
 
@@ -125,4 +125,4 @@ def reason(error: BaseException) -> str:
         return "not an image in a format known to Pillow"
     if isinstance(error, OSError) and error.strerror:
         return os.strerror(error.errno) if error.errno else error.strerror
-    return (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+    return first_line(error)[:120]

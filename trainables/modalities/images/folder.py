@@ -11,8 +11,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from trainables.data.class_folders import Item, Layout, relative, some
-from trainables.errors import InputError
+from trainables.data.class_folders import Item, Layout, relative
+from trainables.errors import InputError, some
 from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.decode import UNREADABLE, decode_image, reason
 from trainables.modalities.images.store import as_splits, cut_splits, store_images

@@ -37,20 +37,15 @@ def store_images(
 def statistics(images: np.ndarray) -> dict[str, list[float]]:
     """``mean`` and ``std`` of each channel of uint8 [n, channels, h, w], in units of [0, 1]."""
     counts = np.zeros((images.shape[1], 256), np.int64)
-    for start in range(
-        0, len(images), 256
-    ):  # bincount makes an int64 of each value: keep that small
-        for channel in range(images.shape[1]):
-            counts[channel] += np.bincount(
-                images[start : start + 256, channel].ravel(), minlength=256
-            )
+    for start in range(0, len(images), 256):  # bincount makes an int64 of each value
+        for count, channel in zip(counts, images[start : start + 256].swapaxes(0, 1), strict=True):
+            count += np.bincount(channel.ravel(), minlength=256)
     values = np.arange(256) / 255
     total = counts.sum(axis=1)
     mean = counts @ values / total
     variance = counts @ values**2 / total - mean**2
-    std = np.sqrt(np.maximum(variance, 0)).clip(
-        1 / 255
-    )  # a channel of one value must not divide by 0
+    # A channel of one value must not divide by 0.
+    std = np.sqrt(np.maximum(variance, 0)).clip(1 / 255)
     return {"mean": mean.round(6).tolist(), "std": std.round(6).tolist()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 from trainables.data.download import download
-from trainables.errors import InputError
+from trainables.errors import InputError, some
 
 State = dict[str, Tensor]
 
@@ -143,14 +143,9 @@ def fill(model: nn.Module, state: State, heads: Sequence[str], source: str) -> N
     }
     if any(problems.values()):
         raise InputError(
-            f"{source}: " + "; ".join(_first(*item) for item in problems.items() if item[1])
+            f"{source}: "
+            + "; ".join(f"{len(v)} {what}: {some(v)}" for what, v in problems.items() if v)
         )
-
-
-def _first(what: str, keys: Iterable[str], limit: int = 5) -> str:
-    names = list(keys)
-    more = ", …" if len(names) > limit else ""
-    return f"{len(names)} {what}: {', '.join(names[:limit])}{more}"
 
 
 def _fit_positions(model: Any, state: State) -> State:

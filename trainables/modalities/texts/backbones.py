@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from trainables.blocks import Block
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 from trainables.modalities.texts import pretrained
 from trainables.modalities.texts.scratch import scratch_model
 
@@ -89,8 +89,7 @@ def _load(folder: Path, name: str, model_class: Any, settings: Mapping[str, Any]
             **settings,
         )
     except Exception as error:  # damaged files raise nearly anything
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"model = {name!r}: can not be loaded: {reason}") from error
+        raise InputError(f"model = {name!r}: can not be loaded: {first_line(error)}") from error
     is_new = model_class.__name__ != NEXT_TOKEN
     own = blocks(model)[-1].parameters(model) if is_new else ()
     trained_anew = {parameter for parameter, _ in own}

@@ -60,14 +60,11 @@ def _pack(
     n_blocks = -(-len(ids) // size)
     if len(ids) % size == 1:  # a last token of its own has none to predict
         n_blocks -= 1
-    input_ids = np.full((n_blocks, size), details["pad_id"], np.int32)
-    length, total = np.zeros(n_blocks, np.int32), np.zeros(n_blocks, np.int32)
-    for block in range(n_blocks):
-        own = slice(block * size, min((block + 1) * size, len(ids)))
-        length[block] = own.stop - own.start
-        input_ids[block, : length[block]] = ids[own]
-        total[block] = n_bytes[own][1:].sum()
-    return {"input_ids": input_ids, "length": length, "n_bytes": total}
+    starts = range(0, n_blocks * size, size)
+    total = [n_bytes[start + 1 : start + size].sum() for start in starts]
+    parts = [ids[start : start + size] for start in starts]
+    blocks = tokenization.padded(parts, details["pad_id"], at_least=size)
+    return {**blocks, "n_bytes": np.array(total, np.int32)}
 
 
 def encode(
@@ -81,15 +78,10 @@ def encode(
     texts = [text_data.decode_text(position, text) for position, text in enumerate(items)]
     rows = []
     for text in texts:
-        ids, _ = tokenization.tokens_and_bytes([text], assets, None)
+        ids = tokenization.tokens_and_bytes([text], assets, None)[0].tolist()
         end_id = info.details["end_id"]
-        while len(ids) and ids[-1] == end_id:  # some tokenizers add it
-            ids = ids[:-1]
-        if not len(ids):  # the tokenizer makes nothing of this text
-            ids = np.array([end_id], np.int32)
+        while ids and ids[-1] == end_id:  # some tokenizers add it
+            ids.pop()
+        ids = ids or [end_id]  # the tokenizer may make nothing of this text
         rows.append(ids[-config.max_tokens + 1 :])  # room for one token more; the end matters most
-    longest = max((len(ids) for ids in rows), default=0)
-    input_ids = np.full((len(rows), longest), info.details["pad_id"], np.int32)
-    for row, ids in zip(input_ids, rows, strict=True):
-        row[: len(ids)] = ids
-    return {"input_ids": input_ids, "length": np.array([len(ids) for ids in rows], np.int32)}
+    return dict(tokenization.padded(rows, info.details["pad_id"]))

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _PROBE_SECONDS = 10  # huggingface_hub's own default for one request
@@ -36,7 +36,6 @@ _TOKENIZERS = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
-# These number positions from padding_id + 1, so that many of them are never used.
 # Encoders, which see the words on both sides, unless config.json says is_decoder.
 _ENCODERS = {
     *("albert", "bert", "big_bird", "camembert", "data2vec-text", "deberta", "deberta-v2"),
@@ -45,6 +44,7 @@ _ENCODERS = {
     *("roberta-prelayernorm", "roc_bert", "roformer", "squeezebert", "xlm-roberta"),
     *("xlm-roberta-xl", "xmod"),
 }
+# These number positions from padding_id + 1, so that many of them are never used.
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"}
 
 
@@ -204,11 +204,10 @@ def _explain(error: Exception) -> str:
         OfflineModeIsEnabled: "HF_HUB_OFFLINE forbids looking on the hub",
         GatedRepoError: "the hub wants its conditions accepted first (then: hf auth login)",
         RepositoryNotFoundError: "the hub has no model of this name, or it is private",
-        HfHubHTTPError: f"the hub refused: {str(error).partition(chr(10))[0]}",
+        HfHubHTTPError: f"the hub refused: {first_line(error)}",
     }
     known = next((text for kind, text in explanations.items() if isinstance(error, kind)), None)
-    reason = str(error).strip().partition("\n")[0]
-    return known or f"the hub can not be reached ({type(error).__name__}: {reason})"
+    return known or f"the hub can not be reached ({type(error).__name__}: {first_line(error)})"
 
 
 def _download(model: str) -> Path:

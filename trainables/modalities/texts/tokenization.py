@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -104,7 +104,7 @@ def save_tokenizer(model_folder: Path, assets: Path, model: str) -> tuple[int, i
             )
             tokenizer.save_pretrained(assets)
     except Exception as error:  # damaged files raise nearly anything
-        reason = str(error).strip().partition("\n")[0]
+        reason = first_line(error)
         raise InputError(f"model = {model!r}: its tokenizer can not be loaded: {reason}") from error
     if not (assets / _FILE).exists():
         raise InputError(f"model = {model!r}: its tokenizer has no fast version ({_FILE})")
@@ -133,7 +133,8 @@ def tokenise(
         how many texts were cut.
     """
     encodings = _encodings(texts, assets, max_tokens)
-    return _padded(encodings, pad_id), sum(bool(encoding.overflowing) for encoding in encodings)
+    n_cut = sum(bool(encoding.overflowing) for encoding in encodings)
+    return padded([each.ids for each in encodings], pad_id), n_cut
 
 
 def _encodings(texts: Sequence[str], assets: Path, max_tokens: int | None) -> list[Encoding]:
@@ -143,12 +144,13 @@ def _encodings(texts: Sequence[str], assets: Path, max_tokens: int | None) -> li
     return found
 
 
-def _padded(encodings: Sequence[Encoding], pad_id: int) -> dict[str, np.ndarray]:
+def padded(rows: Sequence[Any], pad_id: int, at_least: int = 1) -> dict[str, np.ndarray]:
+    """Token ids in one array, padded behind to ``at_least`` positions."""
     # A tokenizer without special tokens may leave nothing of a text; attention needs one position.
-    lengths = np.array([max(len(encoding), 1) for encoding in encodings], np.int32)
-    input_ids = np.full((len(encodings), int(lengths.max(initial=1))), pad_id, np.int32)
-    for row, encoding in zip(input_ids, encodings, strict=True):
-        row[: len(encoding)] = encoding.ids
+    lengths = np.array([max(len(ids), 1) for ids in rows], np.int32)
+    input_ids = np.full((len(rows), int(lengths.max(initial=at_least))), pad_id, np.int32)
+    for row, ids in zip(input_ids, rows, strict=True):
+        row[: len(ids)] = ids
     return {"input_ids": input_ids, "length": lengths}
 
 
@@ -201,7 +203,7 @@ def tokenise_words(
     """
     encodings = _encodings(texts, assets, max_tokens)
     firsts = [_first_tokens(encoding, own) for encoding, own in zip(encodings, spans, strict=True)]
-    return _padded(encodings, pad_id), firsts
+    return padded([each.ids for each in encodings], pad_id), firsts
 
 
 def _first_tokens(encoding: Encoding, spans: Sequence[tuple[int, int]]) -> list[int | None]:
