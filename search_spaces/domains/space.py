@@ -177,16 +177,8 @@ class SearchSpace:
             {n: v for n, v in point.items() if n in domains and n not in settings}
             for point in self.starting_points
         ]
-        return SearchSpace(
-            name=self.name,
-            task=self.task,
-            description=self.description,
-            domains=domains,
-            fixed=fixed,
-            starting_points=[
-                point for number, point in enumerate(points) if point not in points[:number]
-            ],
-        )
+        distinct = [each for number, each in enumerate(points) if each not in points[:number]]
+        return replace(self, domains=domains, fixed=fixed, starting_points=distinct)
 
     def to_json(self) -> dict[str, Any]:
         """As plain dictionaries, lists and scalars."""

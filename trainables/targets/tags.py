@@ -110,8 +110,8 @@ class TagMeter:
 
     def __init__(self, info: DataInfo) -> None:
         self._tags = info.classes
-        self._counts: dict[str, Counter[str]] = {"true": Counter(), "predicted": Counter()}
-        self._counts["correct"] = Counter()
+        names = ("true", "predicted", "correct")
+        self._counts: dict[str, Counter[str]] = {name: Counter() for name in names}
 
     def update(self, logits: Tensor, batch: Batch) -> None:
         """Add a batch: ``logits`` [n, positions, tags], ``label`` [n, positions]."""

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 # What a training may leave before its process is given up. Caches of torch and of the allocator
 # grow for a few trainings, and then no more (measured over 200).
 _FILES_LEFT, _BYTES_LEFT = 32, 1 << 30
+_DEVICES = ("cpu", "cuda")
 
 
 class ProcessState:
@@ -109,20 +111,17 @@ def _torch_settings() -> Callable[[], None]:
     torch: Any = sys.modules.get("torch")
     if torch is None:
         return lambda: None
-    flags, settings = _flags(torch), _settings(torch)
-    values = [getter(*arguments) for getter, _, arguments in settings]
+    settings = _settings(torch)
+    values = [get() for get, _ in settings]
     random_state = torch.get_rng_state()
     gpu_random_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
     def restore() -> None:
         torch.set_default_device(None)
-        for owner, name, value in flags:
-            if getattr(owner, name) != value:
-                setattr(owner, name, value)
-        for (getter, setter, arguments), value in zip(settings, values, strict=True):
+        for (get, put), value in zip(settings, values, strict=True):
             # Some setters import much of torch, even to set what is set already.
-            if _differs(getter, arguments, value):
-                setter(*arguments, value)
+            if _differs(get, value):
+                put(value)
         torch.set_rng_state(random_state)
         if gpu_random_states is not None:
             torch.cuda.set_rng_state_all(gpu_random_states)
@@ -130,40 +129,33 @@ def _torch_settings() -> Callable[[], None]:
     return restore
 
 
-def _flags(torch: Any) -> list[tuple[Any, str, Any]]:
-    """(owner, attribute, value now) of settings that are attributes."""
+def _settings(torch: Any) -> list[tuple[Callable[[], Any], Callable[[Any], None]]]:
+    """What tells each setting, and what sets it."""
     backends = torch.backends
+    flags = [
+        *((backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic")),
+        *((owner, "allow_tf32") for owner in (backends.cudnn, backends.cuda.matmul)),
+        (backends.mkldnn, "enabled"),
+    ]
+    by_device = (
+        (torch.is_autocast_enabled, torch.set_autocast_enabled),
+        (torch.get_autocast_dtype, torch.set_autocast_dtype),
+    )
     return [
-        (owner, name, getattr(owner, name))
-        for owner, names in (
-            (backends.cudnn, ("enabled", "benchmark", "deterministic", "allow_tf32")),
-            (backends.cuda.matmul, ("allow_tf32",)),
-            (backends.mkldnn, ("enabled",)),
-        )
-        for name in names
+        *((partial(getattr, *flag), partial(setattr, *flag)) for flag in flags),
+        (torch.get_default_dtype, torch.set_default_dtype),
+        (torch.is_grad_enabled, torch.set_grad_enabled),
+        (torch.get_num_threads, torch.set_num_threads),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+        (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+        (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+        *((partial(get, kind), partial(put, kind)) for get, put in by_device for kind in _DEVICES),
     ]
 
 
-def _settings(
-    torch: Any,
-) -> list[tuple[Callable[..., Any], Callable[..., None], tuple[Any, ...]]]:
-    """(getter, setter, arguments of both) of settings that are functions."""
-    kinds = ("cpu", "cuda")
-    return [
-        (torch.get_default_dtype, torch.set_default_dtype, ()),
-        (torch.is_grad_enabled, torch.set_grad_enabled, ()),
-        (torch.get_num_threads, torch.set_num_threads, ()),
-        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, ()),
-        (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, ()),
-        (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly, ()),
-        *((torch.is_autocast_enabled, torch.set_autocast_enabled, (kind,)) for kind in kinds),
-        *((torch.get_autocast_dtype, torch.set_autocast_dtype, (kind,)) for kind in kinds),
-    ]
-
-
-def _differs(getter: Callable[..., Any], arguments: tuple[Any, ...], value: Any) -> bool:
+def _differs(get: Callable[[], Any], value: Any) -> bool:
     try:
-        return bool(getter(*arguments) != value)
+        return bool(get() != value)
     except RuntimeError:  # torch refuses to tell a precision set through two interfaces
         return True
 

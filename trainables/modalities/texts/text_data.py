@@ -28,12 +28,9 @@ def check_model(config: TextConfig) -> None:
     """
     row = scratch_model(config.model)
     if row is not None:
-        _check_direction(config, {"model_type": row.model_type})
-        _check_n_blocks(config, row.n_layers)
-        return
-    folder = pretrained.local_folder(config.model)
-    if folder is not None:
-        _check_model(config, folder)
+        _check(config, {"model_type": row.model_type, "num_hidden_layers": row.n_layers})
+    elif (folder := pretrained.local_folder(config.model)) is not None:
+        _check(config, pretrained.read_config(folder, config.model))
 
 
 def fetch(config: TextConfig) -> None:
@@ -44,35 +41,27 @@ def fetch(config: TextConfig) -> None:
     """
     if scratch_model(config.model) is None:
         folder = pretrained.fetch(config.model)
-        _check_model(config, folder)
+        _check(config, pretrained.read_config(folder, config.model))
         pretrained.check_weights(folder, config.model)
 
 
-def _check_model(config: TextConfig, folder: Path) -> None:
-    about = pretrained.read_config(folder, config.model)
-    _check_direction(config, about)
-    layers, positions = pretrained.n_layers(about), pretrained.max_positions(about)
-    if layers is not None:
-        _check_n_blocks(config, layers)
-    if positions is not None and config.max_tokens > positions:
-        raise InputError(
-            f"max_tokens = {config.max_tokens}: must be at most {positions}, the positions of model"
-            f" {config.model!r}"
-        )
-
-
-def _check_direction(config: TextConfig, about: Mapping[str, Any]) -> None:
+def _check(config: TextConfig, about: Mapping[str, Any]) -> None:
+    """See whether a model of which ``config.json`` says ``about`` suits."""
     if config.PREDICTS_NEXT and pretrained.sees_ahead(about):
         raise InputError(
             f"model = {config.model!r}: is an encoder ({about['model_type']}), which sees the token"
             " it is to predict; valid: scratch:gpt2-mini, or a model of language such as GPT-2 or"
             " Llama"
         )
-
-
-def _check_n_blocks(config: TextConfig, n_layers: int) -> None:
-    layers = (f"layer.{i}" for i in range(n_layers))
-    check_block_numbers(config, ["embeddings", *layers, "head"])
+    n_layers, positions = pretrained.n_layers(about), pretrained.max_positions(about)
+    if n_layers is not None:
+        layers = (f"layer.{i}" for i in range(n_layers))
+        check_block_numbers(config, ["embeddings", *layers, "head"])
+    if positions is not None and config.max_tokens > positions:
+        raise InputError(
+            f"max_tokens = {config.max_tokens}: must be at most {positions}, the positions of model"
+            f" {config.model!r}"
+        )
 
 
 def prepare_tokens(
