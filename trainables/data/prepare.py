@@ -18,6 +18,10 @@ from trainables.prepared import SPLITS, Array, DataInfo, PreparedData, Ragged, S
 _FORMAT = 2  # raise it when the files below, or how any task prepares its arrays, change
 
 
+Made = tuple[DataInfo, Mapping[str, Split]]
+Make = Callable[[Path], Made]  # (folder for the data's own files) -> what is prepared
+
+
 def file_identity(paths: Iterable[Path]) -> str:
     """A digest that changes when a file is added, removed, resized or rewritten; reads none."""
     digest = hashlib.sha256()
@@ -31,7 +35,7 @@ def file_identity(paths: Iterable[Path]) -> str:
 def prepare_once(
     cache_folder: Path,
     identity: Mapping[str, Any],
-    make: Callable[[Path], tuple[DataInfo, Mapping[str, Split]]],
+    make: Make,
 ) -> PreparedData:
     """Return what an earlier call with the same ``identity`` made, else ``make(assets_folder)``.
 
@@ -56,7 +60,7 @@ def prepare_once(
     return _read(folder)
 
 
-def _write(folder: Path, make: Callable[[Path], tuple[DataInfo, Mapping[str, Split]]]) -> None:
+def _write(folder: Path, make: Make) -> None:
     with whole_folder(folder) as partial:
         (partial / "assets").mkdir()
         try:

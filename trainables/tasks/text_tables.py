@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +9,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from trainables.config import TrainingConfig
+from trainables.data.prepare import Made
 from trainables.data.splits import columns_of, data_files, read_splits
 from trainables.data.tables import TABLES, check_answer, read_records
 from trainables.modalities.texts import text_data, tokenization
@@ -57,7 +57,7 @@ def prepare(config: TextTableConfig, cache_folder: Path, *, answer: AnswerColumn
     check(config, answer=answer)
     files = data_files(config, TABLES)
 
-    def make(assets: Path) -> tuple[DataInfo, Mapping[str, Split]]:
+    def make(assets: Path) -> Made:
         kinds = {answer.setting: answer.kind}
         read = partial(read_records, columns=columns_of(config), kinds=kinds)
         how = ("text_column", answer.setting, answer.stratify)

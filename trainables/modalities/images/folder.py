@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 from trainables.data.class_folders import Item, Layout, relative
+from trainables.data.prepare import Made
 from trainables.errors import InputError, some
 from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.decode import UNREADABLE, decode_image, reason
 from trainables.modalities.images.store import as_splits, cut_splits, store_images
-from trainables.prepared import DataInfo, Split
 from trainables.targets.classes import indexed_answers
 from trainables.targets.target import Answers
 
@@ -26,11 +26,10 @@ _N_THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes without the interpret
 
 Items = Mapping[str, Sequence[Item]]  # of each split
 Numbers = Mapping[str, Sequence[int]]  # of the items of each split
-Prepared = tuple[DataInfo, Mapping[str, Split]]
 T = TypeVar("T")
 
 
-def prepare_folder(config: ImageConfig, layout: Layout, found: Items, scratch: Path) -> Prepared:
+def prepare_folder(config: ImageConfig, layout: Layout, found: Items, scratch: Path) -> Made:
     """The images of class folders, with the splits cut that the folder lacks.
 
     A file that is found to be damaged only when it is decoded is missing from the split it fell to.
@@ -70,7 +69,7 @@ def prepare_files(
     answers: Callable[[Numbers], Answers],
     said: tuple[Path, Sequence[str]],
     scratch: Path,
-) -> Prepared:
+) -> Made:
     """Decode every image of ``found`` that can be.
 
     Args:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 from trainables.data.class_folders import read_layout
 from trainables.data.paths import data_path
-from trainables.data.prepare import file_identity, prepare_once
+from trainables.data.prepare import Make, file_identity, prepare_once
 from trainables.errors import InputError, valid_choices
 from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.folder import prepare_folder
@@ -20,10 +19,8 @@ from trainables.modalities.images.known_sources import (
     prepare_idx,
 )
 from trainables.modalities.images.model_names import block_names, check_model_name
-from trainables.prepared import DataInfo, PreparedData, Split
+from trainables.prepared import PreparedData
 from trainables.strategies import check_block_numbers, names_a_block
-
-Make = Callable[[Path], tuple[DataInfo, Mapping[str, Split]]]
 
 KNOWN_DATA = ("digits", *KNOWN_IDX)
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".tar", ".bin")

@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 
 from trainables.data.download import download
+from trainables.data.prepare import Made
 from trainables.errors import InputError
 from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.decode import square_array
 from trainables.modalities.images.store import as_splits, cut_splits, store_images
-from trainables.prepared import DataInfo, Split
 from trainables.targets.classes import indexed_answers
 
 _FASHION_LABELS_MD5 = "3236f6424fc25388b2834cb19942cf7e"  # of the 60,000 label bytes
@@ -37,7 +37,7 @@ IdxPaths = dict[tuple[str, str], Path]
 Arrays = tuple[np.ndarray, np.ndarray]  # images uint8 [n, h, w], and their classes [n]
 
 
-def prepare_digits(config: ImageConfig, scratch: Path) -> tuple[DataInfo, Mapping[str, Split]]:
+def prepare_digits(config: ImageConfig, scratch: Path) -> Made:
     """1,797 scans of handwritten digits at 8x8 pixels, split by ``config``.
 
     Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998. Read from
@@ -54,9 +54,7 @@ def prepare_digits(config: ImageConfig, scratch: Path) -> tuple[DataInfo, Mappin
     return _prepared(config, arrays, tuple(map(str, range(10))), (), scratch)
 
 
-def prepare_idx(
-    config: ImageConfig, paths: IdxPaths, scratch: Path
-) -> tuple[DataInfo, Mapping[str, Split]]:
+def prepare_idx(config: ImageConfig, paths: IdxPaths, scratch: Path) -> Made:
     """The official test files are the test split, as in published figures; the rest is cut."""
     (images, targets), test = (_read_pair(paths, part) for part in ("train", "t10k"))
     n_total = len(targets) + len(test[1])
@@ -87,7 +85,7 @@ def _prepared(
     classes: tuple[str, ...],
     notes: tuple[str, ...],
     scratch: Path,
-) -> tuple[DataInfo, Mapping[str, Split]]:
+) -> Made:
     images = {name: _resized(own, scratch, config.image_size) for name, (own, _) in arrays.items()}
     answers = indexed_answers({name: targets for name, (_, targets) in arrays.items()}, classes)
     return as_splits(images, answers, notes)

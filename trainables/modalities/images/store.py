@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.data.prepare import stratified_split
+from trainables.data.prepare import Made, stratified_split
 from trainables.errors import InputError
 from trainables.prepared import DataInfo, Split
 from trainables.targets.target import Answers
@@ -84,9 +84,7 @@ def cut_splits(
     return parts
 
 
-def as_splits(
-    images: Mapping[str, np.ndarray], answers: Answers, notes: Sequence[str]
-) -> tuple[DataInfo, dict[str, Split]]:
+def as_splits(images: Mapping[str, np.ndarray], answers: Answers, notes: Sequence[str]) -> Made:
     """Splits of ``images``, each uint8 [n, channels, size, size], and what is to be known of them.
 
     ``details`` has ``channels``, ``image_size``, ``mean`` and ``std``, and those of ``answers``.

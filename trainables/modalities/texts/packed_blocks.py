@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from trainables.data.plain_texts import TEXT
+from trainables.data.prepare import Made
 from trainables.data.splits import Splits
 from trainables.errors import InputError
 from trainables.modalities.texts import text_data, tokenization
@@ -35,7 +36,7 @@ def prepare_blocks(
         InputError: the model can not be reached, or a split has too little text.
     """
 
-    def make(assets: Path) -> tuple[DataInfo, Mapping[str, Split]]:
+    def make(assets: Path) -> Made:
         rows, notes = read()
         documents = {name: [row[TEXT] for row in split] for name, split in rows.items()}
         details = text_data.make_tokenizer(config, documents["train"], assets)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from trainables.data.conll import TAGS, WORDS
+from trainables.data.prepare import Made
 from trainables.data.splits import Splits
 from trainables.modalities.texts import text_data, tokenization
 from trainables.modalities.texts.config import TextConfig
@@ -55,7 +56,7 @@ def prepare_tags(
         InputError: the model can not be reached, or training lacks tags.
     """
 
-    def make(assets: Path) -> tuple[DataInfo, dict[str, Split]]:
+    def make(assets: Path) -> Made:
         rows, notes = read()
         words, tags = (
             {name: [row[column] for row in split] for name, split in rows.items()}

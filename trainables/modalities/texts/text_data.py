@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainables.data.prepare import file_identity, prepare_once
+from trainables.data.prepare import Made, Make, file_identity, prepare_once
 from trainables.data.text_encoding import without_surrogates
 from trainables.errors import InputError
 from trainables.modalities.texts import pretrained, tokenization
 from trainables.modalities.texts.config import TextConfig
 from trainables.modalities.texts.scratch import scratch_model
-from trainables.prepared import Array, DataInfo, PreparedData, Split
+from trainables.prepared import Array, DataInfo, PreparedData
 from trainables.strategies import check_block_numbers
-
-Make = Callable[[Path], tuple[DataInfo, Mapping[str, Split]]]
 
 
 def check_model(config: TextConfig) -> None:
@@ -75,7 +73,7 @@ def prepare_tokens(
         InputError: as ``fetch`` and ``make``.
     """
 
-    def fetch_and_make(assets: Path) -> tuple[DataInfo, Mapping[str, Split]]:
+    def fetch_and_make(assets: Path) -> Made:
         fetch(config)  # first, so that a model out of reach is said before the files are read
         return make(assets)
 
