@@ -42,7 +42,6 @@ class Entry:
     """What frozen blocks give for the samples of one split."""
 
     groups: Mapping[int, Tensor]  # group -> [its samples, ...], mapped from the file
-    n_bytes: int
     seconds: float  # that computing it took
 
 
@@ -92,7 +91,7 @@ class PrefixCache:
         except (OSError, ValueError, KeyError, TypeError, RuntimeError):
             self._remove(folder)
             return None
-        return Entry(groups, meta["bytes"], meta["seconds"])
+        return Entry(groups, meta["seconds"])
 
     def make(
         self,

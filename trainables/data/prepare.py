@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def _write(folder: Path, make: Make) -> None:
                 np.save(partial / f"{split_name}.{name}.npy", contiguous)
                 digest.update(f"{split_name}.{name}".encode())
                 digest.update(contiguous.view(np.uint8).data if contiguous.size else b"")
-        content = {**info.to_json(), "fingerprint": digest.hexdigest()[:16]}
+        content = {**asdict(info), "fingerprint": digest.hexdigest()[:16]}
         (partial / "info.json").write_text(json.dumps(content, indent=1))
 
 
