@@ -58,10 +58,8 @@ def prepare_tags(
 
     def make(assets: Path) -> Made:
         rows, notes = read()
-        words, tags = (
-            {name: [row[column] for row in split] for name, split in rows.items()}
-            for column in (WORDS, TAGS)
-        )
+        words = {name: [row[WORDS] for row in split] for name, split in rows.items()}
+        tags = {name: [row[TAGS] for row in split] for name, split in rows.items()}
         index = {name: i for i, name in enumerate(tag_names(tags, config.data))}
         texts = {name: [joined(own) for own in sentences] for name, sentences in words.items()}
         details = text_data.make_tokenizer(config, [text for text, _ in texts["train"]], assets)
