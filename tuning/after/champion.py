@@ -6,13 +6,13 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainables.errors import RunFailed
-from tuning.after.seed_results import SeedResult
-from tuning.record.events import Record, TrialRecord
+from tuning.after.comparison import artifacts_of
+from tuning.control.retraining import Training
+from tuning.record.events import SweepHistory
 from tuning.record.sweep import Sweep
 from tuning.storage.open_store import store_of
 from tuning.tracking.mlflow_client import giving_up_soon, quiet_mlflow, reason_of
@@ -26,23 +26,13 @@ _MAY_PASS = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDE
 _SECONDS_OF_PATIENCE, _SECONDS_BETWEEN_TRIES = 300.0, 10.0
 
 
-@dataclass(frozen=True)
-class Logged:
-    """What MLflow has of a champion."""
-
-    model_uri: str | None  # of the registered model; None for a user's own training
-    run_id: str | None
-    failure: str | None = None  # why it has nothing
-
-
 def log_champion(
     sweep: Sweep,
-    record: Record,
-    trial: TrialRecord,
-    champion: SeedResult,
+    history: SweepHistory,
+    champion: Training,
     document: Mapping[str, Any],
     say: Callable[[str], None],
-) -> Logged:
+) -> dict[str, str | None]:
     """Write the champion's run; register its model as the sweep's name @ ``champion``.
 
     A server that is away is given some minutes: what it is to take took longer to train.
@@ -50,6 +40,9 @@ def log_champion(
     Args:
         document: what ``retrain`` returns, for how it compares with the default configuration.
         say: told why it has to wait.
+
+    Returns what the document says of it: ``model_uri``, which is None for a user's own training,
+    ``mlflow_run_id``, and ``failure``, why MLflow has neither.
 
     Raises:
         RunFailed: the champion's checkpoint is gone.
@@ -59,18 +52,24 @@ def log_champion(
     while True:
         try:
             with giving_up_soon():
-                return _log(sweep, record, trial, champion, document)
+                return _log(sweep, history, champion, document)
         except RunFailed:
             raise
         except Exception as error:
             failure = f"{where} does not take the champion ({reason_of(error)})"
             if not _may_pass(error) or time.monotonic() > give_up:
-                return Logged(None, None, failure)
+                return _logged(failure=failure)
         say(f"{failure}; trying again, until Ctrl-C or for {_SECONDS_OF_PATIENCE / 60:.0f} minutes")
         try:
             time.sleep(_SECONDS_BETWEEN_TRIES)
         except KeyboardInterrupt:
-            return Logged(None, None, failure)
+            return _logged(failure=failure)
+
+
+def _logged(
+    model_uri: str | None = None, run_id: str | None = None, failure: str | None = None
+) -> dict[str, str | None]:
+    return {"model_uri": model_uri, "mlflow_run_id": run_id, "failure": failure}
 
 
 def _may_pass(error: Exception) -> bool:
@@ -80,61 +79,53 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _log(
-    sweep: Sweep,
-    record: Record,
-    trial: TrialRecord,
-    champion: SeedResult,
-    document: Mapping[str, Any],
-) -> Logged:
+    sweep: Sweep, history: SweepHistory, champion: Training, document: Mapping[str, Any]
+) -> dict[str, str | None]:
     mlflow = quiet_mlflow()
     mlflow.set_tracking_uri(sweep.tracking_uri)
     experiment = mlflow.set_experiment(sweep.experiment)
-    tags = _tags(sweep, record, trial, champion, document)
-    begun = f"tags.{CHECKPOINT_TAG} = '{champion.key}' and tags.{SWEEP_TAG} = '{tags[SWEEP_TAG]}'"
+    tags = _tags(sweep, history, champion, document)
+    begun = " and ".join(f"tags.{name} = '{tags[name]}'" for name in (CHECKPOINT_TAG, SWEEP_TAG))
     for run in mlflow.search_runs([experiment.experiment_id], begun, output_format="list"):
         mlflow.delete_run(run.info.run_id)  # of an attempt that failed half-way
     with mlflow.start_run(run_name=f"{sweep.name}-{CHAMPION}", tags=tags) as run:
-        mlflow.log_params({**trial.config, "seed": champion.seed, SWEEP_TAG: sweep.name})
-        for epoch, metrics in champion.curve.items():
+        mlflow.log_params({**champion.run.config, SWEEP_TAG: sweep.name})
+        for epoch, metrics in champion.run.curve.items():
             finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
             mlflow.log_metrics(finite, step=epoch)
         mlflow.log_metrics(_compared(sweep, document))
         if document["gains"]:
             kept = {name: document[name] for name in ("verdict", "gains", "seeds", "default")}
             mlflow.log_dict(kept, "comparison.json")
-        if champion.test is not None:
-            mlflow.log_metrics({f"test_{name}": value for name, value in champion.test.items()})
-            _log_files(mlflow, champion.artifacts)
+        if document["test"] is not None:
+            mlflow.log_metrics(_prefixed(document["test"]))
+            _log_files(mlflow, artifacts_of(sweep, champion))
     if sweep.space.task is None:
-        return Logged(None, run.info.run_id)
+        return _logged(run_id=run.info.run_id)
     from tuning.tracking.logged_models import log_model
 
-    checkpoint = store_of(sweep).get(champion.key)
+    checkpoint = store_of(sweep).get(champion.checkpoint)
     if checkpoint is None:
-        raise RunFailed(f"the champion's checkpoint {champion.checkpoint!r} is gone")
+        raise RunFailed(f"the champion's checkpoint {document['checkpoint']!r} is gone")
     info = log_model(checkpoint, run.info.run_id, sweep.tracking_uri, sweep.name)
     mlflow.MlflowClient().set_registered_model_alias(
         sweep.name, CHAMPION, info.registered_model_version
     )
-    return Logged(f"models:/{sweep.name}@{CHAMPION}", run.info.run_id)
+    return _logged(f"models:/{sweep.name}@{CHAMPION}", run.info.run_id)
 
 
 def _tags(
-    sweep: Sweep,
-    record: Record,
-    trial: TrialRecord,
-    champion: SeedResult,
-    document: Mapping[str, Any],
+    sweep: Sweep, history: SweepHistory, champion: Training, document: Mapping[str, Any]
 ) -> dict[str, str]:
     tags = {
         **sweep_tags(sweep),
-        TRIAL_TAG: f"retrain of {trial.number}",
-        CHECKPOINT_TAG: champion.key,
+        TRIAL_TAG: f"retrain of {document['trial']}",
+        CHECKPOINT_TAG: champion.checkpoint,
         VERDICT_TAG: document["verdict"],
         TEST_READS_TAG: str(document["test_reads_before"]),
     }
-    if record.history.parent_run_id:
-        tags["mlflow.parentRunId"] = record.history.parent_run_id
+    if history.parent_run_id:
+        tags["mlflow.parentRunId"] = history.parent_run_id
     return tags
 
 
@@ -144,14 +135,17 @@ def _compared(sweep: Sweep, document: Mapping[str, Any]) -> dict[str, float]:
     default = document["default"]["seeds"] if document["default"] else []
     for prefix, rows in (("", document["seeds"]), ("default_", default)):
         for row in rows:
-            values = {sweep.metric: row[sweep.metric]}
-            values |= {f"test_{name}": value for name, value in (row["test"] or {}).items()}
+            values = {sweep.metric: row[sweep.metric], **_prefixed(row["test"] or {})}
             seed = f"{prefix}seed_{row['seed']}"
             metrics |= {f"{seed}.{name}": value for name, value in values.items()}
     for gain in document["gains"]:
         metrics[f"gain.{gain['metric']}"] = gain["mean"]
         metrics[f"gain_standard_error.{gain['metric']}"] = gain["standard_error"]
     return metrics
+
+
+def _prefixed(test: Mapping[str, float]) -> dict[str, float]:
+    return {f"test_{name}": value for name, value in test.items()}
 
 
 def _log_files(mlflow: Any, files: Mapping[str, bytes]) -> None:

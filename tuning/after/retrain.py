@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
 from trainables.errors import InputError, RunFailed
+from trainables.tasks.table import task_row
 from tuning.after.champion import log_champion
-from tuning.after.comparison import default_configuration
-from tuning.after.seed_results import SeedResult, compare, describe_results, read_results
-from tuning.control.retraining import (
-    FIRST_NUMBER,
-    Readings,
-    Retrainings,
-    is_completed,
-    trainings_of,
-)
+from tuning.after.comparison import describe
+from tuning.control.retraining import FIRST_NUMBER, Readings, Retrainings, trainings_of
 from tuning.control.view import View
 from tuning.record.events import Event, Record, SweepHistory, TrialRecord
 from tuning.record.option_checks import check_options
@@ -27,10 +21,12 @@ from tuning.record.options import SweepOptions
 from tuning.record.plans import RetrainingPlan
 from tuning.record.standings import best_trial, find_trial
 from tuning.record.sweep import Sweep
+from tuning.search.starting_points import default_point
 from tuning.session.sitting import farewell, use_saved_code
 from tuning.session.workplace import ENGINES, NO_ENGINE, workplace
 from tuning.storage.driver_lock import sole_driver
 from tuning.storage.open_store import store_of
+from tuning.storage.working_copy import at_home
 from tuning.tracking.mlflow_client import check_mlflow
 
 _LAST_WORD = "thaw was ended from outside; the same command goes on where it was"
@@ -39,11 +35,10 @@ ERROR_FILE = "error.txt"  # beside what a configuration's trainings leave
 
 def retrain(
     sweep: Sweep,
-    record: Record,
     *,
-    trial_number: int | None,
+    trial_number: int | None = None,
     n_workers: int | None = None,
-    n_seeds: int,
+    n_seeds: int = 1,
     view: View,
     baseline: bool = True,
     engine: str | None = None,
@@ -54,7 +49,8 @@ def retrain(
     fresh: the sweep's own has chosen the trial, and would flatter it. With two seeds or more the
     default configuration is trained with the same seeds, unless ``baseline`` is false. The champion
     is chosen by the validation metric; the test split is read once, after all trainings. What was
-    asked for before, and was killed or failed, goes on where it was.
+    asked for before, and was killed or failed, goes on where it was. The sweep's home is kept up
+    to date.
 
     Args:
         n_workers: that train together; None, as with ``engine``: as the sweep's trials had it.
@@ -65,22 +61,24 @@ def retrain(
         InputError: trial, workers or engine can not be had, or MLflow does not answer.
         RunFailed: a training failed, or the champion's checkpoint is gone.
     """
-    trial = _trial(sweep, record.history, trial_number)
-    n_workers = sweep.n_workers if n_workers is None else n_workers
-    _check_counts(n_workers, n_seeds, trial)
-    check_options(SweepOptions(space="", engine=engine or sweep.engine, n_workers=n_workers))
-    # Not beside a running sweep: the best is not known yet.
-    with sole_driver(sweep.name, sweep.folder), farewell(_LAST_WORD):
-        check_mlflow(sweep)
-        default, why_not = _baseline(sweep, trial.config, n_seeds, wanted=baseline)
-        plan = _plan(record, trial, n_workers, n_seeds, default)
-        sweep = _with_resources(use_saved_code(sweep), engine or sweep.engine, plan)
-        _train(sweep, record, plan, view)
-        return _finish(sweep, record, plan, why_not, view)
-
-
-def _trial(sweep: Sweep, history: SweepHistory, number: int | None) -> TrialRecord:
-    return best_trial(sweep, history) if number is None else find_trial(sweep, history, number)
+    with (
+        at_home(sweep, view.say) as start_uploads,
+        closing(Record(sweep.folder)) as record,
+    ):
+        start_uploads()
+        number, history = trial_number, record.history
+        trial = best_trial(sweep, history) if number is None else find_trial(sweep, history, number)
+        n_workers = sweep.n_workers if n_workers is None else n_workers
+        _check_counts(n_workers, n_seeds, trial)
+        check_options(SweepOptions(space="", engine=engine or sweep.engine, n_workers=n_workers))
+        # Not beside a running sweep: the best is not known yet.
+        with sole_driver(sweep.name, sweep.folder), farewell(_LAST_WORD):
+            check_mlflow(sweep)
+            default, why_not = _baseline(sweep, trial.config, n_seeds, wanted=baseline)
+            plan = _plan(record, trial, n_workers, n_seeds, default)
+            sweep = _with_resources(use_saved_code(sweep), engine or sweep.engine, plan)
+            _train(sweep, record, plan, view)
+            return _finish(sweep, record, plan, why_not, view)
 
 
 def _plan(
@@ -159,14 +157,14 @@ def _train(sweep: Sweep, record: Record, plan: RetrainingPlan, view: View) -> No
 
 def _say_what_is_left(history: SweepHistory, plan: RetrainingPlan, view: View) -> None:
     trainings = trainings_of(plan, history)
-    n_done = sum(is_completed(history, each.number) for each in trainings)
-    names = dict.fromkeys(each.name.rpartition(", seed")[0] for each in trainings)
+    n_done = sum(each.is_done for each in trainings)
+    names = dict.fromkeys(each.run.name.rpartition(", seed")[0] for each in trainings)
     done = f"; {n_done} of {len(trainings)} trainings are done" if n_done else ""
     n_seeds = f"{len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}"
     view.say(f"training {' and '.join(names)} with {n_seeds}{done} …")
 
 
-def _telling(sweep: Sweep, history: SweepHistory, view: View) -> Any:
+def _telling(sweep: Sweep, history: SweepHistory, view: View) -> Callable[[Event], None]:
     """A listener of the record that says what happens, a line each."""
 
     def tell(event: Event) -> None:
@@ -191,9 +189,8 @@ def _write_errors(sweep: Sweep, history: SweepHistory, plan: RetrainingPlan) -> 
     """Write why a training or a test failed beside what its configuration left."""
     store = store_of(sweep)
     for training in trainings_of(plan, history):
-        for number in (training.number, training.test_number):
-            run = history.retrainings.get(number)
-            if run is not None and run.error and run.state in ("failed", "infeasible"):
+        for run in (training.run, training.test):
+            if run.error and run.state in ("failed", "infeasible"):
                 folder = training.key.rpartition("/")[0]
                 with suppress(OSError):
                     store.write(f"{folder}/{ERROR_FILE}", run.error.encode())
@@ -203,43 +200,19 @@ def _finish(
     sweep: Sweep, record: Record, plan: RetrainingPlan, why_not: str, view: View
 ) -> dict[str, Any]:
     """Compare what was trained, and register the champion."""
-    history = record.history
-    results, default = read_results(sweep, history, plan)
-    if plan.default is not None and default is None:
-        where = store_of(sweep).name(f"{plan.key}/default")
-        why_not = f"the default configuration could not be trained: see {where!r}"
-    champion = _champion(sweep, results)
-    # A test split that was read for this plan is the last reading so far.
-    earlier_reads = history.test_reads[: -1 if history.is_test_read else None]
-    document = {
-        **describe_results(sweep, history.trials[plan.number], results, champion),
-        **compare(sweep, plan, results, default, why_not),
-        "test_reads_before": len(earlier_reads),
-        "test_read_for_trials": earlier_reads,
-    }
+    champion, document = describe(sweep, record.history, plan, why_not)
     view.say("logging the champion to MLflow …")
-    trial = history.trials[plan.number]
-    logged = log_champion(sweep, record, trial, champion, document, view.say)
+    logged = log_champion(sweep, record.history, champion, document, view.say)
     record.append(
         "retrained",
         trial=None,
         number=plan.number,
         seeds=plan.seeds,
-        test=[dict(result.test) if result.test else None for result in results],
+        test=[row["test"] for row in document["seeds"]],
         gains=document["gains"],
-        registered=logged.failure is None,
+        registered=logged["failure"] is None,
     )
-    return {
-        **document,
-        "model_uri": logged.model_uri,
-        "mlflow_run_id": logged.run_id,
-        "failure": logged.failure,
-    }
-
-
-def _champion(sweep: Sweep, results: list[SeedResult]) -> SeedResult:
-    sign = 1 if sweep.mode == "max" else -1
-    return max(results, key=lambda result: sign * result.value)
+    return {**document, **logged}
 
 
 def _check_counts(n_workers: int, n_seeds: int, trial: TrialRecord) -> None:
@@ -267,3 +240,24 @@ def _baseline(
     if {**default, "seed": None} == {**config, "seed": None}:
         return None, "it is the default configuration: nothing that was searched is better"
     return default, ""
+
+
+def default_configuration(sweep: Sweep) -> dict[str, Any]:
+    """What one would train without a search, in full.
+
+    The first starting point; for what it leaves out, or without one, the task's defaults; the
+    middle of the domain where there is no default either.
+
+    Raises:
+        InputError: these do not go together.
+    """
+    space = sweep.space
+    config_type = None if space.task is None else task_row(space.task).config_type
+    given = space.starting_points[0] if space.starting_points else {}
+    point = default_point(space, config_type, given)
+    try:
+        return sweep.configuration(point)
+    except InputError as error:
+        raise InputError(
+            f"the default configuration: {error}; --no-baseline retrains without it"
+        ) from None

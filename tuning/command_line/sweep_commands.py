@@ -157,14 +157,14 @@ def retrain(
     If it is killed, the same command goes on where it was.
     """
     from trainables.errors import RunFailed
-    from tuning.after.retraining import retrain_sweep
+    from tuning.after.retrain import retrain as run
     from tuning.command_line.live_view import make_view
     from tuning.command_line.tables import champion_table
     from tuning.storage.saved_sweeps import open_sweep
 
     found = open_sweep(name, sweeps_folder)
     with stdout_for_json_only():
-        document = retrain_sweep(
+        document = run(
             found,
             trial_number=trial,
             n_workers=workers,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from tuning.control.goals import OF_FAILURE, Ending
-from tuning.control.runs import Orders
+from tuning.control.goals import OF_FAILURE
+from tuning.control.runs import Orders, Runs
 from tuning.control.trials import Trials
 from tuning.hosting.assignment import EpochResult
 from tuning.record.events import ENDED_STATES, Record, SweepHistory, TrialRecord, TrialState
@@ -26,14 +26,14 @@ FIRST_NUMBER = 1_000_000  # of confirmation runs: a sweep's trials are numbered 
 _FIRST_FRESH_SEED = 1_000
 
 
-class Confirmations:
+class Confirmations(Runs):
     """The confirmation runs of a sweep that are still to be done."""
 
     def __init__(self, sweep: Sweep, record: Record, trials: Trials) -> None:
+        super().__init__()
         self._sweep = sweep
         self._record = record
         self._trials = trials
-        self._queue: list[TrialRecord] | None = None  # None: not planned in this sitting
 
     @property
     def n_ahead(self) -> int:
@@ -41,19 +41,8 @@ class Confirmations:
 
     def is_over(self, n_running: int) -> bool:
         """Whether none is left to be started, or is wanted."""
-        if self._sweep.confirm == 0 or self._trials.ending.by in OF_FAILURE:
-            return True
-        return self._queue == [] and not n_running
-
-    def next(self) -> TrialRecord | None:
-        """The next run; call when all trials of the search have ended."""
-        if self._queue is None:
-            self._trials.end(self._trials.ending)
-            self._queue = list(self._plan())
-        return self._queue.pop(0) if self._queue else None
-
-    def again(self, run: TrialRecord) -> None:
-        self._queue = [run, *(self._queue or [])]
+        is_wanted = self._sweep.confirm > 0 and self._trials.ending.by not in OF_FAILURE
+        return not is_wanted or super().is_over(n_running)
 
     def orders(self, run: TrialRecord) -> Orders:
         # A value that no epoch beats, so that none is saved for being the best.
@@ -67,14 +56,9 @@ class Confirmations:
     def ended(self, run: TrialRecord) -> None:
         self._trials.keeper.discard(run)
 
-    def end(self, ending: Ending) -> None:
-        """Nothing: what ends the trials ends these too."""
-
-    def close(self, *, is_done: bool) -> None:
-        """Nothing: the record has it all."""
-
-    def _plan(self) -> Iterator[TrialRecord]:
+    def _to_do(self) -> Iterator[TrialRecord]:
         """What the record lacks of the best configurations × fresh seeds."""
+        self._trials.end(self._trials.ending)
         sweep, history = self._sweep, self._record.history
         candidates = _best_points(sweep, history)
         first = sweep.seed + _FIRST_FRESH_SEED

@@ -113,8 +113,8 @@ class Controller:
     def _next(self) -> TrialRecord | None:
         for kind, runs in self.kinds.items():
             n_running = self._n_running(kind)
-            if not runs.is_over(n_running):
-                return runs.next()
+            if not runs.is_over(n_running) and (run := runs.next()) is not None:
+                return run
             if n_running:
                 return None
         return None

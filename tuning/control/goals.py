@@ -1,9 +1,9 @@
-"""What ends a sweep: the table of its budgets and goals. Whichever comes first, for good."""
+"""What ends a sweep: its budgets and goals. Whichever comes first, for good."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tuning.record.events import ENDED_STATES, SweepHistory, TrialRecord
@@ -19,7 +19,7 @@ _SECONDS_PER_HOUR = 3600
 class Ending:
     """Why a sitting of a sweep came to its end."""
 
-    by: str  # a rule of RULES, or trials, interrupted, error
+    by: str  # one of the names below, or unfit_nodes
     because: str  # the same as the rest of a sentence: "ended because …"
 
 
@@ -28,7 +28,7 @@ CRASHED = Ending("error", "an error stopped it")
 
 
 class Goals:
-    """What the rules look at, over all sittings, and the first that is reached."""
+    """What is looked at, over all sittings, and the first that is reached."""
 
     def __init__(self, sweep: Sweep, history: SweepHistory) -> None:
         """Look back at what ``history`` holds; from now on, be told of each epoch and end."""
@@ -43,16 +43,6 @@ class Goals:
         ended = [t for t in history.trials.values() if t.state in (*ENDED_STATES, "frozen")]
         for trial in sorted(ended, key=lambda trial: trial.ended or 0.0):
             self.ended(trial)
-
-    @property
-    def wall_seconds(self) -> float:
-        """Spent so far, this sitting included."""
-        return self.history.spent.wall_seconds + time.monotonic() - self._started
-
-    @property
-    def gpu_hours(self) -> float:
-        """Spent so far, running trials included."""
-        return self.history.spent.gpu_seconds(time.time()) / _SECONDS_PER_HOUR
 
     def reported(self, value: float) -> None:
         """Hear the metric's value after some epoch of some trial."""
@@ -78,71 +68,44 @@ class Goals:
 
     @property
     def ending(self) -> Ending | None:
-        """The rule that ends this sitting; None while none is reached.
+        """What ends this sitting; None while nothing does.
 
-        Once one is, it stays: a trial that ends later may improve on the best.
+        Once something does, it stays: a trial that ends later may improve on the best.
         """
         if self._ending is None:
-            for name, rule in RULES.items():
-                because = rule(self)
-                if because is not None:
-                    self._ending = Ending(name, because)
-                    break
+            self._ending = next(self._reached(), None)
         return self._ending
 
+    def _reached(self) -> Iterator[Ending]:
+        """The goals that are reached and the budgets that are spent, the first to count first."""
+        sweep, spent = self.sweep, self.history.spent
+        n_failed = self.history.n_in_state["failed"]
+        if sweep.max_failures is not None and n_failed > sweep.max_failures:
+            allowed = f"more than --max-failures {sweep.max_failures} allows"
+            yield Ending(MAX_FAILURES, f"{_count(n_failed, 'trial')} failed, {allowed}")
+        target, best = sweep.target, self.best
+        if target is not None and best is not None and not self.better(target, best):
+            reached = f"{sweep.metric} reached {best:.4g}"
+            yield Ending("target", f"{reached}, and the target was {target:g}")
+        n = self.n_ended_since_best
+        if sweep.patience is not None and n >= sweep.patience:
+            best_of = f"the best {sweep.metric}"
+            yield Ending("patience", f"{best_of} did not improve for {_count(n, 'trial')}")
+        budget, wall = sweep.time_budget_seconds, time.monotonic() - self._started
+        if budget is not None and spent.wall_seconds + wall >= budget:
+            yield Ending("time_budget", f"the time budget of {budget:g} s is spent")
+        hours = sweep.gpu_hours
+        if hours is not None and spent.gpu_seconds(time.time()) >= hours * _SECONDS_PER_HOUR:
+            yield Ending("gpu_hours", f"the budget of {hours:g} GPU-hours is spent")
+
     def end(self, ending: Ending) -> None:
-        """Let this be what ends the sitting, unless a rule did."""
+        """Let this be what ends the sitting, unless something did before."""
         self._ending = self.ending or ending
 
     @property
     def ends_running(self) -> bool:
         """Whether running trials are to be ended too, as pruned: not after too many failures."""
         return self.ending is not None and self.ending.by not in OF_FAILURE
-
-
-def _too_many_failures(goals: Goals) -> str | None:
-    limit, n_failed = goals.sweep.max_failures, goals.history.n_in_state["failed"]
-    if limit is None or n_failed <= limit:
-        return None
-    return f"{_count(n_failed, 'trial')} failed, more than --max-failures {limit} allows"
-
-
-def _target(goals: Goals) -> str | None:
-    target, best = goals.sweep.target, goals.best
-    if target is None or best is None or goals.better(target, best):
-        return None
-    return f"{goals.sweep.metric} reached {best:.4g}, and the target was {target:g}"
-
-
-def _patience(goals: Goals) -> str | None:
-    patience, n = goals.sweep.patience, goals.n_ended_since_best
-    if patience is None or n < patience:
-        return None
-    return f"the best {goals.sweep.metric} did not improve for {_count(n, 'trial')}"
-
-
-def _time_budget(goals: Goals) -> str | None:
-    budget = goals.sweep.time_budget_seconds
-    if budget is None or goals.wall_seconds < budget:
-        return None
-    return f"the time budget of {budget:g} s is spent"
-
-
-def _gpu_hours(goals: Goals) -> str | None:
-    budget = goals.sweep.gpu_hours
-    if budget is None or goals.gpu_hours < budget:
-        return None
-    return f"the budget of {budget:g} GPU-hours is spent"
-
-
-# name -> rule: the reason to end the sweep, or None
-RULES: dict[str, Callable[[Goals], str | None]] = {
-    MAX_FAILURES: _too_many_failures,
-    "target": _target,
-    "patience": _patience,
-    "time_budget": _time_budget,
-    "gpu_hours": _gpu_hours,
-}
 
 
 def all_tried(n_trials: int, *, is_grid: bool) -> Ending:

@@ -6,12 +6,13 @@ trials get, and the record has them, so that a killed `thaw retrain` goes on whe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tuning.control.goals import Ending
-from tuning.control.runs import Orders
+from tuning.control.runs import Orders, Runs
 from tuning.hosting.assignment import EpochResult
 from tuning.record.events import Record, SweepHistory, TrialRecord, TrialState
 from tuning.record.plans import RetrainingPlan
@@ -24,18 +25,20 @@ FIRST_NUMBER = 2_000_000  # of retrainings and their tests: beyond trials and co
 
 @dataclass(frozen=True)
 class Training:
-    """One training of a plan, and the test of what it leaves."""
+    """One training of a plan, and the test of what it leaves, as the record has them now."""
 
-    number: int
-    test_number: int
-    name: str  # for a person
-    config: dict[str, Any]
+    run: TrialRecord
+    test: TrialRecord
     key: str  # of its folder in the sweep's store
-    repeats: int | None  # the trial; None: it is of the default configuration
 
     @property
-    def seed(self) -> int:
-        return int(self.config["seed"])
+    def is_done(self) -> bool:
+        return self.run.state == "completed"
+
+    @property
+    def is_of_default(self) -> bool:
+        """Whether it trains the default configuration, and not the trial's."""
+        return self.run.repeats is None
 
     @property
     def checkpoint(self) -> str:
@@ -52,60 +55,48 @@ def trainings_of(plan: RetrainingPlan, history: SweepHistory) -> list[Training]:
     if plan.default is not None:
         wanted.append(("the default", plan.default, f"{plan.key}/default", None))
     each_seed = [(seed, each) for each in wanted for seed in plan.seeds]
-    return [
-        Training(
-            plan.first_number + i,
-            plan.first_number + len(each_seed) + i,
-            f"{name}, seed {seed}",
-            {**config, "seed": seed},
-            f"{key}/seed-{seed}",
-            repeats,
-        )
-        for i, (seed, (name, config, key, repeats)) in enumerate(each_seed)
-    ]
+    found = []
+    for number, (seed, (what, config, key, repeats)) in enumerate(each_seed, plan.first_number):
+        name, config = f"{what}, seed {seed}", {**config, "seed": seed}
+        run = TrialRecord(number, config, {}, kind="retraining", repeats=repeats, name=name)
+        test = replace(run, number=number + len(each_seed), kind="test", name=f"test of {name}")
+        run, test = (history.retrainings.get(each.number, each) for each in (run, test))
+        found.append(Training(run, test, f"{key}/seed-{seed}"))
+    return found
 
 
-class Retrainings:
+class Retrainings(Runs):
     """The trainings of a plan that are still to be done."""
 
     def __init__(self, sweep: Sweep, record: Record, plan: RetrainingPlan) -> None:
-        self._history = record.history
+        super().__init__()
+        self._record = record
+        self._plan = plan
         self._store = store_of(sweep)
-        self._trainings = {each.number: each for each in trainings_of(plan, record.history)}
-        self._queue = [n for n in self._trainings if not is_completed(self._history, n)]
         self._drops_default = False  # because one of its trainings failed
         self.failed: TrialRecord | None = None  # a training of the winner, which ends it all
         self.unfit: Ending | None = None  # why no worker can do any
 
     @property
+    def trainings(self) -> list[Training]:
+        return trainings_of(self._plan, self._record.history)
+
+    @property
     def n_ahead(self) -> int:
-        return sum(not is_completed(self._history, number) for number in self._trainings)
+        return sum(not each.is_done for each in self.trainings)
 
     @property
     def has_failed(self) -> bool:
         return self.failed is not None or self.unfit is not None
 
     def is_over(self, n_running: int) -> bool:
-        return self.has_failed or not (self._queue or n_running)
+        return self.has_failed or super().is_over(n_running)
 
-    def next(self) -> TrialRecord | None:
-        if not self._queue:
-            return None
-        training = self._trainings[self._queue.pop(0)]
-        return self._history.retrainings.get(training.number) or TrialRecord(
-            training.number,
-            training.config,
-            {},
-            kind="retraining",
-            repeats=training.repeats,
-            name=training.name,
-        )
-
-    def again(self, run: TrialRecord) -> None:
-        self._queue.insert(0, run.number)
+    def _to_do(self) -> Iterator[TrialRecord]:
+        return (each.run for each in self.trainings if not each.is_done)
 
     def orders(self, run: TrialRecord) -> Orders:
-        return Orders(self._trainings[run.number].key)
+        return Orders(_of(run, self.trainings).key)
 
     def observe(self, run: TrialRecord, result: EpochResult) -> TrialState | None:
         """Interrupt what nobody waits for any more; it can be gone on with."""
@@ -113,110 +104,69 @@ class Retrainings:
         return "interrupted" if is_in_vain else None
 
     def ended(self, run: TrialRecord) -> None:
-        training = self._trainings[run.number]
+        training = _of(run, self.trainings)
         if run.state == "completed":
             with suppress(OSError):  # the newest checkpoint stays beside the best, then
                 self._store.clear(training.key, training.checkpoint)
         elif run.state == "interrupted":
             return
-        elif run.repeats is None:  # without it there is no comparison, but still a champion
+        elif training.is_of_default:  # without it there is no comparison, but still a champion
             self._drops_default = True
-            self._queue = [n for n in self._queue if self._trainings[n].repeats is not None]
+            self._queue = [each for each in self._queue or () if each.repeats is not None]
         else:
             self.failed = run
 
     def end(self, ending: Ending) -> None:
         self.unfit = ending
 
-    def close(self, *, is_done: bool) -> None:
-        """Nothing: the record has it all."""
-
     def to_test(self) -> list[Training]:
         """Once they are over: those whose checkpoints are to be measured on the test split."""
-        trainings = list(self._trainings.values())
-        lacking = [each for each in trainings if not is_completed(self._history, each.number)]
-        if any(each.repeats is None for each in lacking):
-            return [each for each in trainings if each.repeats is not None]
-        return trainings
+        has_default = all(each.is_done for each in self.trainings if each.is_of_default)
+        return [each for each in self.trainings if has_default or not each.is_of_default]
 
 
-class Readings:
-    """The readings of the test split: of every training's best checkpoint, after all trainings."""
+class Readings(Runs):
+    """The readings of the test split: of every training's best checkpoint, after all trainings.
 
-    def __init__(
-        self, sweep: Sweep, record: Record, plan: RetrainingPlan, trainings: Retrainings
-    ) -> None:
+    They come in the place of the trainings, so none is ahead.
+    """
+
+    def __init__(self, sweep: Sweep, record: Record, plan: RetrainingPlan, of: Retrainings) -> None:
+        super().__init__()
         self._record = record
         self._plan = plan
-        self._trainings = trainings
+        self._of = of
         # Only a user's own training knows how to load what it has saved.
         self._is_wanted = sweep.space.task is not None
-        self._tested = {each.test_number: each for each in trainings_of(plan, record.history)}
-        self._queue: list[int] | None = None  # None: not planned in this sitting
         self.failed: TrialRecord | None = None
 
-    @property
-    def n_ahead(self) -> int:
-        return 0  # they come in the place of the trainings
-
     def is_over(self, n_running: int) -> bool:
-        if not self._is_wanted or self.failed is not None or self._trainings.has_failed:
-            return True
-        return self._queue == [] and not n_running
+        is_wanted = self._is_wanted and self.failed is None and not self._of.has_failed
+        return not is_wanted or super().is_over(n_running)
 
     def is_done(self) -> bool:
         """Whether all trainings and their tests have come to their end."""
-        history = self._record.history
-        wanted = self._trainings.to_test()
-        return self._trainings.is_over(0) and all(
-            is_completed(history, each.number)
-            and (not self._is_wanted or is_completed(history, each.test_number))
-            for each in wanted
-        )
+        return self._of.n_ahead == 0 and not (self._is_wanted and self._left())
 
-    def next(self) -> TrialRecord | None:
-        history = self._record.history
-        if self._queue is None:
-            wanted = [each.test_number for each in self._trainings.to_test()]
-            self._queue = [number for number in wanted if not is_completed(history, number)]
-            if self._queue and not history.is_test_read:
-                number, n_models = self._plan.number, len(wanted)
-                self._record.append("test_read", trial=None, number=number, n_models=n_models)
-        if not self._queue:
-            return None
-        number = self._queue.pop(0)
-        training = self._tested[number]
-        return history.retrainings.get(number) or TrialRecord(
-            number,
-            training.config,
-            {},
-            kind="test",
-            repeats=training.repeats,
-            name=f"test of {training.name}",
-        )
+    def _left(self) -> list[TrialRecord]:
+        return [each.test for each in self._of.to_test() if each.test.state != "completed"]
 
-    def again(self, run: TrialRecord) -> None:
-        self._queue = [run.number, *(self._queue or [])]
+    def _to_do(self) -> list[TrialRecord]:
+        left, history = self._left(), self._record.history
+        if left and not history.is_test_read:
+            number, n_models = self._plan.number, len(self._of.to_test())
+            self._record.append("test_read", trial=None, number=number, n_models=n_models)
+        return left
 
     def orders(self, run: TrialRecord) -> Orders:
-        training = self._tested[run.number]
+        training = _of(run, self._of.trainings)
         return Orders(f"{training.key}/test", evaluates=training.checkpoint)
-
-    def observe(self, run: TrialRecord, result: EpochResult) -> TrialState | None:
-        return None
 
     def ended(self, run: TrialRecord) -> None:
         if run.state != "completed":
             self.failed = run
 
-    def end(self, ending: Ending) -> None:
-        """Nothing: what ends the trainings ends these too."""
 
-    def close(self, *, is_done: bool) -> None:
-        """Nothing: the record has it all."""
-
-
-def is_completed(history: SweepHistory, number: int) -> bool:
-    """Whether a training, or a test, has come to its end."""
-    run = history.retrainings.get(number)
-    return run is not None and run.state == "completed"
+def _of(run: TrialRecord, trainings: list[Training]) -> Training:
+    """The training that a run is, or tests."""
+    return next(each for each in trainings if run.number in (each.run.number, each.test.number))

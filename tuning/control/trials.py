@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from tuning.control.goals import UNFIT, Ending, Goals, all_tried
-from tuning.control.runs import Orders
+from tuning.control.runs import Orders, Runs
 from tuning.hosting.assignment import EpochResult
 from tuning.record.events import ENDED_STATES, Record, TrialRecord, TrialState
 from tuning.record.sweep import Sweep
@@ -19,10 +19,11 @@ from tuning.storage.open_store import store_of
 from tuning.storage.stores import trial_key
 
 
-class Trials:
+class Trials(Runs):
     """The trials of one sitting, and those before it."""
 
     def __init__(self, sweep: Sweep, record: Record) -> None:
+        super().__init__()
         self._sweep = sweep
         self._record = record
         history = record.history
@@ -39,12 +40,15 @@ class Trials:
         self._study.learn(warm_trials(sweep), sweep.objectives)
         fitting, self.dropped = split_by_fit(sweep, history)
         self._study.restore_all(fitting, sweep.objectives, self._seconds)
-        self._unfinished = self._to_go_on_with()
+        self._queue = self._to_do()
         self._n_proposed = len(history.trials)
         self.n_trials = min(sweep.trials, self._study.limit or sweep.trials)
 
-    def _to_go_on_with(self) -> list[TrialRecord]:
-        """The trials of earlier sittings that have not ended; those outside the space do now."""
+    def _to_do(self) -> list[TrialRecord]:
+        """What to go on with, in preference to new trials: those of earlier sittings.
+
+        Those that have not ended and are outside of the space do now.
+        """
         trials, outside = self._record.history.trials, {each.number for each in self.dropped}
         self.keeper.restore([each for each in trials.values() if each.state in ENDED_STATES])
         unfinished = []
@@ -75,14 +79,14 @@ class Trials:
         """Whether a goal is reached, or all trials have begun and none can come back."""
         if self.goals.ending is not None:
             return True
-        if self._unfinished or self._n_proposed < self.n_trials or n_running:
+        if self._queue or self._n_proposed < self.n_trials or n_running:
             return False  # what still runs may be frozen, and thawed
         return not self._study.rungs or not self._study.can_thaw(is_last_call=True)
 
     def next(self) -> TrialRecord | None:
         """One to go on with, in preference to a new one."""
-        if self._unfinished:
-            return self._unfinished.pop(0)
+        if self._queue:
+            return super().next()
         thawed = self._study.thaw(is_last_call=self._n_proposed >= self.n_trials)
         if thawed is not None:
             return self._record.history.trials[thawed]
@@ -92,9 +96,6 @@ class Trials:
         self._n_proposed += 1
         point = self._study.ask(number)
         return TrialRecord(number, self._sweep.configuration(point), point)
-
-    def again(self, run: TrialRecord) -> None:
-        self._unfinished.insert(0, run)
 
     def orders(self, run: TrialRecord) -> Orders:
         beyond = self.keeper.save_beyond()

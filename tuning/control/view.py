@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tuning.record.events import (
-    Event,
-    SweepHistory,
-)
+from tuning.record.events import Event, SweepHistory
 from tuning.record.sweep import Sweep
 
 

@@ -129,11 +129,16 @@ class OpenSweep:
             InputError: there is no such trial, or the sweep can not be retrained now.
             RunFailed: a training failed, or MLflow did not take the champion.
         """
-        from tuning.after.retraining import retrain_sweep
+        from tuning.after.retrain import retrain as run
 
-        counts = {"trial_number": trial, "n_workers": workers, "n_seeds": seeds}
-        document = retrain_sweep(
-            self.description, view=_view(show), baseline=baseline, engine=engine, **counts
+        document = run(
+            self.description,
+            trial_number=trial,
+            n_workers=workers,
+            n_seeds=seeds,
+            view=_view(show),
+            baseline=baseline,
+            engine=engine,
         )
         if document["failure"]:
             raise RunFailed(f"{document['failure']}; it is in {document['checkpoint']}")

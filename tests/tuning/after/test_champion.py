@@ -14,22 +14,16 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from tuning.after import champion
 from tuning.after.champion import CHECKPOINT_TAG, log_champion
-from tuning.after.seed_results import SeedResult
-from tuning.control.retraining import FIRST_NUMBER
-from tuning.record.events import Record, read_events, read_history
+from tuning.control.retraining import FIRST_NUMBER, Training
+from tuning.record.events import TrialRecord, read_events, read_history
 from tuning.storage.saved_sweeps import open_sweep
 
 NOBODY = "http://127.0.0.1:9"
-RESULT = SeedResult(
-    seed=0,
-    value=0.9,
-    curve={1: {"value": 0.8}, 2: {"value": 0.9}},
-    test=None,
-    artifacts={},
-    checkpoint="sweeps/s/retrain/1/seed-0/best",
-    key="retrain/1/seed-0/best",
-)
+RUN = TrialRecord(FIRST_NUMBER, {"seed": 0}, {}, curve={1: {"value": 0.8}, 2: {"value": 0.9}})
+RESULT = Training(RUN, RUN, "retrain/1/seed-0")
 DOCUMENT = {
+    "trial": 0,
+    "test": None,
     "verdict": "not compared",
     "test_reads_before": 0,
     "default": None,
@@ -47,10 +41,10 @@ def impatient(monkeypatch):
 
 @pytest.fixture
 def finished(thaw, workplace):
-    """A sweep of two trials, and its record."""
+    """A sweep of two trials, and its history."""
     sweep = ("sweep", TOY_SPACE, "--engine", "inprocess", "--metric", "value:max", "--trials", "2")
     assert thaw(*sweep, "--name", "s")[0] == 0
-    return open_sweep("s", "sweeps"), Record(Path("sweeps/s"))
+    return open_sweep("s", "sweeps"), read_history(Path("sweeps/s"))
 
 
 def failing(monkeypatch, n_times: int, error: Exception | None = None) -> None:
@@ -69,32 +63,33 @@ def failing(monkeypatch, n_times: int, error: Exception | None = None) -> None:
 def test_a_server_that_is_lost_in_the_middle_is_waited_for_and_has_one_run(
     finished, impatient, monkeypatch, view
 ):
-    sweep, record = finished
+    sweep, history = finished
     monkeypatch.setattr(champion, "_SECONDS_OF_PATIENCE", 60.0)  # MLflow's import takes some
     failing(monkeypatch, 2)
-    logged = log_champion(sweep, record, record.history.trials[0], RESULT, DOCUMENT, view.say)
-    assert logged.failure is None
+    logged = log_champion(sweep, history, RESULT, DOCUMENT, view.say)
+    assert logged["failure"] is None
     assert [message.split(" (")[1] for message in view.messages] == [
         "it was restarted); trying again, until Ctrl-C or for 1 minutes"
     ] * 2
     client = MlflowClient(tracking_uri=sweep.tracking_uri)
     experiment = client.get_experiment_by_name(sweep.experiment)
     runs = client.search_runs([experiment.experiment_id], f"tags.{CHECKPOINT_TAG} LIKE '%'")
-    assert [(run.info.run_id, run.info.status) for run in runs] == [(logged.run_id, "FINISHED")]
-    assert len(client.get_metric_history(logged.run_id, "value")) == 2
+    assert [(run.info.run_id, run.info.status) for run in runs] == [
+        (logged["mlflow_run_id"], "FINISHED")
+    ]
+    assert len(client.get_metric_history(logged["mlflow_run_id"], "value")) == 2
 
 
 def test_what_trying_again_would_not_mend_is_told_at_once(finished, monkeypatch, view):
-    sweep, record = finished
+    sweep, history = finished
     for error in (
         MlflowException("a bad name", error_code=INVALID_PARAMETER_VALUE),
         ZeroDivisionError("a bug"),
     ):
         with monkeypatch.context() as patch:
             failing(patch, 1, error)
-            trial = record.history.trials[0]
-            logged = log_champion(sweep, record, trial, RESULT, DOCUMENT, view.say)
-        assert logged.failure.endswith(f"does not take the champion ({error})")
+            logged = log_champion(sweep, history, RESULT, DOCUMENT, view.say)
+        assert logged["failure"].endswith(f"does not take the champion ({error})")
     assert view.messages == []
 
 

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
 from search_spaces.domains import Choice, Float, Int, SearchSpace
-from tuning.after.comparison import default_configuration, paired_gain
-from tuning.after.retrain import _baseline
-from tuning.after.seed_results import SeedResult, gains_of
+from tuning.after.comparison import gains_of, paired_gain
+from tuning.after.retrain import _baseline, default_configuration
 from tuning.before_start.options import SweepOptions, resolve
 from tuning.before_start.spaces import space_names
 from tuning.command_line.tables import champion_table
@@ -121,28 +120,20 @@ def test_why_there_is_no_comparison(toy_sweep, run):
     assert (config, why_not) == (trials[0].config, "")
 
 
-def seed_results(values: list[float], tests: list[float] | None, folder) -> list[SeedResult]:
+def rows(metric: str, values: list[float], tests: list[float] | None) -> list[dict]:
     return [
-        SeedResult(
-            seed=seed,
-            value=value,
-            curve={},
-            test=None if tests is None else {"accuracy": tests[seed], "loss": 0.0},
-            artifacts={},
-            checkpoint=str(folder),
-            key="",
-        )
+        {metric: value, "test": None if tests is None else {"accuracy": tests[seed], "loss": 0.0}}
         for seed, value in enumerate(values)
     ]
 
 
-def test_the_test_split_has_the_last_word_where_there_is_one(tiny_digits, toy_sweep, tmp_path):
-    winner = seed_results([0.9, 0.8], [0.7, 0.8], tmp_path)
-    default = seed_results([0.8, 0.6], [0.6, 0.6], tmp_path)
+def test_the_test_split_has_the_last_word_where_there_is_one(tiny_digits, toy_sweep):
+    winner = rows("val_accuracy", [0.9, 0.8], [0.7, 0.8])
+    default = rows("val_accuracy", [0.8, 0.6], [0.6, 0.6])
     gains = gains_of(tiny_digits(), winner, default)
     assert [gain.metric for gain in gains] == ["val_accuracy", "test_accuracy"]
     assert [gain.mean for gain in gains] == pytest.approx([0.15, 0.15])
-    own = gains_of(toy_sweep(), seed_results([1.0, 2.0], None, tmp_path), default)
+    own = gains_of(toy_sweep(), *[rows("value", [1.0, 2.0], None)] * 2)
     assert [gain.metric for gain in own] == ["value"]
 
 
@@ -155,7 +146,7 @@ def test_readings_of_the_test_split_are_recorded_and_told(toy_sweep, capsys):
     record.close()
     assert read_history(sweep.folder).test_reads == [4, 7]
     generator = random.Random(0)
-    rows = [
+    seeds = [
         {"seed": seed, "value": generator.random(), "test": {"accuracy": 0.5}, "checkpoint": ""}
         for seed in range(2)
     ]
@@ -169,8 +160,8 @@ def test_readings_of_the_test_split_are_recorded_and_told(toy_sweep, capsys):
         "test_standard_deviation": {"accuracy": 0.0},
         "mean": 0.25,
         "standard_deviation": 0.125,
-        "seeds": rows,
-        "default": {"config": {}, "seeds": rows},
+        "seeds": seeds,
+        "default": {"config": {}, "seeds": seeds},
         "verdict": "it is better",
         "test_reads_before": 2,
         "test_read_for_trials": [4, 7],

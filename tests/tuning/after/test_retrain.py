@@ -19,7 +19,7 @@ from records import runs_of
 from trainables.errors import InputError, RunFailed
 from tuning.after.retrain import retrain
 from tuning.control.retraining import FIRST_NUMBER
-from tuning.record.events import Record, TrialRecord, read_events, read_history
+from tuning.record.events import TrialRecord, read_events, read_history
 from tuning.record.sweep import Sweep
 
 pytestmark = pytest.mark.timeout(300)
@@ -28,12 +28,7 @@ THAW = str(Path(sysconfig.get_path("scripts")) / "thaw")
 
 def retrained(sweep: Sweep, view, **options):
     """The document, and the runs as the record has them."""
-    record = Record(sweep.folder)
-    try:
-        defaults = {"trial_number": None, "n_seeds": 2, "view": view}
-        document = retrain(sweep, record, **{**defaults, **options})
-    finally:
-        record.close()
+    document = retrain(sweep, view=view, **{"n_seeds": 2, **options})
     return document, read_history(sweep.folder).retrainings
 
 
@@ -183,9 +178,7 @@ def test_a_default_that_can_not_be_trained_costs_only_the_comparison(toy_sweep, 
     sweep = toy_sweep("fault=raise", "fault_beyond=0.45", trials=6, scheduler="none")
     summary = run(sweep).summary
     assert summary["best"]["config"]["x"] <= 0.45  # the default has 0.5
-    record = Record(sweep.folder)
-    document = retrain(sweep, record, trial_number=None, n_seeds=2, view=view)
-    record.close()
+    document = retrain(sweep, n_seeds=2, view=view)
     assert len(document["seeds"]) == 2
     assert document["default"] is None
     assert "the default configuration could not be trained: see" in document["verdict"]

@@ -17,7 +17,7 @@ from helpers import BENCHMARKS, TOY_SPACE, sole_ray
 from trainables.errors import RunFailed
 from tuning.after.retrain import retrain
 from tuning.before_start.options import SweepOptions, resolve
-from tuning.record.events import Record, read_history
+from tuning.record.events import read_history
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 THAW = str(Path(sysconfig.get_path("scripts")) / "thaw")
@@ -202,11 +202,10 @@ def test_retraining_repeats_the_trial_and_registers_a_champion(tiny_digits, run,
 
     sweep = tiny_digits(trials=2, cpus_per_trial=1.0, scheduler="none")
     run(sweep)
-    record = Record(sweep.folder)
     number = 2 - n_workers  # trial 0 is the default configuration
-    trial = record.history.trials[number]
+    trial = read_history(sweep.folder).trials[number]
     document = retrain(
-        sweep, record, trial_number=number, n_workers=n_workers, n_seeds=2, view=view, engine="ray"
+        sweep, trial_number=number, n_workers=n_workers, n_seeds=2, view=view, engine="ray"
     )
     json.dumps(document)
     assert [row["seed"] for row in document["seeds"]] == [1, 2]  # fresh: 0 has chosen the trial
@@ -243,14 +242,11 @@ def test_retraining_repeats_the_trial_and_registers_a_champion(tiny_digits, run,
     assert by_path[0]["label"] in confusion["classes"]
 
     if n_workers == 1:  # one seed repeats the trial
-        again = retrain(
-            sweep, record, trial_number=1, n_workers=1, n_seeds=1, view=view, engine="ray"
-        )
+        again = retrain(sweep, trial_number=1, n_workers=1, n_seeds=1, view=view, engine="ray")
         assert again["seeds"][0]["seed"] == 0
         assert again["seeds"][0]["val_accuracy"] == trial.value("val_accuracy", "max")
         assert again["test_reads_before"] == 1
         assert "--seeds 2 or more" in again["verdict"]
-    record.close()
 
 
 @pytest.mark.long
@@ -258,8 +254,7 @@ def test_a_users_own_training_is_retrained_and_its_failure_told(toy_sweep, run, 
     sweep = toy_sweep("fault=raise", trials=10, scheduler="none", searcher="random")
     run(sweep)
     sweep = replace(sweep, engine="ray")
-    record = Record(sweep.folder)
-    document = retrain(sweep, record, trial_number=None, n_workers=2, n_seeds=2, view=view)
+    document = retrain(sweep, n_workers=2, n_seeds=2, view=view)
     assert document["model_uri"] is None
     assert document["test"] is None
     assert [row["value"] for row in document["seeds"]] == [document["trial_value"]] * 2
@@ -267,11 +262,10 @@ def test_a_users_own_training_is_retrained_and_its_failure_told(toy_sweep, run, 
     assert sum("configuration, seed 1, epoch" in message for message in view.messages) == 4
     assert sum("default, seed 1, epoch" in message for message in view.messages) == 4
     assert document["gains"][0]["standard_deviation"] == 0  # this training has no noise
-    trials = record.history.trials.values()
+    trials = read_history(sweep.folder).trials.values()
     failed = next(trial.number for trial in trials if trial.state == "failed")
     with pytest.raises(RunFailed, match="something broke in epoch 2"):
-        retrain(sweep, record, trial_number=failed, n_workers=1, n_seeds=1, view=view)
-    record.close()
+        retrain(sweep, trial_number=failed, n_workers=1, n_seeds=1, view=view)
 
 
 @pytest.mark.long

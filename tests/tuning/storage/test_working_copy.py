@@ -19,7 +19,7 @@ from helpers import TOY_SPACE, InterruptingView, RecordingView
 from pyarrow.fs import AwsStandardS3RetryStrategy, FileSystem, S3FileSystem, SubTreeFileSystem
 
 from trainables.errors import InputError
-from tuning.record.events import EVENTS_FILE, Record, read_history
+from tuning.record.events import EVENTS_FILE, read_history
 from tuning.record.sweep import Sweep
 from tuning.record.uris import join_uri
 from tuning.session.runner import run_sweep
@@ -401,11 +401,7 @@ def test_a_winner_at_a_uri_is_retrained(tiny_digits, run, view, bucket, workplac
     sweep = tiny_digits(sweeps_folder=bucket, trials=1)
     run(sweep)
     found = open_sweep("digits", bucket)
-    with working_copy.at_home(found, view.say) as start_uploads:
-        start_uploads()
-        record = Record(found.folder)
-        document = retrain(found, record, trial_number=None, n_workers=1, n_seeds=1, view=view)
-        record.close()
+    document = retrain(found, n_workers=1, view=view)
     assert document["checkpoint"].startswith(bucket.partition("?")[0])
     assert document["test"]["accuracy"] > 0
     assert b'"retrained"' in events_at(sweep.home)
