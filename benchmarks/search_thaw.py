@@ -26,7 +26,7 @@ class ThawSearcher:
 
     def next(self) -> Leg:
         """A frozen trial that should go on, else a new one."""
-        number = self._study.thaw(is_last_call=False)
+        number = self._study.freezer.thaw(is_last_call=False)
         if number is None:
             number = len(self._points)
             self._points[number] = self._study.ask(number)
@@ -35,12 +35,12 @@ class ThawSearcher:
     def observe(self, trial: int, epoch: int, value: float, seconds: float) -> bool:
         """Pass on an epoch, and the end."""
         if math.isnan(value):
-            self._study.tell(trial, "infeasible", None)
+            self._study.tell(trial, "infeasible")
             return True
         self._best[trial] = self._better(value, self._best.get(trial, value))
         frozen = self._study.report(trial, epoch, value)
-        for hopeless in self._study.give_up():
-            self._study.tell(hopeless, "pruned", None)
+        for hopeless in self._study.freezer.give_up():
+            self._study.tell(hopeless, "pruned")
         if epoch == self._epochs:
             self._study.tell(trial, "completed", self._best[trial])
         return frozen

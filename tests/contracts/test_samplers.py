@@ -152,7 +152,7 @@ def share_beyond(searcher: str, state: str, n_trials: int, n_late: int, n_seeds:
         for number in range(n_trials):
             x = study.ask(number)["x"]
             late += [x > 0.3] if number >= n_trials - n_late else []
-            study.tell(number, *((state, None) if x > 0.3 else ("completed", -x)))
+            study.tell(number, *((state,) if x > 0.3 else ("completed", -x)))
     return sum(late) / len(late)
 
 

@@ -38,8 +38,11 @@ class Trials(Runs):
         )
         self._study = Study(SearchPlan.of(sweep, n_known=len(history.trials)))
         self._study.learn(warm_trials(sweep), sweep.objectives)
+        self._freezer = self._study.freezer
         fitting, self.dropped = split_by_fit(sweep, history)
-        self._study.restore_all(fitting, sweep.objectives, self._seconds)
+        self._study.restore_all(fitting, sweep.objectives)
+        for trial in fitting:
+            self._study.curves.costs(trial.number, trial.point, self._seconds(trial))
         self._queue = self._to_do()
         self._n_proposed = len(history.trials)
         self.n_trials = min(sweep.trials, self._study.limit or sweep.trials)
@@ -47,20 +50,16 @@ class Trials(Runs):
     def _to_do(self) -> list[TrialRecord]:
         """What to go on with, in preference to new trials: those of earlier sittings.
 
-        Those that have not ended and are outside of the space do now.
+        Those that are outside of the space are not gone on with: what ran there when its driver was
+        killed is interrupted, and what was frozen will never be thawed.
         """
-        trials, outside = self._record.history.trials, {each.number for each in self.dropped}
-        self.keeper.restore([each for each in trials.values() if each.state in ENDED_STATES])
-        unfinished = []
-        for trial in trials.values():
-            if trial.state in ENDED_STATES:
-                continue
-            if trial.number not in outside:
-                if trial.state != "frozen" or not self._study.rungs:
-                    unfinished.append(trial)
-            elif trial.state == "running":  # when its driver was killed
-                self._enter(trial, "interrupted")
-        return unfinished
+        for trial in self.dropped:
+            if trial.state in ("running", "frozen"):
+                self._enter(trial, "pruned" if trial.state == "frozen" else "interrupted")
+        trials, outside = self._record.history.trials.values(), {t.number for t in self.dropped}
+        self.keeper.restore([trial for trial in trials if trial.state in ENDED_STATES])
+        waiting = ENDED_STATES if not self._freezer.freezes else (*ENDED_STATES, "frozen")
+        return [t for t in trials if t.state not in waiting and t.number not in outside]
 
     @property
     def n_ahead(self) -> int:
@@ -81,13 +80,13 @@ class Trials(Runs):
             return True
         if self._queue or self._n_proposed < self.n_trials or n_running:
             return False  # what still runs may be frozen, and thawed
-        return not self._study.rungs or not self._study.can_thaw(is_last_call=True)
+        return not self._freezer.can_thaw(is_last_call=True)
 
     def next(self) -> TrialRecord | None:
         """One to go on with, in preference to a new one."""
         if self._queue:
             return super().next()
-        thawed = self._study.thaw(is_last_call=self._n_proposed >= self.n_trials)
+        thawed = self._freezer.thaw(is_last_call=self._n_proposed >= self.n_trials)
         if thawed is not None:
             return self._record.history.trials[thawed]
         if self._n_proposed >= self.n_trials:
@@ -99,30 +98,27 @@ class Trials(Runs):
 
     def orders(self, run: TrialRecord) -> Orders:
         beyond = self.keeper.save_beyond()
-        return Orders(trial_key(run.number), beyond, save_after=self._study.rungs[:-1])
+        return Orders(trial_key(run.number), beyond, save_after=self._freezer.rungs[:-1])
 
     def observe(self, run: TrialRecord, result: EpochResult) -> TrialState | None:
         self.keeper.look()
         value = result.metrics[self._sweep.metric]
         self.goals.reported(value)
         stop = self._study.report(run.number, result.epoch, value)
-        if stop and self._study.rungs and not self.goals.ends_running:
+        if stop and self._freezer.freezes and not self.goals.ends_running:
             return "frozen"
         return "pruned" if stop or self.goals.ends_running else None
 
     def ended(self, run: TrialRecord) -> None:
         """Let all who keep account of trials know that one has ended, or is frozen."""
+        self.goals.ended(run)
+        self._study.costs(run.number, self._seconds(run))
         if run.state == "frozen":
-            self._study.frozen(run.number, self._seconds(run))
-            self.goals.ended(run)
-            for number in self._study.give_up():
+            for number in self._freezer.give_up():
                 self._close_off(self._record.history.trials[number])
             return
-        values = run.values(self._sweep.objectives)
-        value, others = (None, ()) if values is None else (values[0], values[1:])
-        self._study.tell(run.number, run.state, value, others, seconds=self._seconds(run))
+        self._study.tell(run.number, run.state, *(run.values(self._sweep.objectives) or ()))
         self.keeper.ended(run)
-        self.goals.ended(run)
 
     def end(self, ending: Ending) -> None:
         self.goals.end(ending)

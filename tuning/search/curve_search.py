@@ -70,9 +70,9 @@ class CurveSearch:
         self._trained.discard(number)
         self._n_heard += 1
 
-    def costs(self, number: int, point: Mapping[str, Any], seconds: float) -> None:
-        """Hear what a training of all of a trial's epochs takes."""
-        if self._cost_aware:
+    def costs(self, number: int, point: Mapping[str, Any], seconds: float | None) -> None:
+        """Hear what a training of all of a trial's epochs takes; None says nothing."""
+        if self._cost_aware and seconds is not None:
             self._costs.learn(number, self._encode([point])[0], seconds)
 
     def propose(self) -> dict[str, Any]:

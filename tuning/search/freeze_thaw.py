@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from trainables.metrics import Direction
 from tuning.record.events import ENDED_STATES, TrialRecord
+from tuning.record.methods import SCHEDULERS
 from tuning.search.plan import SearchPlan
 
 REDUCTION_FACTOR = 3  # of three trials at a rung, one goes on
@@ -54,13 +55,10 @@ def rungs(epochs: int, n_trials: int | None) -> list[int]:
 class FreezeThaw:
     """Decides which trial goes on, and how far; knows nothing of who runs them."""
 
-    def __init__(self, plan: SearchPlan, foresee: Foresee | None = None) -> None:
-        """Begin.
-
-        Args:
-            foresee: the model; without one all promotions go by the best value so far.
-        """
-        self.rungs = rungs(plan.epochs, plan.n_trials)
+    def __init__(self, plan: SearchPlan, foresee: Foresee) -> None:
+        """Begin; with another scheduler it freezes none, and each trial has one leg."""
+        self.freezes = SCHEDULERS[plan.scheduler].freezes
+        self.rungs = rungs(plan.epochs, plan.n_trials) if self.freezes else [plan.epochs]
         self._sign = 1.0 if plan.directions[0] == "max" else -1.0
         self._random = random.Random(plan.seed)
         self._foresee = foresee
@@ -112,7 +110,7 @@ class FreezeThaw:
         for goal in range(n_behind):
             self._n_reached[goal] += 1
             self._n_promoted[goal] += goal < n_behind - 1
-        if state == "frozen" and n_behind < len(self.rungs):
+        if self.freezes and state == "frozen" and n_behind < len(self.rungs):
             goal = max(0, n_behind - 1)
             self._n_reached[goal] += n_behind == 0  # when rungs came earlier
             self._frozen[goal][number] = self._best.get(number, -math.inf)
@@ -130,8 +128,7 @@ class FreezeThaw:
         Args:
             is_last_call: there will be no new trials, so that each rung may promote at least one.
         """
-        found = self._next(is_last_call)
-        if found is None:
+        if (found := self._next(is_last_call)) is None:
             return None
         self._thaw(*found)
         return found[1]
@@ -146,7 +143,7 @@ class FreezeThaw:
             if len(frozen) <= _MOST_FROZEN:
                 continue
             kept = set(sorted(frozen, key=lambda n: -frozen[n])[: _N_KEPT // 2])
-            ends = frozen if self._foresee is None else self._foresee(list(frozen))
+            ends = self._foresee(list(frozen))
             kept |= set(sorted(set(frozen) - kept, key=lambda n: -ends[n])[: _N_KEPT // 2])
             hopeless = [number for number in frozen if number not in kept]
             for number in hopeless:
@@ -156,9 +153,8 @@ class FreezeThaw:
 
     def _next(self, is_last_call: bool) -> tuple[int, int] | None:
         """The rung and the number of the trial to thaw; the furthest first."""
-        for goal in range(len(self.rungs) - 2, -1, -1):
-            number = self._next_at(goal, at_least_one=is_last_call)
-            if number is not None:
+        for goal in reversed(range(len(self.rungs) - 1)):
+            if (number := self._next_at(goal, at_least_one=is_last_call)) is not None:
                 return goal, number
         return None
 
@@ -169,12 +165,9 @@ class FreezeThaw:
 
     def _next_at(self, goal: int, *, at_least_one: bool) -> int | None:
         frozen = self._frozen[goal]
-        quota = self._n_reached[goal] // REDUCTION_FACTOR
-        if at_least_one:
-            quota = max(1, quota)
+        quota = max(self._n_reached[goal] // REDUCTION_FACTOR, at_least_one)
         if not frozen or self._n_promoted[goal] >= quota:
             return None
-        if self._foresee is not None and self._n_promoted[goal] % 2:
-            ends = self._foresee(list(frozen))
-            return max(frozen, key=lambda number: ends[number])
-        return max(frozen, key=lambda number: frozen[number])
+        by_forecast = self._n_promoted[goal] % 2
+        ends = self._foresee(list(frozen)) if by_forecast else frozen
+        return max(frozen, key=lambda number: ends[number])

@@ -83,11 +83,9 @@ class OptunaStudy:
         trial.report(value, epoch)
         return epoch < self._plan.epochs and trial.should_prune()
 
-    def tell(self, number: int, state: TrialState, values: Sequence[float] | None) -> None:
+    def tell(self, number: int, state: TrialState, values: Sequence[float]) -> None:
         """Hear how a trial ended; ``values`` has one per objective."""
         trial, judged = self._trials.pop(number), self._judged.pop(number)
-        if values is not None and len(values) != len(self._plan.directions):
-            values = None
         end = ending(state, values, self._plan.directions)
         if end.constraint is not None:
             trial.set_constraint(INFEASIBLE, end.constraint)

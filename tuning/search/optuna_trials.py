@@ -52,7 +52,7 @@ def ending(
     if state == "infeasible":
         worst = [-math.inf if direction == "max" else math.inf for direction in directions]
         return Ending(OptunaState.COMPLETE, worst, BROKEN)
-    if state == "completed" and values is not None:
+    if state == "completed" and values:
         return Ending(OptunaState.COMPLETE, list(values), KEPT)
     return Ending(OptunaState.PRUNED if state == "pruned" else OptunaState.FAIL)
 

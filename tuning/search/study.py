@@ -7,13 +7,11 @@ curves, and ``freeze_thaw.py`` decides which trial goes on.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from search_spaces.domains import SearchSpace
 from tuning.record.events import ENDED_STATES, TrialRecord, TrialState
-from tuning.record.methods import SCHEDULERS
 from tuning.search.curve_search import CurveSearch
 from tuning.search.freeze_thaw import FreezeThaw
 from tuning.search.optuna_study import OptunaStudy
@@ -44,98 +42,52 @@ class Study:
             self.limit = len(self._queue)
         self._points: dict[int, Point] = {}  # of trials that have not ended
         self._proposes = plan.searcher == "curves"
-        self._curves: CurveSearch | None = None
-        self._freezer: FreezeThaw | None = None
-        freezes = SCHEDULERS[plan.scheduler].freezes
-        if self._proposes or freezes:
-            self._curves = CurveSearch(plan)
-        if self._curves is not None and freezes:
-            n_trials = self.limit if plan.n_trials is None else plan.n_trials
-            self._freezer = FreezeThaw(replace(plan, n_trials=n_trials), self._curves.foresee)
-
-    @property
-    def rungs(self) -> list[int]:
-        """Epochs after which a trial may be frozen, its end among them; none if none ever is."""
-        return [] if self._freezer is None else self._freezer.rungs
+        self.curves = CurveSearch(plan)
+        self.freezer = FreezeThaw(plan, self.curves.foresee)
 
     def ask(self, number: int) -> dict[str, Any]:
-        """The point of trial ``number``: starting points in their order, then the sampler's."""
+        """The point of trial ``number``: starting points in their order, then the searcher's."""
         point: Point | None = None
         if self._queue:
             point = self._queue.pop(0)
-        elif self._proposes and self._curves is not None:
-            point = self._curves.propose()
-        found = self._ask(number, point)
-        if self._freezer is not None:
-            self._freezer.start(number)
-        return found
+        elif self._proposes:
+            point = self.curves.propose()
+        self.freezer.start(number)
+        return self._ask(number, point)
 
     def _ask(self, number: int, point: Point | None) -> dict[str, Any]:
         found = self._optuna.ask(number, point)
         self._points[number] = found
         return found
 
-    def can_thaw(self, *, is_last_call: bool) -> bool:
-        """Whether ``thaw`` would return a trial now."""
-        return self._freezer is not None and self._freezer.can_thaw(is_last_call=is_last_call)
-
-    def thaw(self, *, is_last_call: bool) -> int | None:
-        """A frozen trial that should go on, in preference to a new one; None if there is none.
-
-        Args:
-            is_last_call: there will be no new trials.
-        """
-        return None if self._freezer is None else self._freezer.thaw(is_last_call=is_last_call)
-
-    def give_up(self) -> list[int]:
-        """Frozen trials that will never go on, each told once; ``tell`` must end them."""
-        return [] if self._freezer is None else self._freezer.give_up()
-
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Hear the value after ``epoch`` (counted from 1); True if the trial should stop now.
 
-        Where there are ``rungs``, stopping means that it is frozen; otherwise it has ended.
+        Where the ``freezer`` freezes, stopping means that the trial is frozen; otherwise it has
+        ended.
         """
         should_stop = self._hear(number, epoch, value)
-        if self._freezer is not None:
-            return self._freezer.observe(number, epoch, value)
-        return should_stop
+        return self.freezer.observe(number, epoch, value) or should_stop
 
     def _hear(self, number: int, epoch: int, value: float) -> bool:
-        if self._curves is not None:
-            self._curves.observe(number, self._points[number], epoch, value)
+        self.curves.observe(number, self._points[number], epoch, value)
         return self._optuna.report(number, epoch, value)
 
-    def tell(
-        self,
-        number: int,
-        state: TrialState,
-        value: float | None,
-        others: Sequence[float] = (),
-        *,
-        seconds: float | None = None,
-    ) -> None:
-        """Hear how a trial ended: completed with its best value, pruned, failed or infeasible.
+    def tell(self, number: int, state: TrialState, *values: float) -> None:
+        """Hear how a trial ended: completed with its values, pruned, failed or infeasible.
 
         Args:
-            others: the values of the other objectives at the same epoch.
-            seconds: what a training of all its epochs takes.
+            values: the best of the first objective, and those of the others at the same epoch.
         """
         point = self._points.pop(number)
-        if self._freezer is not None:
-            self._freezer.ended(number)
-        if self._curves is not None and state == "infeasible":
-            self._curves.diverged(number, point)
-        self._learn_cost(number, point, seconds)
-        self._optuna.tell(number, state, None if value is None else [value, *others])
+        self.freezer.ended(number)
+        if state == "infeasible":
+            self.curves.diverged(number, point)
+        self._optuna.tell(number, state, values)
 
-    def frozen(self, number: int, seconds: float | None) -> None:
-        """Hear that a trial has given its slot away; ``seconds`` as in ``tell``."""
-        self._learn_cost(number, self._points[number], seconds)
-
-    def _learn_cost(self, number: int, point: Point, seconds: float | None) -> None:
-        if self._curves is not None and seconds is not None:
-            self._curves.costs(number, point, seconds)
+    def costs(self, number: int, seconds: float | None) -> None:
+        """Hear what a training of all epochs of a trial that has not ended takes, if known."""
+        self.curves.costs(number, self._points[number], seconds)
 
     def learn(self, records: Iterable[TrialRecord], objectives: Objectives) -> None:
         """Hear of finished trials that are not this sweep's own."""
@@ -144,28 +96,17 @@ class Study:
                 self._learn_curve(-1 - record.number, record, next(iter(objectives)))
 
     def _learn_curve(self, number: int, record: TrialRecord, metric: str) -> None:
-        if self._curves is None:
-            return
         for epoch, value in values_by_epoch(record, metric).items():
-            self._curves.observe(number, record.point, epoch, value)
+            self.curves.observe(number, record.point, epoch, value)
         if record.state == "infeasible":
-            self._curves.diverged(number, record.point)
+            self.curves.diverged(number, record.point)
 
-    def restore_all(
-        self,
-        records: Iterable[TrialRecord],
-        objectives: Objectives,
-        seconds_of: Callable[[TrialRecord], float | None] = lambda record: None,
-    ) -> None:
-        """Take over the trials of earlier sittings: as they ended, or else as running again.
-
-        Args:
-            seconds_of: what a training of all of a trial's epochs takes.
-        """
-        records = list(records)
+    def restore_all(self, records: Sequence[TrialRecord], objectives: Objectives) -> None:
+        """Take over the trials of earlier sittings: as they ended, or else as running again."""
         metric, mode = next(iter(objectives.items()))
         for record in records:
             self._learn_curve(record.number, record, metric)
+            self.freezer.restore(record, metric, mode)
         for place, record in enumerate(records):
             if record.state in ENDED_STATES:
                 is_judged = len(records) - place <= _N_JUDGED
@@ -174,11 +115,7 @@ class Study:
                 self._ask(record.number, record.point)
                 for epoch, value in values_by_epoch(record, metric).items():
                     self._hear(record.number, epoch, value)
-            self._learn_cost(record.number, record.point, seconds_of(record))
         self._queue = self._untried(records)
-        if self._freezer is not None:
-            for record in records:
-                self._freezer.restore(record, metric, mode)
 
     def _untried(self, records: Sequence[TrialRecord]) -> list[Point]:
         """What of the queue no trial had; a space that was changed may have new points there."""

@@ -232,7 +232,8 @@ class Workers:
 @settings(max_examples=60)
 @given(st.integers(1, 30), st.integers(1, 80), st.integers(1, 8), st.integers(0, 10**6))
 def test_it_always_comes_to_an_end_and_trains_some_to_theirs(epochs, n_trials, n_workers, seed):
-    freezer = FreezeThaw(SearchPlan(SPACE, epochs=epochs, n_trials=n_trials, seed=seed))
+    plan = SearchPlan(SPACE, epochs=epochs, n_trials=n_trials, seed=seed)
+    freezer = FreezeThaw(plan, lambda numbers: {number: float(number) for number in numbers})
     workers = Workers(freezer, epochs, seed)
     workers.run(n_trials, n_workers)
     assert len(workers.done) == n_trials
@@ -241,10 +242,11 @@ def test_it_always_comes_to_an_end_and_trains_some_to_theirs(epochs, n_trials, n
         assert sum(n == epochs for n in workers.done.values()) >= 1
 
 
-def test_without_a_model_the_best_third_goes_on():
-    freezer = FreezeThaw(SearchPlan(SPACE, directions=("min",), epochs=9, n_trials=27))
-    first = freezer.rungs[0]
+def test_the_best_third_goes_on():
     values = {number: float(number % 9) for number in range(9)}
+    plan = SearchPlan(SPACE, directions=("min",), epochs=9, n_trials=27)
+    freezer = FreezeThaw(plan, lambda numbers: {number: -values[number] for number in numbers})
+    first = freezer.rungs[0]
     for number in values:
         freezer.start(number)
     for number, value in values.items():
@@ -258,7 +260,8 @@ def test_without_a_model_the_best_third_goes_on():
 
 
 def test_no_more_than_some_stay_frozen():
-    freezer = FreezeThaw(SearchPlan(SPACE, directions=("max",), epochs=27, n_trials=None))
+    plan = SearchPlan(SPACE, directions=("max",), epochs=27, n_trials=None)
+    freezer = FreezeThaw(plan, lambda numbers: {number: float(-number) for number in numbers})
     best: list[int] = []
     for number in range(30):  # fewer than would have a longer first leg
         freezer.start(number)
@@ -270,7 +273,8 @@ def test_no_more_than_some_stay_frozen():
 
 
 def test_a_restored_freezer_knows_who_is_frozen():
-    freezer = FreezeThaw(SearchPlan(SPACE, directions=("max",), epochs=9, n_trials=27))
+    plan = SearchPlan(SPACE, directions=("max",), epochs=9, n_trials=27)
+    freezer = FreezeThaw(plan, lambda numbers: {number: float(number) for number in numbers})
     first = freezer.rungs[0]
 
     def restore(number: int, state: TrialState, n_epochs: int, value: float) -> None:
@@ -290,7 +294,7 @@ def test_a_study_that_freezes_reaches_a_good_value():
     best = 0.0
     n_epochs = 0
     while n_epochs < 15 * 27:
-        number = study.thaw(is_last_call=False)
+        number = study.freezer.thaw(is_last_call=False)
         if number is None:
             number = len(points)
             points[number] = study.ask(number)
@@ -326,8 +330,7 @@ def test_a_resumed_study_has_frozen_what_was_frozen(searcher):
             study.tell(number, "completed", record.value("m", "max"))
     again = Study(replace(plan, n_known=12))
     again.restore_all(records, {"m": "max"})
-    assert again._freezer is not None
-    frozen = {number for rung in again._freezer._frozen for number in rung}
+    frozen = {number for rung in again.freezer._frozen for number in rung}
     assert frozen == {record.number for record in records if record.state == "frozen"}
-    assert again._freezer._goal == {}
-    assert again._freezer._n_started == 12
+    assert again.freezer._goal == {}
+    assert again.freezer._n_started == 12

@@ -131,7 +131,7 @@ def search(study: Study, n_trials: int) -> list[dict]:
             if study.report(number, epoch, generator.random()):
                 state = "pruned"
                 break
-        values = (None, ()) if state != "completed" else (generator.random(), [len(points[-1])])
+        values = () if state != "completed" else (generator.random(), len(points[-1]))
         study.tell(number, state, *values)
     return points
 
@@ -169,7 +169,7 @@ def test_a_resumed_search_of_several_objectives_stops_alike():
                 record.state = "pruned"
                 break
         values = record.values(objectives)
-        studies[0].tell(number, record.state, values[0], values[1:])
+        studies[0].tell(number, record.state, *values)
         records.append(record)
     assert {record.state for record in records} == {"completed", "pruned"}
     studies[1].restore_all(records, objectives)

@@ -56,7 +56,7 @@ def test_a_resumed_search_stops_what_it_would_have_stopped(scheduler, direction)
     resumed = make_study(scheduler, direction, n_known=21)
     resumed.restore_all([*records, running], {"m": direction})
     for study in (whole, resumed):
-        study.tell(20, "failed", None)
+        study.tell(20, "failed")
     for number, quality in enumerate(qualities[21:], start=21):
         ends = [
             run(study, TrialRecord(number, {}, study.ask(number)), quality)

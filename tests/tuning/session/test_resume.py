@@ -338,6 +338,21 @@ def test_a_running_trial_that_no_longer_fits_is_not_gone_on_with(toy_sweep, view
     assert len(trials[0].curve) == 2
 
 
+def test_a_frozen_trial_that_no_longer_fits_is_never_thawed(toy_sweep, view, workplace):
+    sweep = toy_sweep("epochs=9", trials=24)
+    run_sweep(sweep, InterruptingView(after_epochs=40))
+    trials = read_history(sweep.folder).trials.values()
+    frozen = [t.number for t in trials if t.state == "frozen" and t.point["x"] > 0.6]
+    assert frozen
+    write_space(workplace / "narrow.py", x='"x": Float(0.0, 0.6)')
+    resumed(sweep, view, "narrow.py", "epochs=9")
+    trials = read_history(sweep.folder).trials
+    assert [(trials[n].state, len(trials[n].curve)) for n in frozen] == [("pruned", 3)] * len(
+        frozen
+    )
+    assert {trial.state for trial in trials.values()} == {"completed", "pruned"}
+
+
 @pytest.mark.parametrize(
     ("space", "settings", "message"),
     [
