@@ -20,7 +20,7 @@ from search_dehb import DEHB_VERSION, DehbSearch
 from search_simulator import Leg, MakeSearcher
 
 from search_spaces.domains import SearchSpace
-from tuning.search.convert import suggest_point
+from tuning.search.optuna_trials import suggest_point
 
 Direction = Literal["max", "min"]
 _METRIC = "value"

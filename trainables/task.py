@@ -117,7 +117,6 @@ class Column:
     """
 
     name: str
-    kind: Literal["binary", "string"]  # as MLflow's signatures call it
     read: Callable[[Sequence[str]], list[tuple[str, Any]]]
     example: Callable[[], Any]  # one item
     answer: Mapping[str, Any]  # an example of the row that ``decode`` gives for one item

@@ -5,7 +5,7 @@
     frozen_blocks = Int(1, 4, when={"freezing": "first_k"})
 
 Standard library only: conversion to any library's own distributions lives in
-``tuning/search/convert.py``.
+``tuning/search/optuna_trials.py``.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from tuning.before_start.spaces import load_space, space_names
 from tuning.record.events import TrialRecord, read_history
 from tuning.record.methods import SCHEDULERS, SEARCHERS
 from tuning.search.plan import SearchPlan
-from tuning.search.samplers import own_sampler, sampled_by_itself
+from tuning.search.samplers import make_sampler, sampled_by_itself
 from tuning.search.starting_points import with_defaults_first
 from tuning.search.study import Study
 
@@ -191,7 +191,7 @@ def test_what_is_sampled_by_itself_is_said():
 )
 def test_what_is_no_sampler_is_refused(name, message):
     with pytest.raises(InputError, match=message):
-        own_sampler(f"{OWN}:{name}")
+        make_sampler(f"{OWN}:{name}", 0)
 
 
 def test_a_file_that_is_not_there_is_refused(workplace):
@@ -200,7 +200,7 @@ def test_a_file_that_is_not_there_is_refused(workplace):
 
 
 def test_a_sampler_without_a_seed_is_made_without_one():
-    assert own_sampler(f"{OWN}:WithoutSeed")(3)
+    assert make_sampler(f"{OWN}:WithoutSeed", 3)
 
 
 def test_a_sweep_keeps_its_own_copy_of_the_users_sampler(toy_sweep, run, workplace):

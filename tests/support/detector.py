@@ -134,5 +134,5 @@ TASK = Task(
     units=n_boxes,
     meter=lambda info: Recall(),
     decode=decode,
-    column=Column("image", "binary", list, lambda: np.zeros((1, _SIDE, _SIDE)), {"cells": []}),
+    column=Column("image", list, lambda: np.zeros((1, _SIDE, _SIDE)), {"cells": []}),
 )

@@ -75,7 +75,6 @@ TASK = Task(
     decode=decode,
     column=Column(
         "point",
-        "string",
         read=lambda typed: [(each, each) for each in typed],
         example=lambda: "0 0",
         answer={"label": "a", "probability": 0.5},

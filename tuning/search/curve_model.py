@@ -26,6 +26,7 @@ from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
 
 from search_spaces.domains import Choice, Domain, Float, Int, SearchSpace
+from search_spaces.domains.kinds import same
 
 _N_SHAPES = 3  # a, b and c above
 _MEAN_SPREAD = 1.0  # prior standard deviation of the shapes' means; values are standardised
@@ -53,12 +54,10 @@ class Encoder:
 
     def __init__(self, space: SearchSpace) -> None:
         self._domains = space.domains
-        self._first: dict[str, int] = {}  # column of each domain
-        owners: list[int] = []
-        for number, (name, domain) in enumerate(space.domains.items()):
-            self._first[name] = len(owners)
-            owners += [number] * (_width(domain) + (domain.when is not None))
-        self.domain_of_column = np.array(owners)  # [column], index of the column's domain
+        widths = [_width(domain) + (domain.when is not None) for domain in self._domains.values()]
+        self._first = np.cumsum([0, *widths])  # column of each domain
+        # [column], index of the column's domain
+        self.domain_of_column = np.repeat(np.arange(len(widths)), widths)
 
     def __call__(self, points: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """[point, column]: the place within the bounds, 0 to 1; one column for each option.
@@ -67,14 +66,14 @@ class Encoder:
         its values.
         """
         rows = np.zeros((len(points), len(self.domain_of_column)))
-        for name, domain in self._domains.items():
-            first = self._first[name]
+        for first, (name, domain) in zip(self._first, self._domains.items(), strict=False):
             for row, point in zip(rows, points, strict=True):
                 if name not in point:
                     row[first] = 0.0 if isinstance(domain, Choice) else 0.5
                     row[first + _width(domain)] = _INACTIVE
                 elif isinstance(domain, Choice):
-                    row[first + _index(domain.options, point[name])] = math.sqrt(0.5)
+                    is_it = [same(point[name], option) for option in domain.options]
+                    row[first + is_it.index(True)] = math.sqrt(0.5)
                 else:
                     row[first] = _place(domain, point[name])
         return rows
@@ -82,10 +81,6 @@ class Encoder:
 
 def _width(domain: Domain) -> int:
     return len(domain.options) if isinstance(domain, Choice) else 1
-
-
-def _index(options: Sequence[Any], value: Any) -> int:
-    return next(i for i, o in enumerate(options) if o == value and type(o) is type(value))
 
 
 def _place(domain: Float | Int, value: float) -> float:

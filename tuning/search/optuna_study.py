@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,22 +12,17 @@ from optuna.trial import TrialState as OptunaState
 
 from tuning.record.events import TrialRecord, TrialState
 from tuning.record.methods import SCHEDULERS
-from tuning.search.convert import suggest_point
 from tuning.search.optuna_trials import (
     INFEASIBLE,
     OPTUNA_DIRECTIONS,
     Objectives,
     ending,
     frozen_trial,
+    quiet_optuna,
+    suggest_point,
 )
 from tuning.search.plan import SearchPlan
 from tuning.search.samplers import make_sampler
-
-# What Optuna says to people who wrote the calls themselves
-_SILENCED = (
-    "Constraints have been set, but CmaEsSampler",  # it sees the worst value instead
-    "Clip non-finite values",  # the GP does so with infeasible trials
-)
 
 
 class OptunaStudy:
@@ -40,12 +34,7 @@ class OptunaStudy:
 
     def __init__(self, plan: SearchPlan) -> None:
         """Begin without trials."""
-        # Optuna logs one line per trial at level INFO; the live view shows the same.
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        # TPE's `group` is experimental since 2021: nothing else samples conditional spaces jointly.
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        for message in _SILENCED:
-            warnings.filterwarnings("ignore", message=message)
+        quiet_optuna()
         self._plan = plan
         self._storage = optuna.storages.InMemoryStorage()
         self.study = self._create(

@@ -1,4 +1,4 @@
-"""How a trial is told to Optuna: to the sampler's study, and to its mirror in a storage.
+"""Domains, points and trials as Optuna has them: in a sampler's study, and its mirror in a storage.
 
 Optuna's samplers learn from completed trials, TPE also from pruned ones, and all of them pass over
 failed ones. An infeasible trial is therefore told as completed, with a violated constraint and the
@@ -9,18 +9,19 @@ constraints keeps away from it as well.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
+import optuna.distributions as optunas
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from search_spaces.domains import SearchSpace
+from search_spaces.domains import Choice, Domain, Float, Int, SearchSpace
 from trainables.metrics import Direction
 from tuning.record.events import TrialRecord, TrialState
-from tuning.search.convert import distribution
 
 Objectives = Mapping[str, Direction]  # metric -> direction, the primary one first
 
@@ -29,12 +30,50 @@ INFEASIBLE = "infeasible"  # name of the constraint that a diverged or too large
 # any point while all trials are feasible; with -1 it is sure.
 KEPT, BROKEN = -1.0, 1.0
 
+# What Optuna says to people who wrote the calls themselves
+_SILENCED = (
+    "Constraints have been set, but CmaEsSampler",  # it sees the worst value instead
+    "Clip non-finite values",  # the GP does so with infeasible trials
+)
 OPTUNA_DIRECTIONS: dict[Direction, str] = {"max": "maximize", "min": "minimize"}
 _UNENDED: dict[TrialState, OptunaState] = {
     "running": OptunaState.RUNNING,
     "frozen": OptunaState.RUNNING,
     "interrupted": OptunaState.WAITING,  # to be continued
 }
+
+
+def quiet_optuna() -> None:
+    """Let Optuna not log a line per trial, nor warn of what is meant: people see other things."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # TPE's `group` is experimental since 2021: nothing else samples conditional spaces jointly.
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    for message in _SILENCED:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def distribution(domain: Domain) -> optunas.BaseDistribution:
+    """A domain as Optuna has it; its bounds are inclusive too."""
+    if isinstance(domain, Float):
+        return optunas.FloatDistribution(domain.low, domain.high, domain.log, domain.step)
+    if isinstance(domain, Int):
+        return optunas.IntDistribution(domain.low, domain.high, domain.log, domain.step or 1)
+    return optunas.CategoricalDistribution(domain.options)
+
+
+def suggest_point(trial: Any, space: SearchSpace) -> dict[str, Any]:
+    """Let an Optuna trial choose a value of each active domain."""
+    point: dict[str, Any] = {}
+    for name, domain in space.domains.items():
+        if not space.is_active(name, point):
+            continue
+        if isinstance(domain, Choice):
+            point[name] = trial.suggest_categorical(name, domain.options)
+            continue
+        step = domain.step or (1 if isinstance(domain, Int) else None)
+        suggest = trial.suggest_int if isinstance(domain, Int) else trial.suggest_float
+        point[name] = suggest(name, domain.low, domain.high, log=domain.log, step=step)
+    return point
 
 
 class Ending(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,48 @@ from search_spaces.domains import Choice, SearchSpace
 from trainables.errors import InputError, unknown
 from tuning.record.methods import SEARCHERS
 from tuning.record.sweep import Sweep
-from tuning.search.convert import suggest_point
 from tuning.search.freeze_thaw import rungs
+from tuning.search.optuna_trials import quiet_optuna, suggest_point
 from tuning.user_code.loading import import_file
 
 
 def make_sampler(searcher: str, seed: int) -> BaseSampler:
     """The sampler of a row of the table, or of a user's file.
 
+    Args:
+        searcher: a row's name, or ``FILE.py:NAME`` of a class or a function.
+
     Raises:
-        InputError: the user's file does not give one.
+        InputError: there is no such file or name, or it does not give an Optuna sampler.
     """
-    make = own_sampler(searcher) if ":" in searcher else SEARCHERS[searcher].make
-    sampler: BaseSampler = make(seed)
+    if ":" not in searcher:
+        return SEARCHERS[searcher].make(seed)
+    file, _, name = searcher.rpartition(":")
+    path = Path(file).expanduser()
+    if path.suffix != ".py" or not path.is_file():
+        raise InputError(f"--searcher {searcher!r}: there is no Python file {file!r}")
+    module = import_file(path, what="sampler file")
+    make: Any = getattr(module, name, None)
+    if not callable(make):
+        made_here = [
+            each
+            for each, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", "") == module.__name__
+        ]
+        raise InputError(f"--searcher {searcher!r}: {unknown('sampler', name, made_here)}")
+    try:
+        takes_seed = "seed" in inspect.signature(make).parameters
+        sampler = make(seed=seed) if takes_seed else make()
+    except Exception as error:
+        raise InputError(
+            f"--searcher {searcher!r}: {name} raised {type(error).__name__}: {error}; it must be "
+            "a sampler class, or a function of `seed` that makes a sampler"
+        ) from error
+    if not isinstance(sampler, BaseSampler):
+        raise InputError(
+            f"--searcher {searcher!r}: {name} made a {type(sampler).__name__}; "
+            "it must be an optuna.samplers.BaseSampler"
+        )
     return sampler
 
 
@@ -69,54 +97,14 @@ def sampled_by_itself(searcher: str, space: SearchSpace) -> str | None:
     )
 
 
-def own_sampler(spec: str) -> Callable[[int], BaseSampler]:
-    """What makes the sampler ``FILE.py:NAME`` from a seed; NAME is a class or a function.
-
-    Raises:
-        InputError: there is no such file or name, or it does not give an Optuna sampler.
-    """
-    file, _, name = spec.rpartition(":")
-    path = Path(file).expanduser()
-    if path.suffix != ".py" or not path.is_file():
-        raise InputError(f"--searcher {spec!r}: there is no Python file {file!r}")
-    module = import_file(path, what="sampler file")
-    found: Any = getattr(module, name, None)
-    if not callable(found):
-        made_here = [
-            each
-            for each, value in vars(module).items()
-            if callable(value) and getattr(value, "__module__", "") == module.__name__
-        ]
-        raise InputError(f"--searcher {spec!r}: {unknown('sampler', name, made_here)}")
-
-    def make(seed: int) -> BaseSampler:
-        try:
-            takes_seed = "seed" in inspect.signature(found).parameters
-            sampler = found(seed=seed) if takes_seed else found()
-        except Exception as error:
-            raise InputError(
-                f"--searcher {spec!r}: {name} raised {type(error).__name__}: {error}; it must be "
-                "a sampler class, or a function of `seed` that makes a sampler"
-            ) from error
-        if not isinstance(sampler, BaseSampler):
-            raise InputError(
-                f"--searcher {spec!r}: {name} made a {type(sampler).__name__}; "
-                "it must be an optuna.samplers.BaseSampler"
-            )
-        return sampler
-
-    make(0)
-    return make
-
-
 def check_own_sampler(spec: str, space: SearchSpace, n_objectives: int) -> None:
     """See that a user's sampler is one, and proposes a point of the space.
 
     Raises:
         InputError: it does not.
     """
-    sampler = own_sampler(spec)(0)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = make_sampler(spec, 0)
+    quiet_optuna()
     study = optuna.create_study(directions=["minimize"] * n_objectives, sampler=sampler)
     try:
         suggest_point(study.ask(), space)

@@ -1,4 +1,4 @@
-"""Trials of a sweep whose search space has changed: which of them still say something about it."""
+"""Trials of another space, or of one that has changed: which of them say something about this."""
 
 from __future__ import annotations
 
@@ -7,10 +7,31 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from search_spaces.domains import SpaceError
+from search_spaces.domains import SearchSpace, SpaceError
 from trainables.errors import InputError
 from tuning.record.events import SweepHistory, TrialRecord
 from tuning.record.sweep import Sweep
+
+
+class DoesNotFit(Exception):
+    """Says why a trial is of no use in a space."""
+
+
+def point_of(space: SearchSpace, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What of ``settings`` is searched in ``space``, its active domains alone.
+
+    Raises:
+        DoesNotFit: a setting is missing, or outside of its domain.
+    """
+    point: dict[str, Any] = {}
+    for name, domain in space.domains.items():
+        if space.is_active(name, point):
+            if name not in settings:
+                raise DoesNotFit(f"no {name}")
+            if not domain.contains(settings[name]):
+                raise DoesNotFit(f"{name} outside of its domain")
+            point[name] = settings[name]
+    return point
 
 
 def split_by_fit(
@@ -31,18 +52,12 @@ def split_by_fit(
 
 def point_in_space(sweep: Sweep, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """The point of the sweep's space with just this full configuration; None if there is none."""
-    space = sweep.space
-    point: dict[str, Any] = {}
-    for name, domain in space.domains.items():
-        if space.is_active(name, point):
-            if name not in config or not domain.contains(config[name]):
-                return None
-            point[name] = config[name]
     try:
+        point = point_of(sweep.space, config)
         there = json.loads(json.dumps(sweep.configuration(point)))
-    except (InputError, SpaceError):
+    except (DoesNotFit, InputError, SpaceError):
         return None
-    if space.task is None and not config.keys() <= there.keys():
+    if sweep.space.task is None and not config.keys() <= there.keys():
         return None  # a training of the user's would now use a value of its own
     equal = all(there[name] == value for name, value in config.items() if name in there)
     return point if equal else None

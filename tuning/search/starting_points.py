@@ -11,6 +11,8 @@ from search_spaces.domains import Choice, Domain, SearchSpace
 from trainables.config import TrainingConfig
 from tuning.record.sweep import Sweep
 
+_N_SAMPLES_CHECKED = 32  # beside all corners of the space
+
 
 def with_defaults_first(space: SearchSpace, config_type: type[TrainingConfig]) -> SearchSpace:
     """The space with a first starting point that says all: what it leaves out is the default.
@@ -58,9 +60,6 @@ def _nearest(domain: Domain, value: Any) -> Any:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-_N_SAMPLES_CHECKED = 32  # beside all corners of the space
 
 
 def configurations(sweep: Sweep) -> Iterator[dict[str, Any]]:

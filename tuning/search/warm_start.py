@@ -18,6 +18,7 @@ from trainables.errors import InputError
 from trainables.metrics import Direction
 from tuning.record.events import TrialRecord, read_history
 from tuning.record.sweep import Sweep
+from tuning.search.space_changes import DoesNotFit, point_of
 from tuning.search.study_storage import masked, open_storage
 from tuning.storage.saved_sweeps import open_sweep
 
@@ -72,7 +73,7 @@ def read_warm_start(text: str, sweep: Sweep) -> dict[str, Any]:
         try:
             used.append(_fitting(trial, sweep))
             ignored |= set(trial.point) - {*sweep.space.domains, *sweep.space.fixed}
-        except _DoesNotFit as reason:
+        except DoesNotFit as reason:
             dropped[str(reason)] += 1
     return {
         "source": source.label,
@@ -81,36 +82,23 @@ def read_warm_start(text: str, sweep: Sweep) -> dict[str, Any]:
     }
 
 
-class _DoesNotFit(Exception):
-    """Says why a trial is of no use here."""
-
-
 def _fitting(trial: TrialRecord, sweep: Sweep) -> dict[str, Any]:
     """The trial as plain values.
 
     Raises:
-        _DoesNotFit: it is of no use to ``sweep``.
+        DoesNotFit: it is of no use to ``sweep``.
     """
     if trial.state not in _USED_STATES:
-        raise _DoesNotFit(trial.state)
-    space, settings = sweep.space, {**trial.config, **trial.point}
-    for name, value in space.fixed.items():
-        if name in trial.point and trial.point[name] != value:
-            raise _DoesNotFit(f"{name} is {value} here")
-    point: dict[str, Any] = {}
-    for name, domain in space.domains.items():
-        if not space.is_active(name, point):
-            continue
-        if name not in settings:
-            raise _DoesNotFit(f"no {name}")
-        if not domain.contains(settings[name]):
-            raise _DoesNotFit(f"{name} outside of its domain")
-        point[name] = settings[name]
+        raise DoesNotFit(trial.state)
+    for name, value in sweep.space.fixed.items():
+        if trial.point.get(name, value) != value:
+            raise DoesNotFit(f"{name} is {value} here")
+    point = point_of(sweep.space, {**trial.config, **trial.point})
     has_values = trial.values(sweep.objectives) is not None
     if trial.state == "pruned":  # an Optuna study keeps only the metric that it was pruned by
         has_values = any(sweep.metric in metrics for metrics in trial.curve.values())
     if trial.state != "infeasible" and not has_values:
-        raise _DoesNotFit("no value")
+        raise DoesNotFit("no value")
     curve = [
         [epoch, {name: metrics[name] for name in sweep.objectives if name in metrics}]
         for epoch, metrics in sorted(trial.curve.items())

@@ -26,7 +26,7 @@ from tuning.session.workplace import ENGINES, NO_ENGINE, Engine, Workplace, work
 from tuning.storage.driver_lock import sole_driver
 from tuning.storage.saved_sweeps import save_sweep
 from tuning.storage.working_copy import at_home
-from tuning.tracking.mlflow_runs import MlflowTracker
+from tuning.tracking.mlflow_runs import make_tracker
 from tuning.tracking.optuna_storage import make_mirror
 
 
@@ -91,7 +91,7 @@ def _sit(
     Args:
         started: by ``time.monotonic()``.
     """
-    tracker = MlflowTracker(sweep, record, view.say)
+    tracker = make_tracker(sweep, record, view.say)
     tracker.start()
     mirror = make_mirror(sweep, record, view.say)
     mirror.start()

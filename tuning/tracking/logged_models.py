@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
-from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from trainables.errors import InputError
-from trainables.task import Column
 from trainables.tasks.predictor import self_contained
 from trainables.tasks.table import task_row
 from trainables.training.checkpoint import DESCRIPTION, read_description
@@ -54,7 +52,10 @@ def log_model(
     """
     mlflow = quiet_mlflow()
     mlflow.set_tracking_uri(tracking_uri)
+    import pandas as pd
+
     column = task_row(read_description(checkpoint).task).load().column
+    example = pd.DataFrame([{column.name: column.example()}])
     requirements = [f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS]
     with tempfile.TemporaryDirectory() as place, mlflow.start_run(run_id=run_id):
         whole = self_contained(checkpoint, Path(place) / "checkpoint")
@@ -64,24 +65,10 @@ def log_model(
             artifacts={"checkpoint": str(whole)},
             code_paths=[str(files("trainables"))],
             pip_requirements=requirements,
-            signature=_signature(column),
-            input_example=_table([{column.name: column.example()}]),
+            signature=mlflow.models.infer_signature(example, pd.DataFrame([column.answer])),
+            input_example=example,
             registered_model_name=registered_name,
         )
-
-
-def _signature(column: Column) -> Any:
-    from mlflow.models import ModelSignature, infer_signature
-    from mlflow.types import ColSpec, Schema
-
-    inputs = Schema([ColSpec(column.kind, column.name)])
-    return ModelSignature(inputs, infer_signature(model_output=_table([column.answer])).outputs)
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
-    import pandas as pd
-
-    return pd.DataFrame(rows)
 
 
 def find_checkpoint(model: str, tracking_uri: str | None) -> Path:

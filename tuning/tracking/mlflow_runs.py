@@ -7,15 +7,14 @@ are tried again; the record keeps them on disk, and a later sitting writes what 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from tuning.record.events import Event, Record, SweepHistory, TrialRecord
+from tuning.record.events import Event, Record, TrialRecord
 from tuning.record.options import KEPT_NAMES, OPTIONS
 from tuning.record.standings import confirmed
 from tuning.record.sweep import Sweep
-from tuning.tracking.follower import Follower, Item
+from tuning.tracking.follower import Follower
 from tuning.tracking.mlflow_client import giving_up_soon, quiet_mlflow
 from tuning.tracking.mlflow_tags import (
     CONFIRMED_TAG,
@@ -39,28 +38,16 @@ _RUN_STATUS = {
 }
 
 
-class MlflowTracker(Follower):
-    """Follows a record and writes it to MLflow."""
-
-    def __init__(self, sweep: Sweep, record: Record, warn: Callable[[str], None]) -> None:
-        super().__init__(
-            record,
-            lambda: _Writer(sweep, record),
-            warn,
-            name="MLflow",
-            where=f"MLflow at {sweep.tracking_uri}",
-        )
-        self._soon = ExitStack()
-
-    def start(self) -> None:
-        """As of every follower."""
-        self._soon.enter_context(giving_up_soon())
-        super().start()
-
-    def close(self) -> bool:
-        """As of every follower."""
-        with self._soon:
-            return super().close()
+def make_tracker(sweep: Sweep, record: Record, warn: Callable[[str], None]) -> Follower:
+    """What writes a sweep's record to MLflow, once it is started."""
+    return Follower(
+        record,
+        lambda: _Writer(sweep, record),
+        warn,
+        name="MLflow",
+        where=f"MLflow at {sweep.tracking_uri}",
+        around=giving_up_soon(),
+    )
 
 
 class _Writer:
@@ -77,41 +64,23 @@ class _Writer:
 
     def open(self) -> None:
         """Find or make the experiment and the parent run; write what MLflow lacks of the record."""
-        sweep, client = self._sweep, self._client
+        sweep, client, history = self._sweep, self._client, self._record.history
         experiment = client.get_experiment_by_name(sweep.experiment)
         if experiment is None:
             self._experiment_id = client.create_experiment(sweep.experiment)
         else:
             self._experiment_id = experiment.experiment_id
-        history = self._record.history
-        if history.parent_run_id is None:
-            run = self._find(
-                f"tags.{SWEEP_TAG} = '{sweep_id(sweep)}' and tags.{TRIAL_TAG} = 'parent'"
-            )
-            run_id = (
-                run
-                or client.create_run(
-                    self._experiment_id,
-                    run_name=sweep.name,
-                    tags={**sweep_tags(sweep), TRIAL_TAG: "parent"},
-                ).info.run_id
-            )
-            self._log_params(run_id, sweep_params(sweep))
-            self._record.append(
-                "mlflow_run", trial=None, run_id=run_id, experiment=sweep.experiment
-            )
-        self._parent_id = history.parent_run_id or ""
+        self._parent_id = history.parent_run_id or self._start(None)
         client.update_run(self._parent_id, status="RUNNING")
-        self._catch_up(history)
+        for trial in (*list(history.trials.values()), *list(history.confirmations.values())):
+            self._write_trial(trial)
 
-    def write(self, events: Iterable[Event]) -> None:
+    def write(self, events: Sequence[Event]) -> None:
         """Write the trials that ``events`` are about, as the record has them now."""
-        events = list(events)
-        numbers = dict.fromkeys(
-            event["trial"] for event in events if event.get("trial") is not None
-        )
+        numbers = dict.fromkeys(event.get("trial") for event in events)
         for number in numbers:
-            self._write_trial(self._record.history.trial(number))
+            if number is not None:
+                self._write_trial(self._record.history.trial(number))
         for event in events:
             if event["event"] == "sweep_ended":
                 for each in confirmed(self._sweep, self._record.history):
@@ -121,14 +90,11 @@ class _Writer:
                     self._log_tags(self._parent_id, {ENDED_TAG: because})
                 self._client.set_terminated(self._parent_id, status=event["status"])
 
-    def _catch_up(self, history: SweepHistory) -> None:
-        for trial in (*list(history.trials.values()), *list(history.confirmations.values())):
-            self._write_trial(trial)
-
     def _write_trial(self, trial: TrialRecord) -> None:
-        run_id = trial.mlflow_run_id or self._start_trial(trial)
+        run_id = trial.mlflow_run_id or self._start(trial)
         if trial.number not in self._logged_epochs:
-            self._logged_epochs[trial.number] = self._newest_epoch(run_id)
+            logged = self._client.get_metric_history(run_id, self._sweep.metric)
+            self._logged_epochs[trial.number] = max((each.step for each in logged), default=0)
         newest = self._logged_epochs[trial.number]
         epochs = sorted(epoch for epoch in list(trial.curve) if epoch > newest)
         self._log_metrics(run_id, trial, epochs)
@@ -151,47 +117,37 @@ class _Writer:
             self._client.update_run(run_id, status="RUNNING")
         self._written_states[trial.number] = written
 
-    def _start_trial(self, trial: TrialRecord) -> str:
-        sweep = self._sweep
+    def _start(self, trial: TrialRecord | None) -> str:
+        """Find or make the run of a trial, or without one the sweep's own; and note it."""
+        sweep, client = self._sweep, self._client
+        number, tag = (None, "parent") if trial is None else (trial.number, str(trial.number))
+        query = f"tags.{SWEEP_TAG} = '{sweep_id(sweep)}' and tags.{TRIAL_TAG} = '{tag}'"
+        found = client.search_runs([self._experiment_id], query, max_results=1)
+        if not found:
+            own, options = ({}, {"run_name": sweep.name}) if trial is None else self._of(trial)
+            tags = {**sweep_tags(sweep), TRIAL_TAG: tag, **own}
+            found = [client.create_run(self._experiment_id, tags=tags, **options)]
+        run_id: str = found[0].info.run_id
+        self._log_params(run_id, sweep_params(sweep) if trial is None else trial.config)
+        self._record.append("mlflow_run", trial=number, run_id=run_id, experiment=sweep.experiment)
+        return run_id
+
+    def _of(self, trial: TrialRecord) -> tuple[dict[str, str], dict[str, Any]]:
+        """The tags of a trial's run, and what else there is to say when it is made."""
+        sweep, confirms = self._sweep, {}
         name = f"{sweep.name}-{trial.number:04d}"
-        confirms = {}
         if trial.repeats is not None:
             name = f"{sweep.name}-{trial.repeats:04d}-seed-{trial.config['seed']}"
             confirms = {CONFIRMS_TAG: str(trial.repeats)}
-        found = self._find(
-            f"tags.{SWEEP_TAG} = '{sweep_id(sweep)}' and tags.{TRIAL_TAG} = '{trial.number}'"
-        )
-        run_id: str = (
-            found
-            or self._client.create_run(
-                self._experiment_id,
-                run_name=name,
-                start_time=int(trial.started * 1000),
-                tags={
-                    **sweep_tags(sweep),
-                    TRIAL_TAG: str(trial.number),
-                    STATE_TAG: trial.state,
-                    "thaw.gpus": f"{trial.gpus:g}",
-                    "mlflow.parentRunId": self._parent_id,
-                    "thaw.freezing": str(trial.config.get("freezing", "")),
-                    "thaw.data_fingerprint": sweep.data_fingerprint(trial.config) or "",
-                    **confirms,
-                },
-            ).info.run_id
-        )
-        self._log_params(run_id, trial.config)
-        self._record.append(
-            "mlflow_run", trial=trial.number, run_id=run_id, experiment=sweep.experiment
-        )
-        return run_id
-
-    def _find(self, query: str) -> str | None:
-        runs = self._client.search_runs([self._experiment_id], query, max_results=1)
-        return runs[0].info.run_id if runs else None
-
-    def _newest_epoch(self, run_id: str) -> int:
-        history = self._client.get_metric_history(run_id, self._sweep.metric)
-        return max((metric.step for metric in history), default=0)
+        tags = {
+            STATE_TAG: trial.state,
+            "thaw.gpus": f"{trial.gpus:g}",
+            "mlflow.parentRunId": self._parent_id,
+            "thaw.freezing": str(trial.config.get("freezing", "")),
+            "thaw.data_fingerprint": sweep.data_fingerprint(trial.config) or "",
+            **confirms,
+        }
+        return tags, {"run_name": name, "start_time": int(trial.started * 1000)}
 
     def _log_params(self, run_id: str, values: Mapping[str, Any]) -> None:
         """Log what the run lacks: MLflow refuses to change a parameter, such as more trials."""
@@ -220,7 +176,7 @@ class _Writer:
             self._client.log_batch(run_id, metrics=chunk)
 
 
-def _chunks(items: list[Item], size: int) -> Iterable[list[Item]]:
+def _chunks(items: list[Any], size: int) -> Iterable[list[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 

@@ -9,17 +9,9 @@ from pathlib import Path
 from tuning.record.sweep import Sweep
 
 _LIBRARIES = ("torch", "torchvision", "transformers", "ray", "optuna", "mlflow")
-
-
 TRIAL_TAG, SWEEP_TAG, STATE_TAG = "thaw.trial", "thaw.sweep", "thaw.state"
-
-
 ENDED_TAG = "thaw.ended_because"  # of the parent run
-
-
 CONFIRMS_TAG = "thaw.confirms"  # of a confirmation run: the trial
-
-
 CONFIRMED_TAG = "thaw.confirmed"  # of a trial: its mean over fresh seeds
 
 

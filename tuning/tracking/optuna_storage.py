@@ -7,8 +7,7 @@ once, under its own number; after a crash it is brought up to date from the reco
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from trainables.errors import InputError
 from trainables.files import cut_incomplete_line
 from tuning.record.events import Event, Record, TrialRecord
 from tuning.record.sweep import Sweep
-from tuning.search.optuna_trials import OPTUNA_DIRECTIONS, frozen_trial
+from tuning.search.optuna_trials import OPTUNA_DIRECTIONS, frozen_trial, quiet_optuna
 from tuning.search.study_storage import (
     JOURNAL_FILE,
     masked,
@@ -64,7 +63,7 @@ def check_study(sweep: Sweep) -> None:
             raise InputError(f"--storage {sweep.storage!r}: there is no folder {file.parent}")
         check_writable(file.parent, "--storage")  # opening it would make it
         return
-    _quiet()
+    quiet_optuna()
     if sweep.name in optuna.get_all_study_names(open_storage(sweep.storage, "--storage")):
         raise InputError(
             f"--storage {masked(sweep.storage)!r}: has a study {sweep.name!r} already; "
@@ -76,7 +75,7 @@ class _Writer:
     """The storage calls. Each may be repeated after it failed half-way: nothing is doubled."""
 
     def __init__(self, sweep: Sweep, record: Record, left: set[int]) -> None:
-        _quiet()
+        quiet_optuna()
         self._sweep = sweep
         self._record = record
         self._left = left  # trials that nothing has run since this sitting began
@@ -103,7 +102,7 @@ class _Writer:
         self._study_id = self._storage.get_study_id_from_name(sweep.name)
         self._write_trials(list(self._record.history.trials))
 
-    def write(self, events: Iterable[Event]) -> None:
+    def write(self, events: Sequence[Event]) -> None:
         """Write the trials that ``events`` are about, as the record has them now."""
         numbers: dict[int, None] = {}
         for event in events:
@@ -174,8 +173,3 @@ def _own_journal(path: Path) -> Any:
     except Exception:
         path.replace(path.with_name(f"{path.name}.damaged"))  # the record has it all
         return open_journal(path)
-
-
-def _quiet() -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

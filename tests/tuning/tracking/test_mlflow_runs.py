@@ -14,7 +14,8 @@ from records import runs_of, start_server, wait_for
 from tuning.record.events import Record, read_history
 from tuning.session.runner import run_sweep
 from tuning.storage.saved_sweeps import save_sweep
-from tuning.tracking import follower, mlflow_runs
+from tuning.tracking import follower
+from tuning.tracking.mlflow_runs import make_tracker
 from tuning.tracking.mlflow_tags import STATE_TAG
 
 
@@ -124,7 +125,7 @@ def test_a_trial_that_changed_the_packing_says_so(toy_sweep):
     sweep = toy_sweep(trials=1)
     save_sweep(sweep)
     record = Record(sweep.folder)
-    tracker = mlflow_runs.MlflowTracker(sweep, record, print)
+    tracker = make_tracker(sweep, record, print)
     tracker.start()
     record.append("trial_started", trial=0, point={}, config={}, gpus=0.25)
     record.append("packing", trial=0, trials_per_gpu=3, reason="it ran out of memory")

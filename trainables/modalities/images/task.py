@@ -46,7 +46,7 @@ def image_task(name: str, prepare: Callable[[Any, Path], PreparedData], target: 
         meter=target.meter,
         decode=target.decode,
         artifacts=target.artifacts,
-        column=Column("image", "binary", image_files, example_image, target.answer),
+        column=Column("image", image_files, example_image, target.answer),
         n_views=n_views,
         cut=cut,
     )

@@ -54,7 +54,7 @@ def text_task(
         meter=target.meter,
         decode=target.decode,
         artifacts=target.artifacts,
-        column=Column("text", "string", texts_or_lines, example_text, target.answer),
+        column=Column("text", texts_or_lines, example_text, target.answer),
         cut=cut,
         **others,
     )
