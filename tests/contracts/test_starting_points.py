@@ -79,7 +79,7 @@ def test_a_default_outside_of_its_domain_is_replaced_by_the_nearest():
             "frozen_blocks": Int(2, 3),
         },
     )
-    assert default_point(space, config_type, {}) == {
+    assert default_point(space, config_type) == {
         "learning_rate": 1e-4,
         "epochs": 20,
         "batch_size": 24,

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from tuning.record.events import ENDED_STATES, SweepHistory, TrialRecord
+from tuning.record.events import ENDED_STATES, SweepHistory
 from tuning.record.standings import confirmed
 from tuning.record.sweep import Sweep
 
@@ -32,13 +32,14 @@ def trial_rows(sweep: Sweep, history: SweepHistory) -> list[dict[str, Any]]:
     rows = []
     means = {each.trial.number: each.mean for each in confirmed(sweep, history)}
     for number, trial in sorted(history.trials.items()):
+        values = dict(zip(sweep.objectives, trial.values(sweep.objectives) or (), strict=False))
         seconds = sum(metrics.get("seconds", 0.0) for metrics in trial.curve.values())
         rows.append(
             {
                 "trial": number,
                 "state": trial.state,
                 sweep.metric: trial.value(sweep.metric, sweep.mode),
-                **_other_values(sweep, trial),
+                **{name: values.get(name) for name in sweep.other_metrics},
                 "best_epoch": trial.best_epoch(sweep.metric, sweep.mode),
                 "epochs": max(trial.curve, default=0),
                 "training_seconds": round(seconds, 2),
@@ -50,13 +51,6 @@ def trial_rows(sweep: Sweep, history: SweepHistory) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _other_values(sweep: Sweep, trial: TrialRecord) -> dict[str, float | None]:
-    values = trial.values(sweep.objectives)
-    if values is None:
-        return dict.fromkeys(sweep.other_metrics)
-    return dict(zip(sweep.other_metrics, values[1:], strict=True))
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from trainables.errors import InputError, RunFailed
 from trainables.tasks.table import task_row
 from tuning.after.champion import log_champion
 from tuning.after.comparison import describe
-from tuning.control.retraining import FIRST_NUMBER, Readings, Retrainings, trainings_of
+from tuning.control.retraining import ERROR_FILE, FIRST_NUMBER, Readings, Retrainings, trainings_of
 from tuning.control.view import View
 from tuning.record.events import Event, Record, SweepHistory, TrialRecord
 from tuning.record.option_checks import check_options
@@ -30,7 +30,6 @@ from tuning.storage.working_copy import at_home
 from tuning.tracking.mlflow_client import check_mlflow
 
 _LAST_WORD = "thaw was ended from outside; the same command goes on where it was"
-ERROR_FILE = "error.txt"  # beside what a configuration's trainings leave
 
 
 def retrain(
@@ -69,8 +68,8 @@ def retrain(
         number, history = trial_number, record.history
         trial = best_trial(sweep, history) if number is None else find_trial(sweep, history, number)
         n_workers = sweep.n_workers if n_workers is None else n_workers
-        _check_counts(n_workers, n_seeds, trial)
         check_options(SweepOptions(space="", engine=engine or sweep.engine, n_workers=n_workers))
+        _check_counts(n_workers, n_seeds, trial)
         # Not beside a running sweep: the best is not known yet.
         with sole_driver(sweep.name, sweep.folder), farewell(_LAST_WORD):
             check_mlflow(sweep)
@@ -145,7 +144,6 @@ def _train(sweep: Sweep, record: Record, plan: RetrainingPlan, view: View) -> No
             engine.run(controller)
         finally:
             controller.close()
-    _write_errors(sweep, record.history, plan)
     failed = trainings.failed or readings.failed
     if failed is not None:
         where = store_of(sweep).name(f"{plan.key}/{ERROR_FILE}")
@@ -185,17 +183,6 @@ def _telling(sweep: Sweep, history: SweepHistory, view: View) -> Callable[[Event
     return tell
 
 
-def _write_errors(sweep: Sweep, history: SweepHistory, plan: RetrainingPlan) -> None:
-    """Write why a training or a test failed beside what its configuration left."""
-    store = store_of(sweep)
-    for training in trainings_of(plan, history):
-        for run in (training.run, training.test):
-            if run.error and run.state in ("failed", "infeasible"):
-                folder = training.key.rpartition("/")[0]
-                with suppress(OSError):
-                    store.write(f"{folder}/{ERROR_FILE}", run.error.encode())
-
-
 def _finish(
     sweep: Sweep, record: Record, plan: RetrainingPlan, why_not: str, view: View
 ) -> dict[str, Any]:
@@ -216,8 +203,6 @@ def _finish(
 
 
 def _check_counts(n_workers: int, n_seeds: int, trial: TrialRecord) -> None:
-    if n_workers < 1:
-        raise InputError(f"--workers = {n_workers}: must be at least 1")
     if n_seeds < 1:
         raise InputError(f"--seeds = {n_seeds}: must be at least 1")
     batch_size = trial.config.get("batch_size")
@@ -243,20 +228,15 @@ def _baseline(
 
 
 def default_configuration(sweep: Sweep) -> dict[str, Any]:
-    """What one would train without a search, in full.
-
-    The first starting point; for what it leaves out, or without one, the task's defaults; the
-    middle of the domain where there is no default either.
+    """What one would train without a search, in full: see ``default_point``.
 
     Raises:
         InputError: these do not go together.
     """
-    space = sweep.space
-    config_type = None if space.task is None else task_row(space.task).config_type
-    given = space.starting_points[0] if space.starting_points else {}
-    point = default_point(space, config_type, given)
+    task = sweep.space.task
+    config_type = None if task is None else task_row(task).config_type
     try:
-        return sweep.configuration(point)
+        return sweep.configuration(default_point(sweep.space, config_type))
     except InputError as error:
         raise InputError(
             f"the default configuration: {error}; --no-baseline retrains without it"

@@ -21,6 +21,7 @@ from tuning.storage.open_store import store_of
 from tuning.storage.trial_checkpoints import BEST
 
 FIRST_NUMBER = 2_000_000  # of retrainings and their tests: beyond trials and confirmations
+ERROR_FILE = "error.txt"  # why one failed, beside what its configuration's trainings leave
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,19 @@ class Retrainings(Runs):
     def _to_do(self) -> Iterator[TrialRecord]:
         return (each.run for each in self.trainings if not each.is_done)
 
+    def of(self, run: TrialRecord) -> Training:
+        """The training that a run is, or tests."""
+        return next(
+            each for each in self.trainings if run.number in (each.run.number, each.test.number)
+        )
+
+    def keep_error(self, run: TrialRecord) -> None:
+        folder = self.of(run).key.rpartition("/")[0]
+        with suppress(OSError):
+            self._store.write(f"{folder}/{ERROR_FILE}", (run.error or run.state).encode())
+
     def orders(self, run: TrialRecord) -> Orders:
-        return Orders(_of(run, self.trainings).key)
+        return Orders(self.of(run).key)
 
     def observe(self, run: TrialRecord, result: EpochResult) -> TrialState | None:
         """Interrupt what nobody waits for any more; it can be gone on with."""
@@ -104,13 +116,15 @@ class Retrainings(Runs):
         return "interrupted" if is_in_vain else None
 
     def ended(self, run: TrialRecord) -> None:
-        training = _of(run, self.trainings)
+        training = self.of(run)
         if run.state == "completed":
             with suppress(OSError):  # the newest checkpoint stays beside the best, then
                 self._store.clear(training.key, training.checkpoint)
-        elif run.state == "interrupted":
             return
-        elif training.is_of_default:  # without it there is no comparison, but still a champion
+        if run.state == "interrupted":
+            return
+        self.keep_error(run)
+        if training.is_of_default:  # without it there is no comparison, but still a champion
             self._drops_default = True
             self._queue = [each for each in self._queue or () if each.repeats is not None]
         else:
@@ -131,42 +145,40 @@ class Readings(Runs):
     They come in the place of the trainings, so none is ahead.
     """
 
-    def __init__(self, sweep: Sweep, record: Record, plan: RetrainingPlan, of: Retrainings) -> None:
+    def __init__(
+        self, sweep: Sweep, record: Record, plan: RetrainingPlan, trainings: Retrainings
+    ) -> None:
         super().__init__()
         self._record = record
         self._plan = plan
-        self._of = of
+        self._trainings = trainings
         # Only a user's own training knows how to load what it has saved.
         self._is_wanted = sweep.space.task is not None
         self.failed: TrialRecord | None = None
 
     def is_over(self, n_running: int) -> bool:
-        is_wanted = self._is_wanted and self.failed is None and not self._of.has_failed
+        is_wanted = self._is_wanted and self.failed is None and not self._trainings.has_failed
         return not is_wanted or super().is_over(n_running)
 
     def is_done(self) -> bool:
         """Whether all trainings and their tests have come to their end."""
-        return self._of.n_ahead == 0 and not (self._is_wanted and self._left())
+        return self._trainings.n_ahead == 0 and not (self._is_wanted and self._left())
 
     def _left(self) -> list[TrialRecord]:
-        return [each.test for each in self._of.to_test() if each.test.state != "completed"]
+        return [each.test for each in self._trainings.to_test() if each.test.state != "completed"]
 
     def _to_do(self) -> list[TrialRecord]:
         left, history = self._left(), self._record.history
         if left and not history.is_test_read:
-            number, n_models = self._plan.number, len(self._of.to_test())
+            number, n_models = self._plan.number, len(self._trainings.to_test())
             self._record.append("test_read", trial=None, number=number, n_models=n_models)
         return left
 
     def orders(self, run: TrialRecord) -> Orders:
-        training = _of(run, self._of.trainings)
+        training = self._trainings.of(run)
         return Orders(f"{training.key}/test", evaluates=training.checkpoint)
 
     def ended(self, run: TrialRecord) -> None:
         if run.state != "completed":
+            self._trainings.keep_error(run)
             self.failed = run
-
-
-def _of(run: TrialRecord, trainings: list[Training]) -> Training:
-    """The training that a run is, or tests."""
-    return next(each for each in trainings if run.number in (each.run.number, each.test.number))

@@ -82,28 +82,26 @@ class OptunaStudy:
         if judged is not trial:
             self._judge.tell(judged, end.values and end.values[0], state=end.state)
 
-    def learn(self, record: TrialRecord, objectives: Objectives) -> bool:
-        """Hear of a finished trial that is not this sweep's own; False if it does not fit."""
-        trial = frozen_trial(self._plan.space, record, objectives)
-        if trial is not None:
-            self._add(self.study, trial, is_judged=False)
-        return trial is not None
-
-    def add_ended(self, record: TrialRecord, objectives: Objectives, *, is_judged: bool) -> None:
-        """Take over a trial that ended in an earlier sitting, if it fits into the space.
+    def learn(
+        self, record: TrialRecord, objectives: Objectives, *, is_own: bool, is_judged: bool = False
+    ) -> bool:
+        """Take over a trial that has ended; False if it does not fit into the space.
 
         Args:
-            is_judged: show its curve to the pruner too.
+            is_own: it is of this sweep, so that the judge hears of it too.
+            is_judged: show its curve to the pruner.
         """
         trial = frozen_trial(self._plan.space, record, objectives)
         if trial is None:
-            return
-        self._add(self.study, trial, is_judged=is_judged and self._judge is self.study)
-        if self._judge is not self.study:
+            return False
+        is_one = self._judge is self.study
+        self._add(self.study, trial, is_judged=is_judged and is_one)
+        if is_own and not is_one:
             first = dict(list(objectives.items())[:1])
             judged = frozen_trial(self._plan.space, record, first)
             assert judged is not None
             self._add(self._judge, judged, is_judged=is_judged)
+        return True
 
     def _add(self, study: optuna.Study, trial: FrozenTrial, *, is_judged: bool) -> None:
         """Add a finished trial as one that runs and then ends.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,29 +19,21 @@ def with_defaults_first(space: SearchSpace, config_type: type[TrainingConfig]) -
 
     Where the space has no starting points, that is the task's whole default configuration.
     """
-    given = space.starting_points[0] if space.starting_points else {}
-    first = default_point(space, config_type, given)
+    first = default_point(space, config_type)
     rest = [point for point in space.starting_points[1:] if dict(point) != first]
     return replace(space, starting_points=[first, *rest])
 
 
-def default_point(
-    space: SearchSpace, config_type: type[TrainingConfig] | None, given: Mapping[str, Any]
-) -> dict[str, Any]:
-    """One value for each active domain: as given, else what is nearest to the task's default.
+def default_point(space: SearchSpace, config_type: type[TrainingConfig] | None) -> dict[str, Any]:
+    """One value for each active domain: of the first starting point, else the task's default.
 
-    The middle of the domain where there is no default.
+    Outside of its domain that is what is nearest to it; without one, the middle of the domain.
     """
-    defaults = {
-        name: _nearest(domain, _default(name, config_type))
-        for name, domain in space.domains.items()
-    }
-    return space.complete({**defaults, **given}, random.Random(0))
-
-
-def _default(name: str, config_type: type[TrainingConfig] | None) -> Any:
-    field = None if config_type is None else config_type.model_fields.get(name)
-    return None if field is None or field.is_required() else field.default
+    fields = {} if config_type is None else config_type.model_fields
+    defaults = {name: field.default for name, field in fields.items() if not field.is_required()}
+    nearest = {name: _nearest(each, defaults.get(name)) for name, each in space.domains.items()}
+    given = space.starting_points[0] if space.starting_points else {}
+    return space.complete({**nearest, **given}, random.Random(0))
 
 
 def _nearest(domain: Domain, value: Any) -> Any:

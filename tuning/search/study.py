@@ -92,7 +92,7 @@ class Study:
     def learn(self, records: Iterable[TrialRecord], objectives: Objectives) -> None:
         """Hear of finished trials that are not this sweep's own."""
         for record in records:
-            if self._optuna.learn(record, objectives):
+            if self._optuna.learn(record, objectives, is_own=False):
                 self._learn_curve(-1 - record.number, record, next(iter(objectives)))
 
     def _learn_curve(self, number: int, record: TrialRecord, metric: str) -> None:
@@ -110,7 +110,7 @@ class Study:
         for place, record in enumerate(records):
             if record.state in ENDED_STATES:
                 is_judged = len(records) - place <= _N_JUDGED
-                self._optuna.add_ended(record, objectives, is_judged=is_judged)
+                self._optuna.learn(record, objectives, is_own=True, is_judged=is_judged)
             else:
                 self._ask(record.number, record.point)
                 for epoch, value in values_by_epoch(record, metric).items():
