@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -30,9 +29,3 @@ class Figure:
 
 # A benchmark: (repeats, quick) -> its figures. Quick ones take seconds, and only show that it runs.
 Benchmark = Callable[[int, bool], list[Figure]]
-
-
-def median_of(measure: Callable[[], float], repeats: int) -> tuple[float, list[float]]:
-    """The median of ``repeats`` calls, and all of them."""
-    values = [measure() for _ in range(repeats)]
-    return statistics.median(values), values

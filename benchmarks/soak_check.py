@@ -15,7 +15,7 @@ from tuning.search.study_storage import JOURNAL_FILE, open_storage
 from tuning.session.summary import fetch_checkpoint
 from tuning.storage.stores import FolderStore
 from tuning.storage.trial_checkpoints import BEST
-from tuning.tracking.mlflow_tags import TRIAL_TAG
+from tuning.tracking.mlflow_client import TRIAL_TAG
 
 Faults = list[str]  # what is wrong, a line each
 

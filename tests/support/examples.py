@@ -26,7 +26,6 @@ STRATEGY_SETTINGS: dict[str, dict[str, Any]] = {
 
 # The small stem of ResNet costs 16 times as much.
 SMALL_NETWORK = {"model": "resnet18", "image_size": 16, "stem": "standard"}
-TIMES = ("seconds", "samples_per_second", "peak_memory_bytes")
 
 
 def image_example(folder: Path) -> Example:

@@ -18,7 +18,7 @@ from tuning.record.events import (
     read_history,
 )
 from tuning.search.study_storage import JOURNAL_FILE, open_storage
-from tuning.tracking.mlflow_tags import TRIAL_TAG
+from tuning.tracking.mlflow_client import TRIAL_TAG
 
 
 def study_of(sweep) -> optuna.Study:

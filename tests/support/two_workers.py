@@ -18,15 +18,13 @@ import torch
 import torch.distributed as dist
 from detector import DetectorConfig
 from torch import nn
-from toy import TASK, ToyConfig
+from toy import TASK, TIMES, ToyConfig
 
 from trainables.config import TrainingConfig
 from trainables.errors import DamagedCheckpoint, Diverged, OutOfMemory
 from trainables.task import TrainingRun
 from trainables.training import evaluation
 from trainables.training.loop import fit
-
-TIMES = ("seconds", "samples_per_second", "peak_memory_bytes")
 
 
 def build(config: ToyConfig, info: Any, assets: Path, load_weights: bool) -> nn.Module:

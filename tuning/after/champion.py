@@ -15,8 +15,14 @@ from tuning.control.retraining import Training
 from tuning.record.events import SweepHistory
 from tuning.record.sweep import Sweep
 from tuning.storage.open_store import store_of
-from tuning.tracking.mlflow_client import giving_up_soon, quiet_mlflow, reason_of
-from tuning.tracking.mlflow_tags import SWEEP_TAG, TRIAL_TAG, sweep_tags
+from tuning.tracking.mlflow_client import (
+    SWEEP_TAG,
+    TRIAL_TAG,
+    giving_up_soon,
+    quiet_mlflow,
+    reason_of,
+    sweep_tags,
+)
 
 CHAMPION = "champion"
 VERDICT_TAG = "thaw.verdict"  # does the gain exceed seed noise

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 from trainables.task import TrainingRun
 from tuning.control.attempts import Attempts, MicroBatches
@@ -99,13 +98,14 @@ class Controller:
         number = proposed.number
         is_new = not self._record.history.knows(number)
         orders = self.kinds[proposed.kind].orders(proposed)
+        told = () if proposed.kind == "trial" else ("kind", "repeats", "name")
         self._record.append(
             "trial_started",
             trial=number,
             point=proposed.point,
             config=proposed.config,
             gpus=slot.gpus * self.resources.n_workers,
-            **({} if proposed.kind == "trial" else _described(proposed)),
+            **{name: getattr(proposed, name) for name in told},
         )
         self._running[number] = slot
         return self._assignment(self._run(number), slot, orders, is_new=is_new)
@@ -296,8 +296,3 @@ class Controller:
         self._running.clear()
         for runs in self.kinds.values():
             runs.close(is_done=is_done)
-
-
-def _described(run: TrialRecord) -> dict[str, Any]:
-    """What is recorded of a run beside what a trial has."""
-    return {"kind": run.kind, "repeats": run.repeats, "name": run.name}

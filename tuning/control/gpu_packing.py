@@ -36,22 +36,11 @@ class Packing:
             return 1
         return max(1, min(self._most, int(1 / self._neediest)))
 
-    def measured(self, peak_bytes: float, gpu_bytes: float) -> None:
-        """Hear of a trial's peak of allocated memory, on a GPU that has ``gpu_bytes``."""
-        share = (FRAGMENTATION * peak_bytes + CONTEXT_BYTES) / gpu_bytes
-        self._neediest = max(share, self._neediest or 0.0)
-
-    def ran_out(self, trials_per_gpu: int) -> None:
-        """Hear that a trial ran out of memory while so many shared its GPU: that was one too many.
-
-        All that ran then may say so, and the packing is lowered by one. A trial that was alone says
-        nothing of others.
-        """
-        if trials_per_gpu > 1:
-            self._most = min(self._most, trials_per_gpu - 1)
-
     def learn(self, metrics: Mapping[str, float], ran_out_with: int | None) -> str | None:
         """Hear what a trial needed; the reason, if another number shares a GPU from now on.
+
+        All that run where one runs out of memory may say so, and the packing is lowered by one: one
+        was too many. A trial that was alone says nothing of others.
 
         Args:
             metrics: of its epoch.
@@ -61,9 +50,10 @@ class Packing:
         reason = "it ran out of memory"
         if {"peak_memory_bytes", "gpu_memory_bytes"} <= set(metrics):
             peak, gpu = metrics["peak_memory_bytes"], metrics["gpu_memory_bytes"]
-            self.measured(peak, gpu)
+            share = (FRAGMENTATION * peak + CONTEXT_BYTES) / gpu
+            self._neediest = max(share, self._neediest or 0.0)
             if ran_out_with is None:
                 reason = f"its tensors took {peak / 2**30:.1f} of {gpu / 2**30:.1f} GiB"
-        if ran_out_with is not None:
-            self.ran_out(ran_out_with)
+        if ran_out_with is not None and ran_out_with > 1:
+            self._most = min(self._most, ran_out_with - 1)
         return None if self.trials_per_gpu == before else reason

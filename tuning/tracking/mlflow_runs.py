@@ -15,14 +15,15 @@ from tuning.record.options import KEPT_NAMES, OPTIONS
 from tuning.record.standings import confirmed
 from tuning.record.sweep import Sweep
 from tuning.tracking.follower import Follower
-from tuning.tracking.mlflow_client import giving_up_soon, quiet_mlflow
-from tuning.tracking.mlflow_tags import (
+from tuning.tracking.mlflow_client import (
     CONFIRMED_TAG,
     CONFIRMS_TAG,
     ENDED_TAG,
     STATE_TAG,
     SWEEP_TAG,
     TRIAL_TAG,
+    giving_up_soon,
+    quiet_mlflow,
     sweep_id,
     sweep_tags,
 )

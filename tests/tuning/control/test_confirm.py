@@ -27,7 +27,7 @@ from tuning.session.summary import describe_best
 from tuning.storage.saved_sweeps import save_sweep
 from tuning.storage.stores import trial_key
 from tuning.storage.trial_checkpoints import BEST
-from tuning.tracking.mlflow_tags import CONFIRMED_TAG, CONFIRMS_TAG
+from tuning.tracking.mlflow_client import CONFIRMED_TAG, CONFIRMS_TAG
 
 # With the sweep's own seed, 0, x = 1 looks best; x = 2 is.
 LUCKY = """

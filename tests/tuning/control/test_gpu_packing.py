@@ -20,6 +20,10 @@ GIB = 2**30
 MEASUREMENTS = st.lists(st.tuples(st.floats(0, 100 * GIB), st.sampled_from([16 * GIB, 80 * GIB])))
 
 
+def measured(packing: Packing, peak: float, gpu: float) -> None:
+    packing.learn({"peak_memory_bytes": peak, "gpu_memory_bytes": gpu}, None)
+
+
 def needed(peak: float) -> float:
     return FRAGMENTATION * peak + CONTEXT_BYTES
 
@@ -30,10 +34,10 @@ def test_what_is_packed_fits_and_is_never_packed_tighter_again(measurements, mos
     assert packing.trials_per_gpu == 1
     found = []
     for peak, gpu in measurements:
-        packing.measured(peak, gpu)
+        measured(packing, peak, gpu)
         found.append(packing.trials_per_gpu)
     for n in ran_out:
-        packing.ran_out(n)
+        packing.learn({}, n)
         found.append(packing.trials_per_gpu)
         assert packing.trials_per_gpu < n or n == 1
     assert all(1 <= n <= most for n in found)
@@ -43,16 +47,16 @@ def test_what_is_packed_fits_and_is_never_packed_tighter_again(measurements, mos
         assert found == sorted(found, reverse=True)
         other_order = Packing(most)
         for peak, gpu in reversed(measurements):
-            other_order.measured(peak, gpu)
+            measured(other_order, peak, gpu)
         assert other_order.trials_per_gpu == found[len(measurements) - 1]
 
 
 def test_all_trials_of_a_crowd_lower_the_packing_once():
     packing = Packing(8)
-    packing.measured(GIB, 80 * GIB)
+    measured(packing, GIB, 80 * GIB)
     assert packing.trials_per_gpu == 8
     for _ in range(8):
-        packing.ran_out(8)
+        packing.learn({}, 8)
     assert packing.trials_per_gpu == 7
 
 

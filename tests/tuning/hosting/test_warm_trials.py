@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from examples import EXAMPLES, TIMES
+from examples import EXAMPLES
+from toy import TIMES
 
 from trainables.task import TrainingRun
 from trainables.tasks.table import TASKS

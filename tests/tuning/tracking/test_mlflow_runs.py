@@ -15,8 +15,8 @@ from tuning.record.events import Record, read_history
 from tuning.session.runner import run_sweep
 from tuning.storage.saved_sweeps import save_sweep
 from tuning.tracking import follower
+from tuning.tracking.mlflow_client import STATE_TAG
 from tuning.tracking.mlflow_runs import make_tracker
-from tuning.tracking.mlflow_tags import STATE_TAG
 
 
 def test_one_parent_and_one_run_per_trial_with_the_whole_curve(toy_sweep, run):
