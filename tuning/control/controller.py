@@ -62,16 +62,6 @@ class Controller:
         self._packing = Packing(resources.most_per_gpu)
 
     @property
-    def trials(self) -> Mapping[int, TrialRecord]:
-        """Every trial so far, by number."""
-        return self._record.history.trials
-
-    @property
-    def n_running(self) -> int:
-        """Runs proposed whose end is not known yet."""
-        return len(self._running)
-
-    @property
     def n_ahead(self) -> int:
         """Runs that may still be done, those that run included; at least one."""
         return max(1, sum(runs.n_ahead for runs in self.kinds.values()))
@@ -151,7 +141,7 @@ class Controller:
 
     def _has_room(self, slot: Slot) -> bool:
         """Whether one more may run: Ray is not asked for what it would have to wait for."""
-        if self.n_running >= self.resources.concurrency:
+        if len(self._running) >= self.resources.concurrency:
             return False
         if self.resources.most_per_gpu == 1:
             return True

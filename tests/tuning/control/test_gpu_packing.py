@@ -158,13 +158,13 @@ def test_a_halved_micro_batch_lowers_the_packing_and_is_told_once(sweep):
     driver.report(0, 1, peak=15 * GIB)
     driver.end(0)
     number = driver.propose_all()[0].trial
-    driver.controller.trials[number].config["batch_size"] = 64
+    driver.record.history.trials[number].config["batch_size"] = 64
     driver.report(number, 1, peak=15 * GIB, micro_batch_size=32.0)
     driver.report(number, 2, peak=15 * GIB, micro_batch_size=32.0)
     assert driver.packings() == [4, 3]
     notes = [event["note"] for event in driver.events if event["event"] == "epoch"]
     assert notes == [None, "out of memory with a micro-batch of 64; it is 32 now", None]
-    assert "it ran out of memory" in driver.controller.trials[number].tags["packing"]
+    assert "it ran out of memory" in driver.record.history.trials[number].tags["packing"]
 
 
 def test_a_trial_that_does_not_fit_among_others_is_tried_again_with_fewer(sweep):
@@ -182,7 +182,7 @@ def test_a_trial_that_does_not_fit_among_others_is_tried_again_with_fewer(sweep)
         assert {trial.gpus for trial in again} == {slot}, n
         numbers = [trial.trial for trial in again]
     driver.end(numbers[0], crowded)  # alone
-    assert driver.controller.trials[numbers[0]].state == "infeasible"
+    assert driver.record.history.trials[numbers[0]].state == "infeasible"
     assert driver.packings() == [4, 3, 2, 1]
     retried = [event for event in driver.events if event["event"] == "trial_retried"]
     assert retried[0]["reason"] == "out of memory with 4 trials on a GPU"
@@ -197,7 +197,7 @@ def test_a_sweep_is_not_over_while_a_trial_may_come_back(toy_sweep):
     assert not driver.controller.exhausted
     driver.end(last.trial, Outcome("infeasible", "OutOfMemory: no", out_of_memory=True))
     driver.controller.close()
-    assert driver.controller.trials[last.trial].state == "interrupted"
+    assert driver.record.history.trials[last.trial].state == "interrupted"
 
 
 def test_a_host_says_that_memory_ran_out(toy_sweep, monkeypatch):

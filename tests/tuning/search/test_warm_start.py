@@ -89,7 +89,7 @@ def test_the_sampler_knows_them_also_after_a_resume(toy_sweep, earlier):
         known = controller.kinds["trial"]._study._optuna.study.get_trials()
         assert len(known) == 20
         assert controller.propose().trial == 0
-        assert controller.trials[0].point == {"x": 0.5, "kind": "plain"}
+        assert read_history(sweep.folder).trials[0].point == {"x": 0.5, "kind": "plain"}
         controller.close()
         (sweep.folder / "events.jsonl").unlink()
 
