@@ -48,36 +48,35 @@ def retrain(
     fresh: the sweep's own has chosen the trial, and would flatter it. With two seeds or more the
     default configuration is trained with the same seeds, unless ``baseline`` is false. The champion
     is chosen by the validation metric; the test split is read once, after all trainings. What was
-    asked for before, and was killed or failed, goes on where it was. The sweep's home is kept up
-    to date.
+    asked for before, and was killed or failed, goes on where it was.
 
     Args:
         n_workers: that train together; None, as with ``engine``: as the sweep's trials had it.
 
-    Returns the document that ``thaw retrain --json`` prints.
+    Returns: the document that ``thaw retrain --json`` prints.
 
     Raises:
         InputError: trial, workers or engine can not be had, or MLflow does not answer.
         RunFailed: a training failed, or the champion's checkpoint is gone.
     """
-    with (
-        at_home(sweep, view.say) as start_uploads,
-        closing(Record(sweep.folder)) as record,
-    ):
+    with at_home(sweep, view.say) as start_uploads, closing(Record(sweep.folder)) as record:
         start_uploads()
-        number, history = trial_number, record.history
-        trial = best_trial(sweep, history) if number is None else find_trial(sweep, history, number)
+        trial = _trial(sweep, record.history, trial_number)
         n_workers = sweep.n_workers if n_workers is None else n_workers
         check_options(SweepOptions(space="", engine=engine or sweep.engine, n_workers=n_workers))
         _check_counts(n_workers, n_seeds, trial)
-        # Not beside a running sweep: the best is not known yet.
-        with sole_driver(sweep.name, sweep.folder), farewell(_LAST_WORD):
+        with sole_driver(sweep.name, sweep.folder), farewell(_LAST_WORD):  # the best is known
             check_mlflow(sweep)
             default, why_not = _baseline(sweep, trial.config, n_seeds, wanted=baseline)
             plan = _plan(record, trial, n_workers, n_seeds, default)
             sweep = _with_resources(use_saved_code(sweep), engine or sweep.engine, plan)
             _train(sweep, record, plan, view)
             return _finish(sweep, record, plan, why_not, view)
+
+
+def _trial(sweep: Sweep, history: SweepHistory, number: int | None) -> TrialRecord:
+    """The trial of a number; None: the best."""
+    return best_trial(sweep, history) if number is None else find_trial(sweep, history, number)
 
 
 def _plan(

@@ -122,8 +122,7 @@ class OpenSweep:
             engine: ray or inprocess; None: that of the sweep.
             show: print how it goes on stderr.
 
-        Returns:
-            The document that `thaw retrain --json` prints.
+        Returns: the document that `thaw retrain --json` prints.
 
         Raises:
             InputError: there is no such trial, or the sweep can not be retrained now.
