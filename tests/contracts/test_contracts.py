@@ -19,9 +19,9 @@ from examples import (
     N_STRATEGIES,
     N_TASKS,
     STRATEGY_SETTINGS,
-    TIMES,
     Example,
 )
+from toy import TIMES
 
 from search_spaces.domains import SearchSpace
 from trainables.adapting.freezing import parts, set_training_mode, thaw, trainable

@@ -63,8 +63,8 @@ def retrain(
         start_uploads()
         trial = _trial(sweep, record.history, trial_number)
         n_workers = sweep.n_workers if n_workers is None else n_workers
-        check_options(SweepOptions(space="", engine=engine or sweep.engine, n_workers=n_workers))
         _check_counts(n_workers, n_seeds, trial)
+        check_options(SweepOptions(space="", engine=engine or sweep.engine, n_workers=n_workers))
         with sole_driver(sweep.name, sweep.folder), farewell(_LAST_WORD):  # the best is known
             check_mlflow(sweep)
             default, why_not = _baseline(sweep, trial.config, n_seeds, wanted=baseline)
