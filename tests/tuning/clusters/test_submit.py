@@ -234,7 +234,7 @@ def test_the_token_is_in_no_log_no_job_and_no_command_line(head):
             assert token not in path.read_bytes(), path
     lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     assert not [line for line in lines if token in line]
-    for job in head.dashboard()._http.json("/api/jobs/"):
+    for job in head.dashboard().json("/api/jobs/"):
         assert token.decode() not in json.dumps(job)
 
 
