@@ -36,6 +36,7 @@ from tuning.storage.saved_sweeps import open_sweep
 
 THAW = str(Path(sysconfig.get_path("scripts")) / "thaw")
 NAME = "killed"
+HOW_TO_GO_ON = f"thaw resume {NAME}"  # said after the end, by a process that outlives the driver
 SETTINGS = ("model=resnet18", "image_size=8", "epochs=2", "batch_size=128", "freezing=head")
 VICTIMS = ("group", "driver", "raylet", "gcs_server")
 _SECONDS_OF_A_DRIVER = 400.0
@@ -64,7 +65,7 @@ def run_round(n_trials: int, n_kills: int, victim: str, generator: random.Random
 
 def _silent(driver: dict[str, Any]) -> Iterator[str]:
     """What is wrong with how a driver ended: without a word, or without the way to go on."""
-    if driver["code"] != 0 and f"thaw resume {NAME}" not in driver["said"]:
+    if driver["code"] != 0 and HOW_TO_GO_ON not in driver["said"]:
         yield f"ended with {driver['code']} and said only {driver['said'][-500:]!r}"
 
 
@@ -95,7 +96,7 @@ def _drive(place: Path, n_trials: int, victim: str, due: float | None) -> dict[s
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     ended = time.monotonic()
-    while "thaw" not in (said := log.read_text()) and time.monotonic() - ended < 5:
+    while HOW_TO_GO_ON not in (said := log.read_text()) and time.monotonic() - ended < 5:
         time.sleep(0.05)
     took = None if killed is None else round(ended - killed, 1)
     print(f"  {arguments[0]}: {process.returncode}, {took} s after the kill", flush=True)
