@@ -1,7 +1,8 @@
-"""Folders and files that appear whole or not at all, and the folder for what can be made again."""
+"""Folders and files that appear whole or not at all, and folders that are known by name."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -15,6 +16,14 @@ def default_cache_folder() -> Path:
     """$THAW_CACHE, else the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("THAW_CACHE") or f"{base}/thaw").expanduser()
+
+
+def package_folder(name: str) -> Path:
+    """Where an installed package is. It is not imported, which may take seconds."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0])
 
 
 @contextmanager

@@ -6,9 +6,10 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
+from pydantic import Field
 
 from trainables.data.paths import data_path, regular_files
 from trainables.data.prepare import stratified_split
@@ -100,6 +101,11 @@ def named_splits(config: Any, files: Iterable[Path], suffixes: Collection[str]) 
 
 def _words(file: Path) -> list[str]:
     return re.split(r"[^a-z]+", file.name.lower())
+
+
+SplitColumn = Annotated[
+    str | None, Field(description="column that says train, val or test for each row")
+]
 
 
 def read_splits(

@@ -10,8 +10,9 @@ from pydantic import Field
 
 from trainables.config import TrainingConfig
 from trainables.data.prepare import Made
-from trainables.data.splits import columns_of, data_files, read_splits
-from trainables.data.tables import TABLES, check_answer, read_records
+from trainables.data.records import text
+from trainables.data.splits import SplitColumn, data_files
+from trainables.data.tables import TABLES, check_answer
 from trainables.modalities.texts import text_data, tokenization
 from trainables.modalities.texts.config import TextConfig
 from trainables.prepared import DataInfo, PreparedData, Split
@@ -33,9 +34,7 @@ class TextTableConfig(TextConfig):
         description="a CSV, TSV, JSONL or Parquet file, or a folder with train, val and test files"
     )
     text_column: str = Field(default="text", description="column that holds the texts")
-    split_column: str | None = Field(
-        default=None, description="column that says train, val or test for each row"
-    )
+    split_column: SplitColumn = None
 
 
 def check(config: TextTableConfig, *, answer: AnswerColumn) -> None:
@@ -58,10 +57,7 @@ def prepare(config: TextTableConfig, cache_folder: Path, *, answer: AnswerColumn
     files = data_files(config, TABLES)
 
     def make(assets: Path) -> Made:
-        kinds = {answer.setting: answer.kind}
-        read = partial(read_records, columns=columns_of(config), kinds=kinds)
-        how = ("text_column", answer.setting, answer.stratify)
-        rows, notes = read_splits(config, files, read, *how)
+        rows, notes = answer.read(config, files, "text_column", lambda path: text)
         texts = {name: [row["text_column"] for row in split] for name, split in rows.items()}
         found = answer.answers(rows, config)
         details = text_data.make_tokenizer(config, texts["train"], assets)
@@ -88,7 +84,7 @@ def text_table_task(
     target: Target,
     answer: AnswerColumn,
 ) -> TaskRow:
-    """The task ``name``: ``target``, which ``answer`` has, of texts in a table."""
+    """The task ``name``: predict ``target``, which the column ``answer`` has, from texts."""
     made = partial(prepare, answer=answer)
     return TaskRow(
         name=name,

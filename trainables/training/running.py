@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from trainables.adapting.frozen_prefix import FrozenPrefix, freeze_prefix
 from trainables.blocks import Block
 from trainables.config import TrainingConfig
 from trainables.prepared import PreparedData
+from trainables.strategies import Part
 from trainables.task import Task, TrainingRun
 from trainables.training.parallel import Parallelism
 
@@ -56,20 +58,20 @@ class Training:
 
 def thaw_for(training: Training, epoch: int) -> None:
     """Let what ``epoch`` trains get gradients, and put the rest in eval mode."""
-    now = trainable(training.config, parts(training.model, training.blocks), epoch)
+    model_parts = list(parts(training.model, training.blocks))
+    now = trainable(training.config, model_parts, epoch)
     if now != training.trainable:
         thaw(training.model, now)
-        _freeze_below(training, epoch)
+        _freeze_below(training, model_parts, epoch)
         training.replica = training.parallel.replicate(training.model, training.device)
         training.trainable = now
     training.replica.train()
     set_training_mode(training.model, training.blocks, now)
 
 
-def _freeze_below(training: Training, epoch: int) -> None:
+def _freeze_below(training: Training, model_parts: Sequence[Part], epoch: int) -> None:
     """Take what the blocks give below the lowest that trains from the prefix cache, if it pays."""
     config, blocks = training.config, training.blocks
-    model_parts = list(parts(training.model, blocks))
     phase = range(epoch, config.epochs)
     frozen = [n_frozen_blocks(config, model_parts, len(blocks), e) for e in phase]
     if training.prefix is not None:

@@ -47,8 +47,8 @@ def log_champion(
         document: what ``retrain`` returns, for how it compares with the default configuration.
         say: told why it has to wait.
 
-    Returns what the document says of it: ``model_uri``, which is None for a user's own training,
-    ``mlflow_run_id``, and ``failure``, why MLflow has neither.
+    Returns what the document says of it: ``model_uri`` (None for a user's own training),
+    ``mlflow_run_id``, and ``failure``, the reason if MLflow has neither.
 
     Raises:
         RunFailed: the champion's checkpoint is gone.
@@ -70,6 +70,12 @@ def log_champion(
             time.sleep(_SECONDS_BETWEEN_TRIES)
         except KeyboardInterrupt:
             return _logged(failure=failure)
+
+
+def check_logged(document: Mapping[str, Any]) -> None:
+    """Raise RunFailed where MLflow lacks the champion, with the place where it is."""
+    if document["failure"]:
+        raise RunFailed(f"{document['failure']}; it is in {document['checkpoint']}")
 
 
 def _logged(

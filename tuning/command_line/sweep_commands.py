@@ -156,7 +156,7 @@ def retrain(
 
     If it is killed, the same command goes on where it was.
     """
-    from trainables.errors import RunFailed
+    from tuning.after.champion import check_logged
     from tuning.after.retrain import retrain as run
     from tuning.command_line.live_view import make_view
     from tuning.command_line.tables import champion_table
@@ -174,8 +174,7 @@ def retrain(
             view=make_view(),
         )
     show(document, as_json, champion_table)
-    if document["failure"]:
-        raise RunFailed(f"{document['failure']}; it is in {document['checkpoint']}")
+    check_logged(document)
 
 
 def predict(

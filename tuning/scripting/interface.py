@@ -122,12 +122,13 @@ class OpenSweep:
             engine: ray or inprocess; None: that of the sweep.
             show: print how it goes on stderr.
 
-        Returns: the document that `thaw retrain --json` prints.
+        Returns the document that `thaw retrain --json` prints.
 
         Raises:
             InputError: there is no such trial, or the sweep can not be retrained now.
             RunFailed: a training failed, or MLflow did not take the champion.
         """
+        from tuning.after.champion import check_logged
         from tuning.after.retrain import retrain as run
 
         document = run(
@@ -139,8 +140,7 @@ class OpenSweep:
             baseline=baseline,
             engine=engine,
         )
-        if document["failure"]:
-            raise RunFailed(f"{document['failure']}; it is in {document['checkpoint']}")
+        check_logged(document)
         return document
 
     def _history(self) -> SweepHistory:

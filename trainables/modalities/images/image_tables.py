@@ -9,9 +9,9 @@ from typing import ClassVar
 from pydantic import Field
 
 from trainables.data.prepare import file_identity, prepare_once
-from trainables.data.records import Reading, file_beside
-from trainables.data.splits import columns_of, data_files, read_splits
-from trainables.data.tables import TABLES, check_answer, read_records
+from trainables.data.records import file_beside
+from trainables.data.splits import SplitColumn, data_files
+from trainables.data.tables import TABLES, check_answer
 from trainables.errors import InputError
 from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.folder import Numbers, prepare_files
@@ -36,9 +36,7 @@ class ImageTableConfig(ImageConfig):
     path_column: str = Field(
         default="path", description="column with the image files, from the table's folder"
     )
-    split_column: str | None = Field(
-        default=None, description="column that says train, val or test for each row"
-    )
+    split_column: SplitColumn = None
 
 
 def check(config: ImageTableConfig, *, answer: AnswerColumn) -> None:
@@ -60,12 +58,7 @@ def prepare(config: ImageTableConfig, cache_folder: Path, *, answer: AnswerColum
     check(config, answer=answer)
     files = data_files(config, TABLES)
 
-    def read(path: Path) -> Reading:
-        kinds = {"path_column": file_beside(path), answer.setting: answer.kind}
-        return read_records(path, columns_of(config), kinds)
-
-    how = ("path_column", answer.setting, answer.stratify)
-    rows, notes = read_splits(config, files, read, *how)
+    rows, notes = answer.read(config, files, "path_column", file_beside)
     images = [row["path_column"] for split in rows.values() for row in split]
     identity = {name: getattr(config, name) for name in config.DATA_FIELDS}
     identity |= {"answer": answer.setting, "files": file_identity([*files.values(), *images])}

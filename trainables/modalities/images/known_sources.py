@@ -8,7 +8,6 @@ import hashlib
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from PIL import Image
 from trainables.data.download import download
 from trainables.data.prepare import Made
 from trainables.errors import InputError
+from trainables.files import package_folder
 from trainables.modalities.images.config import ImageConfig
 from trainables.modalities.images.decode import square_array
 from trainables.modalities.images.store import as_splits, cut_splits, store_images
@@ -43,8 +43,7 @@ def prepare_digits(config: ImageConfig, scratch: Path) -> Made:
     Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998. Read from
     the file that scikit-learn ships, because importing ``sklearn.datasets`` takes 3.6 s.
     """
-    file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
-    with gzip.open(str(file)) as rows:
+    with gzip.open(package_folder("sklearn") / "datasets/data/digits.csv.gz") as rows:
         table = np.loadtxt(rows, delimiter=",", dtype=np.int64)
     images = np.round(table[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
     targets = table[:, 64]

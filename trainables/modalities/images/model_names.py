@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainables.errors import InputError, unknown
-from trainables.files import default_cache_folder, write_whole
+from trainables.files import default_cache_folder, package_folder, write_whole
 from trainables.modalities.images.config import ImageConfig
 
 TIMM = "timm:"  # what the names of timm's models begin with
@@ -32,8 +32,7 @@ def model_names() -> tuple[str, ...]:
 
 @functools.cache
 def _registered_in(package: str) -> list[str]:
-    folder = importlib.metadata.distribution(package).locate_file(f"{package}/models")
-    files = Path(str(folder)).glob("[!_]*.py")
+    files = (package_folder(package) / "models").glob("[!_]*.py")
     found = (m for file in files for m in _REGISTERED.findall(file.read_text(encoding="utf-8")))
     return sorted(name or function for name, function in found)
 
