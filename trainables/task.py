@@ -153,7 +153,7 @@ class Task:
     column: Column
     # The arrays that are labels: all that the loss needs beside the outputs.
     labels: tuple[str, ...] = ("label",)
-    # (split) -> how often each sample counts in the loss [n], such as its tokens; else it does once
+    # (split) -> how often each sample counts in the loss [n], such as its tokens; None: once
     units: Callable[[Split], np.ndarray] | None = None
     # (evaluation, trained) -> name -> what is worth keeping of it: a figure, a text, JSON
     artifacts: Callable[[Evaluation, Trained], dict[str, Any]] | None = None

@@ -53,10 +53,10 @@ def retrain(
     Args:
         n_workers: that train together; None, as with ``engine``: as the sweep's trials had it.
 
-    Returns: the document that ``thaw retrain --json`` prints.
+    Returns the document that ``thaw retrain --json`` prints.
 
     Raises:
-        InputError: trial, workers or engine can not be had, or MLflow does not answer.
+        InputError: trial, workers or engine can not be had, MLflow is away, or the sweep runs.
         RunFailed: a training failed, or the champion's checkpoint is gone.
     """
     with at_home(sweep, view.say) as start_uploads, closing(Record(sweep.folder)) as record:
@@ -65,7 +65,7 @@ def retrain(
         n_workers = sweep.n_workers if n_workers is None else n_workers
         _check_counts(n_workers, n_seeds, trial)
         check_options(SweepOptions(space="", engine=engine or sweep.engine, n_workers=n_workers))
-        with sole_driver(sweep.name, sweep.folder), farewell(_LAST_WORD):  # the best is known
+        with sole_driver(sweep.name, sweep.folder), farewell(_LAST_WORD):
             check_mlflow(sweep)
             default, why_not = _baseline(sweep, trial.config, n_seeds, wanted=baseline)
             plan = _plan(record, trial, n_workers, n_seeds, default)
@@ -227,7 +227,7 @@ def _baseline(
 
 
 def default_configuration(sweep: Sweep) -> dict[str, Any]:
-    """What one would train without a search, in full: see ``default_point``.
+    """The full configuration that one would train without a search: see ``default_point``.
 
     Raises:
         InputError: these do not go together.

@@ -85,9 +85,9 @@ class _Display:
         self._events: Tail | None = None
 
     def look(self, new_lines: Iterable[str]) -> None:
-        """The driver's own words until the sweep has begun; then its events, and our supervisor."""
+        """Show the driver's output until the sweep has begun; then its events and restarts."""
         if self._history is None:
-            with suppress(Unreachable):  # whoever calls us again and again finds out
+            with suppress(Unreachable):  # the caller, who looks again and again, finds out
                 self._begin()
         for line in new_lines:
             is_wanted = self._history is None or line.startswith(PREFIX)

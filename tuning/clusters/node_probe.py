@@ -68,9 +68,9 @@ def _hear(node: dict[str, Any], handle: Any, answer: Any) -> dict[str, Any]:
 
 
 def _compare_clocks(handle: Any) -> tuple[float, float]:
-    """The seconds that a node's clock is ahead of ours, and the error of measuring them.
+    """How far a node's clock is ahead of ours, and the error of that measurement, in seconds.
 
-    They are those of the quickest of a few questions.
+    A few questions are asked; the one that is answered soonest counts.
     """
     import ray
 
@@ -94,7 +94,7 @@ def clock_finding(ahead: float, error: float) -> Finding:
 
 
 def _agent_refuses(node: dict[str, Any]) -> bool | None:
-    """Whether a node's agent, which takes jobs, too, turns away who has no token.
+    """Whether a node's agent, which accepts jobs too, refuses requests without a token.
 
     None if it can not be reached.
     """
@@ -112,7 +112,7 @@ def _agent_refuses(node: dict[str, Any]) -> bool | None:
 
 
 def agent_finding(refuses: bool | None) -> Finding:
-    """Whether it is well that a node's agent turns away who has no token, or does not."""
+    """Judge what ``_agent_refuses`` found: an agent must refuse requests without a token."""
     if refuses is False:
         return Finding(
             "token", "wrong", "its agent takes jobs without a token",
@@ -146,7 +146,7 @@ class _Node:
 
 
 def mlflow_findings(address: str | None) -> list[Finding]:
-    """Whether the node's MLflow is well; nothing where that is no server."""
+    """Whether the node's MLflow server is well; a warning if the node knows of no server."""
     from tuning.doctor.mlflow_probe import examine_mlflow
 
     if address and address.startswith("http"):
@@ -168,7 +168,7 @@ def listening_sockets() -> list[tuple[str, int]]:
 
 
 def door_findings(mlflow: str | None, listening: Iterable[tuple[str, int]]) -> Iterator[Finding]:
-    """Whether dashboard and MLflow listen where more than they should can reach them."""
+    """Whether the dashboard or MLflow can be reached from outside of the cluster."""
     ports = {"the dashboard": DEFAULT_PORT, "MLflow": urlsplit(mlflow or "").port}
     for name, port in ports.items():
         addresses = [address for address, each in listening if each == port]

@@ -23,7 +23,7 @@ _READY = "thaw-tunnel-ready"
 
 @dataclass(frozen=True)
 class Tunnel:
-    """An open tunnel: what ``url`` on this machine is there."""
+    """An open tunnel; ``url`` is its end on this machine."""
 
     url: str
     process: subprocess.Popen[str]

@@ -70,7 +70,7 @@ TrackingUri = Annotated[str | None, _info("tracking_uri")]
 def with_sweep_options(command: Command) -> Command:
     """Give a command with ``**options`` every option of a sweep as a parameter.
 
-    A parameter of the command's own stands for the option of that name.
+    A parameter that the command declares itself replaces the option of the same name.
     """
     return _with(command, [_parameter(name) for name in OPTIONS])
 

@@ -19,7 +19,7 @@ _SECONDS_PER_HOUR = 3600
 class Ending:
     """Why a sitting of a sweep came to its end."""
 
-    by: str  # one of the names below, or unfit_nodes
+    by: str  # a name that ``Goals`` or the constants here give, such as target or interrupted
     because: str  # the same as the rest of a sentence: "ended because …"
 
 
@@ -28,7 +28,7 @@ CRASHED = Ending("error", "an error stopped it")
 
 
 class Goals:
-    """What is looked at, over all sittings, and the first that is reached."""
+    """The budgets and goals of a sweep over all its sittings, and the first that is reached."""
 
     def __init__(self, sweep: Sweep, history: SweepHistory) -> None:
         """Look back at what ``history`` holds; from now on, be told of each epoch and end."""

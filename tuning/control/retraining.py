@@ -142,7 +142,7 @@ class Retrainings(Runs):
 class Readings(Runs):
     """The readings of the test split: of every training's best checkpoint, after all trainings.
 
-    They come in the place of the trainings, so none is ahead.
+    Progress counts trainings alone, so ``n_ahead`` stays 0.
     """
 
     def __init__(

@@ -63,7 +63,7 @@ class Runs(ABC):
         """Hear that a run has ended, in the state and with the error that it has now."""
 
     def end(self, ending: Ending) -> None:  # noqa: B027  those after the first kind need not
-        """Propose nothing more, for this reason; what ends the first kind ends all."""
+        """Propose nothing more, for this reason. The trials' own is enough: it ends all kinds."""
 
     def close(self, *, is_done: bool) -> None:  # noqa: B027  most have nothing to close
         """Hear that this sitting is over; ``is_done``: nothing of any kind is left to do."""

@@ -48,10 +48,10 @@ class Trials(Runs):
         self.n_trials = min(sweep.trials, self._study.limit or sweep.trials)
 
     def _to_do(self) -> list[TrialRecord]:
-        """What to go on with, in preference to new trials: those of earlier sittings.
+        """The trials of earlier sittings that go on; they come before new ones.
 
-        Those that are outside of the space are not gone on with: what ran there when its driver was
-        killed is interrupted, and what was frozen will never be thawed.
+        A trial outside of the space does not go on. If it was running when its driver was killed,
+        it ends as interrupted; if it was frozen, it ends as pruned.
         """
         for trial in self.dropped:
             if trial.state in ("running", "frozen"):

@@ -163,7 +163,7 @@ class TrialHost:
         return train(assignment.config, run)
 
     def _check_fitness(self, store: CheckpointStore) -> str | None:
-        """See that this machine has what the driver's has; the user's training file here."""
+        """Compare this machine with the driver's; the path here of the user's file, if any."""
         asked, run = self._assignment, self._assignment.run
         if asked.needs is None:
             return asked.train_file

@@ -19,7 +19,7 @@ class Searcher:
     summary: str
     sampler: str = "RandomSampler"  # Optuna's class
     arguments: Mapping[str, Any] = field(default_factory=dict)  # for it, besides the seed
-    # For what its model can not hold, one setting at a time: Optuna's class and its arguments
+    # Samples, one by one, the settings that its model can not hold: Optuna's class and arguments
     independent: tuple[str, Mapping[str, Any]] | None = None
     needs: str | None = None  # a module that takes seconds to import, which Optuna does too late
     several_objectives: bool = True

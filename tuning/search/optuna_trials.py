@@ -30,7 +30,7 @@ INFEASIBLE = "infeasible"  # name of the constraint that a diverged or too large
 # any point while all trials are feasible; with -1 it is sure.
 KEPT, BROKEN = -1.0, 1.0
 
-# What Optuna says to people who wrote the calls themselves
+# Beginnings of warnings for people who call Optuna themselves
 _SILENCED = (
     "Constraints have been set, but CmaEsSampler",  # it sees the worst value instead
     "Clip non-finite values",  # the GP does so with infeasible trials
@@ -44,7 +44,7 @@ _UNENDED: dict[TrialState, OptunaState] = {
 
 
 def quiet_optuna() -> None:
-    """Let Optuna not log a line per trial, nor warn of what is meant: people see other things."""
+    """Keep Optuna from logging a line per trial, and from warning of what is intended."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # TPE's `group` is experimental since 2021: nothing else samples conditional spaces jointly.
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

@@ -1,4 +1,4 @@
-"""Trials of another space, or of one that has changed: which of them say something about this."""
+"""Trials from another space, or from before the space was changed: which of them are of use."""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ def with_defaults_first(space: SearchSpace, config_type: type[TrainingConfig]) -
 def default_point(space: SearchSpace, config_type: type[TrainingConfig] | None) -> dict[str, Any]:
     """One value for each active domain: of the first starting point, else the task's default.
 
-    Outside of its domain that is what is nearest to it; without one, the middle of the domain.
+    A default outside of its domain gives the nearest value in it. Where there is no default, the
+    middle of the domain is taken.
     """
     fields = {} if config_type is None else config_type.model_fields
     defaults = {name: field.default for name, field in fields.items() if not field.is_required()}

@@ -1,10 +1,10 @@
 """One process at a time drives a sweep, whichever machine it is on; the others learn which it is.
 
-The driver keeps a file beside the sweep that names it, and renews that every few seconds; who finds
-one that was renewed just now stays away. In a folder ``flock`` refuses a second driver at once, and
-dies with its process, but some network file systems do not carry it from one host to another. At a
-URI there are no locks: two that start within the same second may both see no file, so each looks
-once more after it has written its own.
+The driver keeps a file with its name beside the sweep and renews the file every few seconds; a
+process that finds a file that was renewed recently stays away. In a folder ``flock`` refuses a
+second driver at once, and dies with its process, but some network file systems do not carry it from
+one host to another. At a URI there are no locks: two that start within the same second may both see
+no file, so each looks once more after it has written its own.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def sole_driver_at(name: str, home: str) -> Iterator[None]:
         with _giving_signs(lambda: remote.write(HOLDER_FILE, mine)):
             yield
     finally:
-        with suppress(OSError):  # else it is known for ours as long as we live, and then for dead
+        with suppress(OSError):  # a file that is left is seen to be ours, later to be a dead one's
             if remote.read(HOLDER_FILE) == mine:
                 remote.delete(HOLDER_FILE)
 
@@ -122,7 +122,7 @@ def _parse(content: bytes | None) -> Holder | None:
 def _refuse_if_alive(
     name: str, content: bytes | None, seconds_silent: Callable[[Holder], float]
 ) -> None:
-    """Raise InputError unless the one who held it last, if anybody, is really gone."""
+    """Raise InputError if the process that a holder file names may still be alive."""
     holder = _parse(content)
     if holder is None:
         return
@@ -136,9 +136,9 @@ def _refuse_if_alive(
 
 
 def _is_gone(holder: Holder) -> bool:
-    """Whether a process of this host has ended, or its number is another process's now.
+    """Whether a process of this host has ended; its number may be another process's by now.
 
-    What this process itself has left was at a home that did not answer when it had ended.
+    A holder file of this process itself is a leftover: the home did not answer at its end.
     """
     started = _process_start(holder["pid"])
     is_another = started is None or started != holder.get("process_started")
@@ -146,7 +146,7 @@ def _is_gone(holder: Holder) -> bool:
 
 
 def _seconds_silent(folder: Path, holder: Holder) -> float:
-    """By the file system's own clock: those of two hosts may differ. Here none is needed."""
+    """By the file system's clock, as those of two hosts may differ; 0 for a holder on this host."""
     if holder["host"] == socket.gethostname():
         return 0.0
     (folder / LOCK_FILE).touch()

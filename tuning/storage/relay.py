@@ -93,7 +93,7 @@ class RelayStore:
         self._staging = staging
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
-        """All else the folder's own store does: little is sent to it, and little comes back."""
+        """All other methods are called on the folder's own store: little travels either way."""
         return partial(self._relay, "call", method)
 
     def put(self, key: str, save: Save) -> None:

@@ -67,7 +67,7 @@ class UriStore:
         self._forget(key)
 
     def _upload_version(self, key: str, folder: Path) -> None:
-        """Upload a folder. What is left of it where that fails goes with the next one, or later."""
+        """Upload a folder. If that fails, the next upload or clean-up deletes what has arrived."""
         files, folders = contents_of(folder)
         older = self._versions(key)
         number = max(map(_number, older), default=0) + 1

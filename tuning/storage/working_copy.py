@@ -177,9 +177,9 @@ class Uploads:
 def at_home(sweep: Sweep, say: Say) -> Iterator[Callable[[], None]]:
     """Be the only process that works on ``sweep``, and keep its home up to date.
 
-    The working copy is current when the block begins, and the home when it has ended: from when
-    what is yielded is called on, changes are uploaded. Nothing of this is needed where the home is
-    the folder itself.
+    When the block begins, the working copy is current. The block calls the function that it gets;
+    from then on changes are uploaded, and when the block has ended, the home is current. A sweep
+    whose home is the folder itself needs nothing of this.
 
     Raises:
         InputError: another process works on the sweep, or the home can not be read or written.

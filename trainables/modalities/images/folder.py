@@ -25,7 +25,7 @@ _AT_ONCE = 512  # images decoded before they are written
 _N_THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes without the interpreter's lock
 
 Items = Mapping[str, Sequence[Item]]  # of each split
-Numbers = Mapping[str, Sequence[int]]  # of the items of each split
+Numbers = Mapping[str, Sequence[int]]  # split -> the number of each of its items
 T = TypeVar("T")
 
 
