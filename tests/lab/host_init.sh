@@ -35,6 +35,9 @@ printf '127.0.0.1 localhost\n%s %s\n' "$address" "$name" >/etc/hosts
 export HOME=/home/thaw
 cd "$HOME"
 ssh-keygen -A >/dev/null
+until ip -o addr show eth0 2>/dev/null | grep -qF " $address/"; do # plugged in by who started us
+    sleep 0.1
+done
 /usr/sbin/sshd -D -e -o ListenAddress="$address" -o PasswordAuthentication=no -o UsePAM=no \
     -o PermitRootLogin=prohibit-password -o MaxStartups=50 -o MaxSessions=50 &
 while :; do # whatever loses its parent becomes ours, and must be waited for

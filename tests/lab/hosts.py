@@ -104,7 +104,9 @@ def hosts(names: Sequence[str], bashrc: str, shared: bool = False) -> Iterator[l
     assert is_inside()
     _furnish(bashrc, shared)
     _call("ip", "link", "set", "lo", "up")
-    _call("ip", "link", "add", "switch", "type", "bridge")
+    # Without an address of its own a bridge takes that of a host's cable, and another one when that
+    # host goes: answers to us from other hosts are then lost until they ask for our address anew.
+    _call("ip", "link", "add", "switch", "address", "02:00:00:00:77:01", "type", "bridge")
     _call("ip", "addr", "add", f"{CONTROL_ADDRESS}/24", "dev", "switch")
     _call("ip", "link", "set", "switch", "up")
     made: list[Host] = []

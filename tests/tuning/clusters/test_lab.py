@@ -20,12 +20,14 @@ sys.path.insert(0, str(LAB))
 
 import hosts  # noqa: E402  (of tests/lab)
 
+SECONDS = 100  # after which the program ends, and says where it was
 PROGRAM = """
-import os, sys, time
+import faulthandler, os, sys, time
 sys.path.insert(0, {lab!r})
 import hosts
 if not hosts.is_inside():
     hosts.enter([sys.executable, *sys.argv])
+faulthandler.dump_traceback_later({seconds}, exit=True)
 with hosts.hosts(["one", "two"], "export FROM_BASHRC=1\\n") as (one, two):
     print(one.run("hostname; cat ~/.bashrc; ls /proc | grep -c '^[0-9]'"))
     one.run("touch /tmp/mine /etc/mine")
@@ -43,7 +45,7 @@ def program() -> Iterator[Path]:
     if reason := hosts.why_not():
         pytest.skip(reason)
     path = Path("/var/tmp") / f"thaw-lab-{os.getpid()}.py"  # hosts hide /tmp
-    path.write_text(PROGRAM.format(lab=str(LAB)))
+    path.write_text(PROGRAM.format(lab=str(LAB), seconds=SECONDS))
     yield path
     path.unlink()
 
@@ -69,9 +71,10 @@ def left_running() -> list[str]:
 def test_hosts_are_apart_and_reach_each_other(program):
     before = Path("/proc/mounts").read_text()
     result = subprocess.run(
-        [sys.executable, program], capture_output=True, text=True, timeout=60, env=environment()
-    )
-    assert result.returncode == 0, result.stderr
+        [sys.executable, program],
+        capture_output=True, text=True, timeout=SECONDS + 10, env=environment(),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
     words = result.stdout.split()
     assert words[:4] == ["one", "export", "FROM_BASHRC=1", words[3]]
     assert int(words[3]) < 15  # it sees its own processes alone
