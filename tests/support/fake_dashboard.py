@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tuning.user_code.versions import installed_versions
 
@@ -32,6 +32,7 @@ class FakeDashboard(ThreadingHTTPServer):
         self.redirect_to: str | None = None
         self.jobs: list[dict[str, Any]] = []
         self.log = ""  # of each job
+        self.files: dict[str, bytes] = {}  # among the logs
         self.seconds_to_answer = 0.0
         self.packages: dict[str, bytes] = {}
         self.requests: list[tuple[str, str, str | None]] = []  # method, path, token that came
@@ -58,6 +59,9 @@ class FakeDashboard(ThreadingHTTPServer):
             return 200, json.dumps({"data": {"result": {"result": nodes}}}).encode()
         if path.startswith("/api/v0/logs/file") and "versions.json" in path:
             return 200, json.dumps(self.versions).encode()
+        if path.startswith("/api/v0/logs/file"):
+            name = parse_qs(urlsplit(path).query)["filename"][0]
+            return (200, self.files[name]) if name in self.files else (404, b"no such file")
         if path.startswith("/api/packages/"):
             return self._package(method, path.rpartition("/")[2], body)
         if path == "/api/jobs/" and method == "GET":

@@ -14,7 +14,13 @@ from trainables.errors import InputError, RunFailed
 from trainables.files import whole_folder
 from tuning.clusters.dashboard import Dashboard
 from tuning.clusters.jobs import STATE_FILE
-from tuning.clusters.submission import jobs_of, state_of, sweep_jobs
+from tuning.clusters.submission import (
+    LOST,
+    STATES_BY_EXIT_CODE,
+    jobs_of,
+    state_of,
+    sweep_jobs,
+)
 from tuning.clusters.watcher import JOB_LINK, SHOWN, SWEEP_LINK
 from tuning.record.events import EVENTS_FILE, SweepHistory, read_history
 from tuning.record.standings import best_trial
@@ -79,6 +85,8 @@ def describe_sweep(dashboard: Dashboard, name: str) -> dict[str, Any]:
         "summary": None,
         "last_lines": [],
     }
+    if document["state"] == LOST:  # Ray does not know how it ended, but its supervisor may have
+        document["state"] = STATES_BY_EXIT_CODE.get(kept.get("exit_code"), LOST)
     with tempfile.TemporaryDirectory(prefix="thaw-status-") as folder:
         found = read_sweep(dashboard, name, Path(folder) / name)
         if found is not None:

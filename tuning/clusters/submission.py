@@ -26,8 +26,7 @@ _SECONDS_FOR_REVIVAL = 60.0  # of a job that is lost
 
 # how a job stands, in the words of `thaw status`
 _STATES = {"PENDING": "pending", "RUNNING": "running", "SUCCEEDED": "done", "STOPPED": "stopped"}
-# by exit code
-_FAILED_STATES: dict[int | None, str] = {1: "failed", 2: "wrong input", 130: "stopped"}
+STATES_BY_EXIT_CODE = {0: "done", 1: "failed", 2: "wrong input", 130: "stopped"}
 LOST = "lost"  # its process ended without an exit code of ours: the watcher starts it again
 
 
@@ -156,7 +155,7 @@ def log_file(job_id: str) -> str:
 def state_of(job: JobDetails) -> str:
     """How a sweep's job stands."""
     if job.status == "FAILED":
-        return _FAILED_STATES.get(job.driver_exit_code, LOST)
+        return STATES_BY_EXIT_CODE.get(job.driver_exit_code, LOST)
     return _STATES[job.status]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import traceback
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tuning.clusters.supervisor import (
 from tuning.user_code.versions import installed_versions
 
 _SECONDS_TO_PREPARE = 120.0
+_BROKEN = 70  # what sysexits.h calls EX_SOFTWARE; the watcher starts the job again
 
 
 def main() -> None:
@@ -45,6 +47,9 @@ def main() -> None:
     except (InputError, RunFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_INPUT if isinstance(error, InputError) else FAILED)
+    except Exception:  # Python would exit with 1, which says that the sweep has failed
+        traceback.print_exc()
+        sys.exit(_BROKEN)
 
 
 def _run(name: str, job_id: str, sent: Path | None) -> int:

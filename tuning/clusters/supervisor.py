@@ -21,8 +21,9 @@ from typing import Any
 from trainables.errors import InputError
 from tuning.clusters.jobs import JobRecord, State, Submitted, sweeps_folder_of
 from tuning.control.goals import CRASHED
-from tuning.record.events import read_events
+from tuning.record.events import read_events, read_history
 from tuning.record.sweep import Sweep
+from tuning.session.summary import has_failed, summarize
 from tuning.storage.driver_lock import sole_driver
 from tuning.storage.saved_sweeps import open_sweep
 from tuning.user_code.sent_files import FILES_VARIABLE
@@ -140,7 +141,7 @@ class Supervisor:
         if code == WRONG_INPUT:
             # What worked before is not wrong input: the cluster is at fault, and may recover.
             return not self._has_begun or n_fruitless >= _MOST_FRUITLESS_RESTARTS
-        return code == FAILED and sweep is not None and _has_ended(sweep)
+        return code == FAILED and sweep is not None and _is_said_to_have_failed(sweep)
 
     def _sweep(self) -> Sweep | None:
         """The sweep, once it has begun."""
@@ -175,8 +176,8 @@ def n_epochs(folder: Path) -> int:
     return 0
 
 
-def _has_ended(sweep: Sweep) -> bool:
-    """Whether the newest sitting ended by itself, and not by an error in Thaw."""
+def _is_said_to_have_failed(sweep: Sweep) -> bool:
+    """Whether the newest sitting ended in order, as a failure; Ray ends its driver with 1 too."""
     ending: Mapping[str, Any] | None = None
     with suppress(OSError, ValueError):
         for event in read_events(sweep.folder):
@@ -184,7 +185,9 @@ def _has_ended(sweep: Sweep) -> bool:
                 ending = None
             elif event["event"] == "sweep_ended":
                 ending = event
-    return ending is not None and ending.get("ended_by") != CRASHED.by
+    if ending is None or ending["ended_by"] == CRASHED.by:
+        return False
+    return has_failed(summarize(sweep, read_history(sweep.folder)))
 
 
 def say(message: str) -> None:

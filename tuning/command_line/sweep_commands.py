@@ -75,7 +75,7 @@ def _run(resolved: Sweep, as_json: bool, accept_changes: bool = False) -> None:
     show(result.summary, as_json, lambda _: sweep_report(resolved, result))
     if result.interrupted:
         sys.exit(INTERRUPTED)
-    if result.summary["best"] is None or result.too_many_failures:
+    if result.has_failed:
         sys.exit(FAILED)
 
 

@@ -54,7 +54,7 @@ def _run(resolved: Sweep, show: bool, accept_changes: bool = False) -> OpenSweep
     prepared, result = start(resolved, _view(show), accept_changes=accept_changes)
     if result.interrupted:
         raise KeyboardInterrupt(f"sweep {prepared.name} was interrupted and can be resumed")
-    if result.summary["best"] is None or result.too_many_failures:
+    if result.has_failed:
         raise RunFailed(
             f"sweep {prepared.name} ended because {result.summary['ended_because']}; trials: "
             f"{result.summary['trials']}; their errors are in tuning.open_sweep(…).trials()"

@@ -11,7 +11,7 @@ from typing import Any
 from trainables.errors import InputError
 from trainables.tasks.table import task_row
 from tuning.control.confirm import Confirmations
-from tuning.control.goals import CRASHED, INTERRUPTED, OF_FAILURE, Ending
+from tuning.control.goals import CRASHED, INTERRUPTED, Ending
 from tuning.control.trials import Trials
 from tuning.control.view import View
 from tuning.record.events import ENDED_STATES, Record, SweepHistory, read_history
@@ -21,7 +21,7 @@ from tuning.record.sweep import Sweep
 from tuning.search.samplers import search_notes
 from tuning.search.space_changes import describe_dropped
 from tuning.session.sitting import begin_sitting, check_disk, farewell, use_users_file
-from tuning.session.summary import fetch_checkpoint, summarize
+from tuning.session.summary import fetch_checkpoint, has_failed, summarize
 from tuning.session.workplace import ENGINES, NO_ENGINE, Engine, Workplace, workplace
 from tuning.storage.driver_lock import sole_driver
 from tuning.storage.saved_sweeps import save_sweep
@@ -37,7 +37,11 @@ class SweepResult:
     summary: dict[str, Any]
     interrupted: bool
     mlflow_complete: bool
-    too_many_failures: bool  # or no worker that can run trials
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it came to nothing."""
+        return has_failed(self.summary)
 
 
 def run_sweep(sweep: Sweep, view: View, *, accept_changes: bool = False) -> SweepResult:
@@ -121,7 +125,7 @@ def _sit(
         if will_log:
             imports.join()
     summary = summarize(sweep, record.history)
-    return SweepResult(summary, ending is INTERRUPTED, complete, ending.by in OF_FAILURE)
+    return SweepResult(summary, ending is INTERRUPTED, complete)
 
 
 def _import_model(sweep: Sweep) -> None:

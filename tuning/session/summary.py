@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tuning.control.goals import OF_FAILURE
 from tuning.record.events import SweepHistory, TrialRecord
 from tuning.record.ranking import pareto_front
 from tuning.record.standings import Confirmed, best_trial, confirmed, count_states, standings
@@ -68,6 +70,11 @@ def _front(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
         return {}
     front = pareto_front(history.trials, sweep.objectives)
     return {"pareto_front": [describe_trial(sweep, trial, history) for trial in front]}
+
+
+def has_failed(summary: Mapping[str, Any]) -> bool:
+    """Whether a sweep came to nothing: no trial reached a value, or too many of them failed."""
+    return summary["best"] is None or summary["ended_by"] in OF_FAILURE
 
 
 def summarize(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:

@@ -205,7 +205,7 @@ def test_a_file_of_ones_own_runs_there_with_its_neighbours_and_data(head, cluste
     (workplace / "data" / "t.txt").write_text("7")
     command = ["submit", "mine.py", "--metric", "value:max", "--trials", "2", "--name", "mine"]
     code, out, err = cluster(*command, "--follow", "--json")
-    assert code == 0, err
+    assert code == 0, out + err
     document = json.loads(out)
     assert document["state"] == "done"
     assert document["summary"]["trials"]["completed"] == 2

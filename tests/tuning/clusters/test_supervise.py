@@ -23,6 +23,8 @@ from trainables.errors import InputError
 from tuning.clusters import supervise, supervisor, watcher
 from tuning.clusters.dashboard import Dashboard
 from tuning.clusters.jobs import (
+    STATE_FILE,
+    SWEEP_KEY,
     JobRecord,
     State,
     Submitted,
@@ -30,6 +32,7 @@ from tuning.clusters.jobs import (
     next_job_id,
     sweeps_folder_of,
 )
+from tuning.clusters.sent_sweeps import describe_sweep
 from tuning.clusters.supervisor import Supervisor
 from tuning.record.events import read_history
 from tuning.storage.driver_lock import HOLDER_FILE
@@ -110,6 +113,29 @@ def test_a_driver_that_only_dies_is_given_up(head, workplace, capfd):
     assert "4 times without a new epoch; giving up" in out
 
 
+DIES_AT_ITS_END = """
+import atexit, os
+from pathlib import Path
+
+def die():
+    if not Path({mark!r}).exists():
+        Path({mark!r}).touch()
+        os._exit(1)
+
+atexit.register(die)
+"""
+
+
+@pytest.mark.long
+def test_a_driver_that_dies_when_all_is_trained_is_no_failed_sweep(head, workplace, capfd):
+    """Ray ends its driver with 1, as a sweep does in which nothing works."""
+    dies = DIES_AT_ITS_END.format(mark=str(workplace / "died"))
+    record = install(workplace, space=Path(TOY_SPACE).read_text() + dies)
+    assert supervisor_of(record).run() == 0
+    assert (record.state().phase, record.state().n_restarts) == ("ended", 1)
+    assert "supervisor: the driver ended with exit code 1" in capfd.readouterr().out
+
+
 def test_wrong_input_is_the_last_word(head, workplace, capfd):
     record = install(workplace, "--set=colour=red")
     assert supervisor_of(record).run() == 2
@@ -128,6 +154,7 @@ def test_a_sweep_in_which_nothing_works_is_the_last_word_too(head, workplace, ca
 RUN = """
 import sys
 from tuning.clusters.jobs import job_record
+from tuning.clusters.sent_sweeps import describe_sweep
 from tuning.clusters.supervisor import Supervisor
 record = job_record("toy")
 sys.exit(Supervisor(record, record.submitted(), "toy").run())
@@ -289,6 +316,19 @@ def test_a_job_that_is_lost_again_and_again_is_given_up(cluster):
         "toy", *(f"toy~{n}" for n in range(2, 7))
     ]  # fmt: skip
     assert record.state().phase == "given up"
+
+
+@pytest.mark.parametrize(
+    ("phase", "exit_code", "state"),
+    [("ended", 0, "done"), ("ended", 1, "failed"), ("stopped", 130, "stopped"),
+     ("running", None, "lost")],
+)  # fmt: skip
+def test_a_job_that_ray_has_lost_ended_as_its_supervisor_says(cluster, phase, exit_code, state):
+    server, record, dashboard = cluster
+    server.jobs[0] |= {"status": "FAILED", "metadata": {SWEEP_KEY: "toy"}}
+    record.write_state(State(phase, "toy", exit_code=exit_code))
+    server.files["thaw/toy/job/state.json"] = (record.folder / STATE_FILE).read_bytes()
+    assert describe_sweep(dashboard, "toy")["state"] == state
 
 
 def test_ids_of_jobs_are_no_names_of_sweeps():

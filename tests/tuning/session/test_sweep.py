@@ -136,7 +136,7 @@ def test_a_failing_trial_does_not_take_the_sweep_down(toy_sweep, run, view, faul
 def test_too_many_failures_end_the_sweep(toy_sweep, run):
     sweep = toy_sweep("fault=raise", "fault_beyond=-1", trials=15, max_failures=2, scheduler="none")
     result = run(sweep)
-    assert result.too_many_failures
+    assert result.has_failed
     assert result.summary["trials"]["failed"] == 3
     assert result.summary["best"] is None
 
