@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import logging
 import signal
@@ -182,11 +183,22 @@ def check_alive() -> None:
 
 
 def disconnect() -> None:
-    """Stop Ray if it was started here, else leave the cluster."""
+    """Stop Ray if it was started here, else leave the cluster.
+
+    Python collects nothing meanwhile. Ray takes its core worker apart first, and forgets it later;
+    between the two, a reference of Ray's that is collected in another thread ends this process
+    with status 1 and without a word.
+    """
     global _watch
     if _watch is not None:
         _watch.expect_end()
-    ray.shutdown()
+    was_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        if was_collecting:
+            gc.enable()
     if _watch is not None:
         _watch.close()
         _watch = None

@@ -1,4 +1,4 @@
-"""A Ray of the driver's own that starts slowly, or ends under its driver."""
+"""A Ray of the driver's own that starts slowly, or ends: in order, or under its driver."""
 
 from __future__ import annotations
 
@@ -48,6 +48,41 @@ while True:
         break
 """
 
+# A reference becomes garbage in the moment that Ray needs to forget its core worker, which lasts
+# a second here, while another thread makes garbage of its own.
+GARBAGE = """
+import gc, threading
+
+class CoreWorker:
+    def __init__(self, real):
+        self.real, self.reference = real, ray.put(1)
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def shutdown_driver(self):
+        self.real.shutdown_driver()
+        cycle = [self.__dict__.pop("reference")]
+        cycle.append(cycle)
+        del cycle
+        time.sleep(1)
+
+def litter():
+    while True:
+        garbage = []
+        garbage.append(garbage)
+        time.sleep(0.0005)
+
+gc.set_threshold(100)
+ray_start.start(sweep)
+worker = ray._private.worker.global_worker
+worker.core_worker = CoreWorker(worker.core_worker)
+threading.Thread(target=litter, daemon=True).start()
+ray_start.disconnect()
+assert gc.isenabled()
+print("ended in order", flush=True)
+"""
+
 
 def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", START + script]
@@ -59,6 +94,11 @@ def test_one_whose_agents_start_slowly_starts(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(SLOW_AGENTS)
     ran = run(SLOWLY, PYTHONPATH=str(tmp_path))
     assert ran.returncode == 0, ran.stderr
+
+
+def test_its_end_is_not_the_drivers_when_garbage_is_collected():
+    ran = run(GARBAGE)
+    assert (ran.returncode, ran.stdout) == (0, "ended in order\n"), ran.stderr
 
 
 @pytest.mark.parametrize(
