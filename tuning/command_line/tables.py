@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from tuning.storage.disk import show_bytes
 
 if TYPE_CHECKING:
     from tuning.session.runner import SweepResult
+
+_MOST_SEEDS_SHOWN = 5  # of which each has a column
 
 
 def _trials_table(title: str, sweep: Sweep, before: Sequence[str], after: Sequence[str]) -> Table:
@@ -145,26 +148,13 @@ def _pareto_table(sweep: Sweep, document: Mapping[str, Any]) -> None:
 
 def champion_table(document: Mapping[str, Any]) -> None:
     """How each seed did, the champion, and whether it is better than the default."""
-    metric = document["metric"]
-    tested = document["test"] is not None
-    names = [f"test {name}" for name in document["test"]] if tested else []
-    table = make_table(
+    title = (
         f"sweep {document['sweep']}, trial {document['trial']} "
-        f"({metric} {document['trial_value']:.4f} in the sweep), retrained",
-        "seed",
-        metric,
-        *names,
+        f"({document['metric']} {document['trial_value']:.4f} in the sweep), retrained"
     )
-    default = document["default"]["seeds"] if document["default"] else []
-    for name, rows in (("", document["seeds"]), ("default, ", default)):
-        for row in rows:
-            test = [f"{value:.4f}" for value in row["test"].values()] if row["test"] else []
-            table.add_row(f"{name}{row['seed']}", f"{row[metric]:.4f}", *test)
-        if name == "" and len(rows) > 1:
-            for label in ("mean", "standard_deviation"):
-                test = [f"{v:.4f}" for v in document[f"test_{label}"].values()] if tested else []
-                table.add_row(label.replace("_", " "), f"{document[label]:.4f}", *test)
-    print_all(table)
+    print_all(_seeds_table(title, document["metric"], document["seeds"]))
+    if document["default"]:
+        print_all(_seeds_table("the default", document["metric"], document["default"]["seeds"]))
     if document["verdict"]:
         print_all(document["verdict"])
     if reads := document["test_reads_before"]:
@@ -178,6 +168,25 @@ def champion_table(document: Mapping[str, Any]) -> None:
     if document["model_uri"]:
         print_all(f"registered  {document['model_uri']}")
         print_next(f"predict {document['model_uri']} FILE…")
+
+
+def _seeds_table(title: str, metric: str, runs: Sequence[Mapping[str, Any]]) -> Table:
+    """What was measured on the validation and the test split: each seed, if they are few, and all.
+
+    A measure is a row, as there may be a dozen and a terminal may be narrow.
+    """
+    measured = {metric: [run[metric] for run in runs]}
+    for name in runs[0]["test"] or ():
+        measured[f"test {name}"] = [run["test"][name] for run in runs]
+    each = runs if len(runs) <= _MOST_SEEDS_SHOWN else ()
+    of_all = ("mean", "deviation") if len(runs) > 1 else ()
+    table = make_table(title, "", *(f"seed {run['seed']}" for run in each), *of_all)
+    for name, values in measured.items():
+        cells = values[: len(each)]
+        if of_all:
+            cells = [*cells, statistics.fmean(values), statistics.stdev(values)]
+        table.add_row(name, *(f"{value:.4f}" for value in cells))
+    return table
 
 
 def predictions_table(rows: Sequence[Mapping[str, Any]]) -> None:

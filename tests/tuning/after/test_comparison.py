@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 from hypothesis import given
@@ -172,7 +173,9 @@ def test_readings_of_the_test_split_are_recorded_and_told(toy_sweep, capsys):
     champion_table(document)
     out = capsys.readouterr().out
     assert "the test split had been read 2 times before, to retrain trials 4, 7" in out
-    for part in ("default, 1", "0.2500", "0.1250", "it is better"):
+    mean = sum(row["value"] for row in seeds) / 2
+    for part in ("the default", "seed 1", "deviation", f"{mean:.4f}", "it is better"):
         assert part in out
+    assert re.search(r"test accuracy +0.5000 +0.5000 +0.5000 +0.0000 ", out)
     champion_table({**document, "test_reads_before": 1, "test_read_for_trials": [4]})
     assert "had been read once before, to retrain trial 4:" in capsys.readouterr().out
