@@ -88,7 +88,8 @@ def doctor_is_well() -> dict[str, Any] | None:
     if not document["well"]:
         for finding in document["findings"]:
             if finding["state"] == "wrong":
-                say(f"  not yet: {finding['check']}: {finding['node']} {finding['what'][:200]}")
+                where = finding["node"] or "the cluster"
+                say(f"  not yet: {finding['check']}: {where}: {finding['what'][:200]}")
         return None
     return document
 
