@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from trainables.errors import RunFailed
 from tuning.clusters.dashboard import Dashboard
 from tuning.clusters.dashboard_http import Unreachable
-from tuning.clusters.sent_sweeps import is_of_ray, read_sweep, shown
+from tuning.clusters.sent_sweeps import is_of_ray, read_sweep
 from tuning.clusters.submission import has_ended, jobs_of, log_file, newest_job
 from tuning.clusters.supervisor import PREFIX
+from tuning.clusters.watcher import shown
 from tuning.control.view import View
 from tuning.record.events import EVENTS_FILE, SweepHistory
 

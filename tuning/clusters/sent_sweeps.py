@@ -13,15 +13,8 @@ from typing import TYPE_CHECKING, Any
 from trainables.errors import InputError, RunFailed
 from trainables.files import whole_folder
 from tuning.clusters.dashboard import Dashboard
-from tuning.clusters.jobs import STATE_FILE
-from tuning.clusters.submission import (
-    LOST,
-    STATES_BY_EXIT_CODE,
-    jobs_of,
-    state_of,
-    sweep_jobs,
-)
-from tuning.clusters.watcher import JOB_LINK, SHOWN, SWEEP_LINK
+from tuning.clusters.submission import jobs_of, kept_state, state_of, sweep_jobs
+from tuning.clusters.watcher import shown
 from tuning.record.events import EVENTS_FILE, SweepHistory, read_history
 from tuning.record.standings import best_trial
 from tuning.record.sweep import SWEEP_FILE, Sweep
@@ -41,22 +34,17 @@ _N_TRIES = 3  # at getting record and checkpoint of the same moment
 _N_LAST_LINES = 12
 
 
-def shown(name: str, file: str, link: str = SWEEP_LINK) -> str:
-    """Where a file of a submitted sweep is among Ray's logs."""
-    return f"{SHOWN}/{name}/{link}/{file}"
-
-
 def list_sweeps(dashboard: Dashboard) -> list[dict[str, Any]]:
     """Every submitted sweep that the cluster knows of, newest last."""
-    rows = [_job_document(name, jobs) for name, jobs in sweep_jobs(dashboard).items()]
+    rows = [_job_document(dashboard, name, jobs) for name, jobs in sweep_jobs(dashboard).items()]
     return sorted(rows, key=lambda row: str(row["started"]))
 
 
-def _job_document(name: str, jobs: list[JobDetails]) -> dict[str, Any]:
+def _job_document(dashboard: Dashboard, name: str, jobs: list[JobDetails]) -> dict[str, Any]:
     newest = jobs[-1]
     return {
         "sweep": name,
-        "state": state_of(newest),
+        "state": state_of(dashboard, newest),
         "job": newest.submission_id,
         "exit_code": newest.driver_exit_code,
         "started": _iso(jobs[0].start_time),
@@ -77,16 +65,14 @@ def describe_sweep(dashboard: Dashboard, name: str) -> dict[str, Any]:
         InputError: the cluster knows no such sweep.
     """
     jobs = jobs_of(dashboard, name)
-    kept = json.loads(dashboard.read(shown(name, STATE_FILE, JOB_LINK)) or b"{}")
+    kept = kept_state(dashboard, name)
     document = {
-        **_job_document(name, jobs),
+        **_job_document(dashboard, name, jobs),
         "driver_restarts": kept.get("n_restarts", 0),
         "job_restarts": kept.get("n_revivals", 0),
         "summary": None,
         "last_lines": [],
     }
-    if document["state"] == LOST:  # Ray does not know how it ended, but its supervisor may have
-        document["state"] = STATES_BY_EXIT_CODE.get(kept.get("exit_code"), LOST)
     with tempfile.TemporaryDirectory(prefix="thaw-status-") as folder:
         found = read_sweep(dashboard, name, Path(folder) / name)
         if found is not None:

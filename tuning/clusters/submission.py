@@ -8,13 +8,13 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainables.errors import InputError, RunFailed, unknown
 from tuning.clusters.dashboard import Dashboard
-from tuning.clusters.jobs import FILES, JOB_FILE, SWEEP_KEY, Submitted, next_job_id
+from tuning.clusters.jobs import FILES, JOB_FILE, STATE_FILE, SWEEP_KEY, Submitted, next_job_id
 from tuning.clusters.package import Package, make_archive
-from tuning.clusters.watcher import STOP_SECONDS, VERSIONS_FILE, start_job
+from tuning.clusters.watcher import JOB_LINK, STOP_SECONDS, VERSIONS_FILE, shown, start_job
 from tuning.user_code.versions import DECIDING, differing, installed_versions
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _SECONDS_FOR_REVIVAL = 60.0  # of a job that is lost
 
 # how a job stands, in the words of `thaw status`
 _STATES = {"PENDING": "pending", "RUNNING": "running", "SUCCEEDED": "done", "STOPPED": "stopped"}
-STATES_BY_EXIT_CODE = {0: "done", 1: "failed", 2: "wrong input", 130: "stopped"}
+_ENDED_STATES = {0: "done", 1: "failed", 2: "wrong input", 130: "stopped"}  # by exit code
 LOST = "lost"  # its process ended without an exit code of ours: the watcher starts it again
 
 
@@ -152,11 +152,27 @@ def log_file(job_id: str) -> str:
     return f"job-driver-{job_id}.log"
 
 
-def state_of(job: JobDetails) -> str:
-    """How a sweep's job stands."""
-    if job.status == "FAILED":
-        return STATES_BY_EXIT_CODE.get(job.driver_exit_code, LOST)
-    return _STATES[job.status]
+def kept_state(dashboard: Dashboard, name: str) -> dict[str, Any]:
+    """What the head keeps of a sweep's ``State``; nothing before its first job has begun."""
+    kept: dict[str, Any] = json.loads(dashboard.read(shown(name, STATE_FILE, JOB_LINK)) or b"{}")
+    return kept
+
+
+def state_of(dashboard: Dashboard, job: JobDetails) -> str:
+    """How a sweep's job stands. If Ray does not know how it ended, its supervisor may."""
+    if job.status != "FAILED":
+        return _STATES[job.status]
+    code = job.driver_exit_code
+    if code not in _ENDED_STATES:
+        kept = kept_state(dashboard, job.metadata[SWEEP_KEY])
+        code = kept.get("exit_code") if kept.get("job_id") == job.submission_id else None
+    return _ENDED_STATES.get(code, LOST)
+
+
+def exit_code_for(state: str) -> int:
+    """What a command exits with that has followed a sweep until this state."""
+    codes = {ended: code for code, ended in _ENDED_STATES.items()}
+    return 1 if state == LOST else codes.get(state, 0)
 
 
 def submit(dashboard: Dashboard, submitted: Submitted, package: Package) -> str:
@@ -166,7 +182,7 @@ def submit(dashboard: Dashboard, submitted: Submitted, package: Package) -> str:
         InputError: it is too large, or a sweep of that name is there, or runs.
     """
     package.check_size()
-    job_id = _free_job_id(sweep_jobs(dashboard).get(submitted.name, []), submitted)
+    job_id = _free_job_id(dashboard, submitted)
     description = {JOB_FILE: json.dumps(asdict(submitted)).encode()}
     files = {f"{FILES}/{place}": path for place, path in package.files.items()}
     with tempfile.NamedTemporaryFile(prefix="thaw-submit-", suffix=".zip") as archive:
@@ -176,17 +192,19 @@ def submit(dashboard: Dashboard, submitted: Submitted, package: Package) -> str:
     return job_id
 
 
-def _free_job_id(jobs: list[JobDetails], submitted: Submitted) -> str:
+def _free_job_id(dashboard: Dashboard, submitted: Submitted) -> str:
     name = submitted.name
+    jobs = sweep_jobs(dashboard).get(name, [])
     if not jobs:
         return name
     newest = jobs[-1]
+    state = state_of(dashboard, newest)
     if not newest.status.is_terminal():
         raise InputError(
-            f"sweep {name} is {state_of(newest)} on this cluster already; `thaw status {name}`, "
+            f"sweep {name} is {state} on this cluster already; `thaw status {name}`, "
             "or another --name"
         )
-    if submitted.resume_arguments is None and state_of(newest) != "wrong input":
+    if submitted.resume_arguments is None and state != "wrong input":
         raise InputError(
             f"--name {name!r}: a sweep of that name was submitted to this cluster before; `thaw "
             f"submit --resume {name}` continues it, another --name starts a new one"
@@ -218,6 +236,6 @@ def newest_job(dashboard: Dashboard, name: str) -> JobDetails:
     until = time.monotonic() + _SECONDS_FOR_REVIVAL
     while True:
         job = jobs_of(dashboard, name)[-1]
-        if state_of(job) != LOST or time.monotonic() > until:
+        if state_of(dashboard, job) != LOST or time.monotonic() > until:
             return job
         time.sleep(_SECONDS_BETWEEN_LOOKS)

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -177,17 +176,16 @@ def n_epochs(folder: Path) -> int:
 
 
 def _is_said_to_have_failed(sweep: Sweep) -> bool:
-    """Whether the newest sitting ended in order, as a failure; Ray ends its driver with 1 too."""
-    ending: Mapping[str, Any] | None = None
-    with suppress(OSError, ValueError):
-        for event in read_events(sweep.folder):
-            if event["event"] == "sitting_started":
-                ending = None
-            elif event["event"] == "sweep_ended":
-                ending = event
-    if ending is None or ending["ended_by"] == CRASHED.by:
-        return False
-    return has_failed(summarize(sweep, read_history(sweep.folder)))
+    """Whether the record says that the newest sitting ended as a failure.
+
+    The driver's exit code does not tell: Ray ends a driver with 1, too.
+    """
+    kinds = ("sitting_started", "sweep_ended")
+    with suppress(OSError, ValueError, IndexError):  # the last: no sitting has begun
+        newest = [event for event in read_events(sweep.folder) if event["event"] in kinds][-1]
+        if newest["event"] == "sweep_ended" and newest.get("ended_by") != CRASHED.by:
+            return has_failed(summarize(sweep, read_history(sweep.folder)))
+    return False
 
 
 def say(message: str) -> None:

@@ -42,6 +42,11 @@ _MOST_FRUITLESS_REVIVALS = 5
 STOP_SECONDS = 300  # that a sweep has to end in order, before Ray kills it
 
 
+def shown(name: str, file: str, link: str = SWEEP_LINK) -> str:
+    """Where a file of a submitted sweep is among Ray's logs."""
+    return f"{SHOWN}/{name}/{link}/{file}"
+
+
 def start_job(dashboard: Dashboard, name: str, job_id: str, sent: str | None = None) -> None:
     """Have a job of Ray's drive a sweep.
 

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from tuning.clusters.tunnel import Reached
     from tuning.record.sweep import Sweep
 
-_FAILED_CODES = {"failed": 1, "lost": 1, "wrong input": 2, "stopped": INTERRUPTED}
-
 ClusterFile = Annotated[
     Path | None,
     typer.Option(
@@ -226,6 +224,7 @@ def _follow(cluster: Reached, name: str, as_json: bool) -> None:
     """Show a sweep until it has ended, and exit as it did."""
     from tuning.clusters.follow import follow_sweep
     from tuning.clusters.sent_sweeps import describe_sweep
+    from tuning.clusters.submission import exit_code_for
     from tuning.command_line.live_view import make_view
     from tuning.command_line.printing import thaw_command
     from tuning.command_line.tables import sweep_status
@@ -244,5 +243,5 @@ def _follow(cluster: Reached, name: str, as_json: bool) -> None:
     show(document, as_json, sweep_status)
     if not as_json:
         show_commands(cluster.option, f"fetch {name}")
-    if code := _FAILED_CODES.get(document["state"]):
+    if code := exit_code_for(document["state"]):
         sys.exit(code)

@@ -32,7 +32,7 @@ from tuning.clusters.jobs import (
     next_job_id,
     sweeps_folder_of,
 )
-from tuning.clusters.sent_sweeps import describe_sweep
+from tuning.clusters.sent_sweeps import describe_sweep, list_sweeps
 from tuning.clusters.supervisor import Supervisor
 from tuning.record.events import read_history
 from tuning.storage.driver_lock import HOLDER_FILE
@@ -154,7 +154,6 @@ def test_a_sweep_in_which_nothing_works_is_the_last_word_too(head, workplace, ca
 RUN = """
 import sys
 from tuning.clusters.jobs import job_record
-from tuning.clusters.sent_sweeps import describe_sweep
 from tuning.clusters.supervisor import Supervisor
 record = job_record("toy")
 sys.exit(Supervisor(record, record.submitted(), "toy").run())
@@ -319,16 +318,22 @@ def test_a_job_that_is_lost_again_and_again_is_given_up(cluster):
 
 
 @pytest.mark.parametrize(
-    ("phase", "exit_code", "state"),
-    [("ended", 0, "done"), ("ended", 1, "failed"), ("stopped", 130, "stopped"),
-     ("running", None, "lost")],
-)  # fmt: skip
-def test_a_job_that_ray_has_lost_ended_as_its_supervisor_says(cluster, phase, exit_code, state):
+    ("kept", "state"),
+    [
+        (State("ended", "toy", exit_code=0), "done"),
+        (State("ended", "toy", exit_code=1), "failed"),
+        (State("stopped", "toy", exit_code=130), "stopped"),
+        (State("running", "toy"), "lost"),
+        (State("ended", "an earlier job", exit_code=0), "lost"),
+    ],
+)
+def test_a_job_that_ray_has_lost_ended_as_its_supervisor_says(cluster, kept, state):
     server, record, dashboard = cluster
     server.jobs[0] |= {"status": "FAILED", "metadata": {SWEEP_KEY: "toy"}}
-    record.write_state(State(phase, "toy", exit_code=exit_code))
+    record.write_state(kept)
     server.files["thaw/toy/job/state.json"] = (record.folder / STATE_FILE).read_bytes()
     assert describe_sweep(dashboard, "toy")["state"] == state
+    assert [row["state"] for row in list_sweeps(dashboard)] == [state]
 
 
 def test_ids_of_jobs_are_no_names_of_sweeps():
