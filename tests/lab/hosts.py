@@ -104,8 +104,8 @@ def hosts(names: Sequence[str], bashrc: str, shared: bool = False) -> Iterator[l
     assert is_inside()
     _furnish(bashrc, shared)
     _call("ip", "link", "set", "lo", "up")
-    # Without an address of its own a bridge takes that of a host's cable, and another one when that
-    # host goes: answers to us from other hosts are then lost until they ask for our address anew.
+    # The bridge gets a hardware address. Else it would take that of a host's cable, and change it
+    # when that host goes; the other hosts would send to the old one for up to a minute.
     _call("ip", "link", "add", "switch", "address", "02:00:00:00:77:01", "type", "bridge")
     _call("ip", "addr", "add", f"{CONTROL_ADDRESS}/24", "dev", "switch")
     _call("ip", "link", "set", "switch", "up")

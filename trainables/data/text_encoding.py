@@ -38,9 +38,7 @@ def decode(raw: bytes, name: str, errors: str = "strict") -> tuple[str, str]:
         text, encoding = _decode_legacy(raw)
     head = text[:65536]
     if sum(c < " " and c not in "\t\n\r\f\x1b" for c in head) > len(head) / 20:
-        raise InputError(
-            f"data: {name} is not text; save it as text, a spreadsheet as CSV, in UTF-8"
-        )
+        raise InputError(f"data: {name} is not text; save it in UTF-8, a spreadsheet as CSV")
     return text, encoding
 
 

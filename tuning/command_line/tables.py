@@ -27,7 +27,7 @@ from tuning.storage.disk import show_bytes
 if TYPE_CHECKING:
     from tuning.session.runner import SweepResult
 
-_MOST_SEEDS_SHOWN = 5  # of which each has a column
+_MOST_SEED_COLUMNS = 5  # of more seeds, only mean and deviation are shown
 
 
 def _trials_table(title: str, sweep: Sweep, before: Sequence[str], after: Sequence[str]) -> Table:
@@ -171,14 +171,14 @@ def champion_table(document: Mapping[str, Any]) -> None:
 
 
 def _seeds_table(title: str, metric: str, runs: Sequence[Mapping[str, Any]]) -> Table:
-    """What was measured on the validation and the test split: each seed, if they are few, and all.
+    """The metric of the search and those on the test split, for each seed and over all seeds.
 
-    A measure is a row, as there may be a dozen and a terminal may be narrow.
+    Each metric is a row: a task may have a dozen of them, and a terminal may be narrow.
     """
     measured = {metric: [run[metric] for run in runs]}
     for name in runs[0]["test"] or ():
         measured[f"test {name}"] = [run["test"][name] for run in runs]
-    each = runs if len(runs) <= _MOST_SEEDS_SHOWN else ()
+    each = runs if len(runs) <= _MOST_SEED_COLUMNS else ()
     of_all = ("mean", "deviation") if len(runs) > 1 else ()
     table = make_table(title, "", *(f"seed {run['seed']}" for run in each), *of_all)
     for name, values in measured.items():

@@ -40,7 +40,7 @@ class SweepResult:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it came to nothing."""
+        """Whether the sweep is a failure: see ``summary.has_failed``."""
         return has_failed(self.summary)
 
 

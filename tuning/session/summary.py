@@ -73,7 +73,7 @@ def _front(sweep: Sweep, history: SweepHistory) -> dict[str, Any]:
 
 
 def has_failed(summary: Mapping[str, Any]) -> bool:
-    """Whether a sweep came to nothing: no trial reached a value, or too many of them failed."""
+    """Whether no trial reached a value, too many of them failed, or no worker could run them."""
     return summary["best"] is None or summary["ended_by"] in OF_FAILURE
 
 

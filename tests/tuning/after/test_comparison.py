@@ -176,6 +176,6 @@ def test_readings_of_the_test_split_are_recorded_and_told(toy_sweep, capsys):
     mean = sum(row["value"] for row in seeds) / 2
     for part in ("the default", "seed 1", "deviation", f"{mean:.4f}", "it is better"):
         assert part in out
-    assert re.search(r"test accuracy +0.5000 +0.5000 +0.5000 +0.0000 ", out)
+    assert re.search(r"test accuracy +0\.5000 +0\.5000 +0\.5000 +0\.0000 ", out)
     champion_table({**document, "test_reads_before": 1, "test_read_for_trials": [4]})
     assert "had been read once before, to retrain trial 4:" in capsys.readouterr().out

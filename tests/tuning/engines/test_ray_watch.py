@@ -48,8 +48,8 @@ while True:
         break
 """
 
-# A reference becomes garbage in the moment that Ray needs to forget its core worker, which lasts
-# a second here, while another thread makes garbage of its own.
+# Ray has ended its core worker, and needs a second here until it forgets it. A reference becomes
+# garbage in that second, and another thread makes enough garbage for Python to collect it.
 GARBAGE = """
 import gc, threading
 
